@@ -1,0 +1,284 @@
+"""A recipe: YAML and command-line overrides, read into one typed, frozen object before any work is done.
+
+Flat keys are `TrainingArguments` fields and the few of `Options`; blocks are the pipeline's own. Precedence: default <
+YAML < command line. There is no inheritance and no interpolation: a recipe can be read alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline import arguments
+from pipeline.checkpoints import KeepSchedule
+from pipeline.circuits.base import Analysis
+from pipeline.corpora.base import Corpus
+from pipeline.models.base import Architecture
+from pipeline.parameters import ParameterError, Parameters, param, parameters_of
+from pipeline.policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
+from pipeline.reading import Block, RecipeError, Scalar, override, place, read
+from pipeline.rooms import ROOMS, choose, load, names, room_name
+from pipeline.values import convert, fill, plain, shown, written
+
+
+@dataclass(frozen=True)
+class Options(Parameters):
+    """Flat keys of this pipeline, beside those of TrainingArguments."""
+
+    global_batch_size: int | None = param(
+        None, f"rows per update over all processes, {GLOBAL_BATCH_SIZE}; gradient accumulation follows from it", ge=1
+    )
+    decay_embeddings: bool = param(True, "weight decay on token and position embeddings (and a head tied to them)")
+    decay_norms_and_biases: bool = param(False, "weight decay on biases and norm scales too (Power, Nanda)")
+    max_eval_samples: int | None = param(
+        None, "rows of each split used while training; the last evaluation takes all of them", ge=1
+    )
+    stop_when: Literal["never", "grokked"] = param("never", "stop early once held-out exact match stays >= 0.99")
+    stop_patience: int = param(3, "evaluations in a row that must be >= 0.99 before stopping", ge=1)
+
+
+@dataclass(frozen=True)
+class Paper(Parameters):
+    """Where a recipe comes from and the numbers to expect; printed beside the measured ones in the report."""
+
+    title: str = param("", "authors, year, title, arXiv number")
+    numbers: dict[str, str] = field(
+        default_factory=dict, metadata={"help": "metric of this run -> what the paper reports, as text"}
+    )
+
+
+BLOCKS = ("corpus", "model", "checkpoints", "callbacks", "circuits", "paper")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe in which every value has its type and its default."""
+
+    corpus: Corpus
+    model: Architecture
+    checkpoints: KeepSchedule
+    callbacks: Mapping[str, Parameters]
+    circuits: Mapping[str, Analysis]
+    paper: Paper
+    options: Options
+    training: Mapping[str, Any]  # arguments of TrainingArguments; all those that decide what is trained
+    source: str = field(compare=False)
+    tree: Block = field(compare=False, repr=False)  # as it was written
+
+    @property
+    def name(self) -> str:
+        return str(self.training["run_name"])
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.training["output_dir"]).expanduser()
+
+    def located(self, error: ParameterError) -> RecipeError:
+        """A mistake that showed up after reading, with its place in the recipe."""
+        return RecipeError(place(self.tree, error.key) or self.source, str(error))
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain values, defaults written out; reading them again gives the same recipe."""
+        return {
+            "corpus": {"name": room_name(self.corpus), **self.corpus.as_dict()},
+            "model": {"name": room_name(self.model), **self.model.as_dict()},
+            "checkpoints": self.checkpoints.as_dict(),
+            "callbacks": {name: callback.as_dict() for name, callback in self.callbacks.items()},
+            "circuits": {name: analysis.as_dict() for name, analysis in self.circuits.items()},
+            "paper": self.paper.as_dict(),
+            **self.options.as_dict(),
+            **self.training,
+        }
+
+    def to_yaml(self) -> str:
+        head = "# The resolved recipe of this run: defaults and overrides written out. Rerunning it repeats the run.\n"
+        return head + yaml.dump(_lists(self.resolved()), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Where another resolved recipe trains something else, as `key: theirs there, ours here`."""
+        ours, theirs = flat(_lists(self.resolved())), flat(_lists(dict(other)))
+        return [
+            f"{key}: {written(theirs.get(key))} there, {written(ours.get(key))} here"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key) != theirs.get(key)
+            and key.split(".")[0] not in (*FREE, "circuits", "paper", "callbacks")
+            and not (key in ("max_steps", "num_train_epochs") and self.may_be_longer)
+        ]
+
+    def batches(self, processes: int) -> dict[str, int]:
+        """Rows per device and micro-batches per update, for this many processes, as TrainingArguments has them."""
+        total = self.options.global_batch_size
+        assert total is not None  # filled in by read_recipe
+        share = total // processes
+        # On other processes than its author had, a device may take fewer rows at a time than it could.
+        rows = math.gcd(share, min(self.training.get("per_device_train_batch_size", total), total))
+        return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": share // rows}
+
+    @property
+    def may_be_longer(self) -> bool:
+        """Whether more steps leave the first ones as they are: no schedule depends on the last step."""
+        constant = self.training["lr_scheduler_type"] in ("constant", "constant_with_warmup")
+        return constant and not 0 < self.training["warmup_steps"] < 1
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that would be read as something else, such as 2e-5, and those that PyYAML would damage."""
+
+
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    is_safe = text.isprintable() and plain(Scalar(text, "")) == text
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_safe else '"')
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def _lists(value: Any) -> Any:
+    """Tuples as lists, all the way down, as YAML has them."""
+    if isinstance(value, Mapping):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested blocks as dotted keys."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+    return found
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe file and command-line words such as `--corpus.ratio 18`, and checks everything that can be.
+
+    Raises:
+        RecipeError: at the first mistake: where, what, what is allowed.
+    """
+    tree = read(path)
+    override(tree, overrides)
+    try:
+        return _recipe(str(path), tree)
+    except ParameterError as error:
+        raise RecipeError(place(tree, error.key) or str(path), str(error)) from None
+
+
+def _recipe(source: str, tree: Block) -> Recipe:
+    options = [field.name for field in parameters_of(Options)]
+    for key in tree.entries:
+        if key not in (*arguments.keys(), *options, *BLOCKS):
+            raise _unknown(key, tree, options)
+    chosen = fill(Options, Block({key: node for key, node in tree.entries.items() if key in options}, tree.where))
+    training = _training(source, tree)
+    recipe = Recipe(
+        source=source,
+        tree=tree,
+        corpus=_entry("corpora", tree),
+        model=_entry("models", tree),
+        checkpoints=fill(KeepSchedule, _block(tree, "checkpoints", "{key: value}"), "checkpoints"),
+        callbacks=_entries("callbacks", tree),
+        circuits=_entries("circuits", tree),
+        paper=fill(Paper, _block(tree, "paper", "{key: value}"), "paper"),
+        options=chosen,
+        training=training,
+    )
+    arguments.check(training)
+    return dataclasses.replace(
+        recipe, options=dataclasses.replace(chosen, global_batch_size=_global_batch(chosen, training))
+    )
+
+
+def _training(source: str, tree: Block) -> dict[str, Any]:
+    """The keys of TrainingArguments that are given, and the defaults of those that decide what is trained."""
+    known = arguments.keys()
+    training = {name: key.default for name, key in known.items() if name not in FREE and key.default is not None}
+    training |= DEFAULTS
+    training |= {"output_dir": f"runs/{Path(source).stem}", "run_name": Path(source).stem}
+    for key, node in tree.entries.items():
+        if key in known:
+            value = arguments.read_value(key, node)
+            if value is not None or key == "save_total_limit":
+                training[key] = value
+    return training
+
+
+def _unknown(key: str, tree: Block, options: Sequence[str]) -> ParameterError:
+    """Why a key at the top level is not allowed; a parameter of the chosen corpus or model belongs into its block."""
+    if "." in key:
+        return ParameterError(key, "dotted keys are for the command line; in a recipe, write a block")
+    for room in ("corpora", "models"):
+        block = tree.entries.get(ROOMS[room])
+        name = block.entries.get("name") if isinstance(block, Block) else None
+        kind = load(room, name.text, "") if isinstance(name, Scalar) and name.text in names(room) else None
+        if kind and key in (field.name for field in parameters_of(kind)):
+            return ParameterError(
+                key, f"unknown key; {ROOMS[room]}.{key} is one: write it into the block {ROOMS[room]}"
+            )
+    return arguments.refuse(key, [*BLOCKS, *options])
+
+
+def _block(tree: Block, key: str, form: str, prefix: str = "") -> Block:
+    """The block under a key, empty where there is none; `form` shows how one is written."""
+    node = tree.entries.get(key, Block({}, tree.where))
+    if isinstance(node, Scalar) and node.is_null:
+        return Block({}, node.where)
+    if not isinstance(node, Block):
+        what = "has no value" if node.text is None and isinstance(node, Scalar) else f"{shown(node)} is not a block"
+        raise RecipeError(node.where, f"{prefix}{key}: {what}; write {key}: {form}")
+    return node
+
+
+def _entry(room: str, tree: Block) -> Any:
+    """The corpus or the model."""
+    key = ROOMS[room]
+    entries = dict(_block(tree, key, "{name: NAME}").entries)
+    if "name" not in entries:
+        raise ParameterError(key, f"has no name; write {key}: {{name: NAME}}{choose('', names(room))}")
+    name = convert(entries.pop("name"), str, f"{key}.name")
+    return fill(load(room, name, f"{key}.name"), Block(entries, tree.where), key, name)
+
+
+def _entries(room: str, tree: Block) -> dict[str, Any]:
+    """The callbacks or the analyses."""
+    block = _block(tree, room, "{NAME: {}}")
+    found = {}
+    for name in block.entries:
+        kind = load(room, name, f"{room}.{name}")
+        found[name] = fill(kind, _block(block, name, "{}", f"{room}."), f"{room}.{name}", name)
+    return found
+
+
+def _global_batch(options: Options, training: dict[str, Any]) -> int:
+    """Rows per update. Where they are taken in parts, the recipe says how many rows a device takes at a time.
+
+    The accumulation follows from that on any number of processes, so it is left out of the recipe.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    accumulation = training.pop("gradient_accumulation_steps", None)
+    per_device = training.get("per_device_train_batch_size")
+    total = options.global_batch_size
+    if total is None:
+        total = GLOBAL_BATCH_SIZE if per_device is None else per_device * (accumulation or 1) * processes
+    on_all = f" x {processes} processes" if processes > 1 else ""
+    divisors = {
+        f"{processes} processes": processes,
+        f"gradient_accumulation_steps {accumulation}{on_all}": (accumulation or 1) * processes,
+        f"per_device_train_batch_size {per_device}": min(per_device or 1, total),
+    }
+    for name, divisor in divisors.items():
+        if total % divisor:
+            problem = f"{total} rows do not divide by {name}; write a multiple of {divisor}"
+            raise ParameterError("global_batch_size", problem)
+    if accumulation:
+        rows = total // processes // accumulation
+        if per_device not in (None, rows):
+            given = f"per_device_train_batch_size {per_device} x gradient_accumulation_steps {accumulation}{on_all}"
+            raise ParameterError("global_batch_size", f"{total} is not {given}; leave one of them out")
+        training["per_device_train_batch_size"] = rows
+    return total
