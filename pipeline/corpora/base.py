@@ -1,0 +1,174 @@
+"""What a corpus is: parameters, a closed vocabulary, and splits that are disjoint by construction and by proof.
+
+An author writes `vocabulary()` and `splits()`. `pipeline.store` does the rest: it streams the splits to Arrow, proves
+the promises below for every corpus that is built, caches the result, and renders it as text.
+
+- The same parameters give the same content hash on every machine, under every PYTHONHASHSEED and numpy version.
+- No prompt of a held-out split stands in `train`, and every prompt of another split does.
+- Every token is in the vocabulary, and every example has an answer.
+- A pool of reserved tokens stands in the vocabulary that no example shows.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.parameters import ParameterError, Parameters
+
+Ids = npt.NDArray[np.int32]
+Numbers = npt.NDArray[np.int64]
+PAD = "<pad>"
+SPECIALS = ["<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>"]  # of every vocabulary that Wang et al. 2024 published
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Examples of one shape, as indices into the corpus's vocabulary.
+
+    prompts (n, P) and answers (n, A) are int32 with P, A >= 1; `type` is the field's name for the kind of fact;
+    `notes` are further tokens that a fact involves, (n,) each and -1 for none, such as its bridge entity.
+    """
+
+    prompts: Ids
+    answers: Ids
+    type: str
+    notes: Mapping[str, Ids] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def take(self, rows: Numbers | npt.NDArray[np.bool_] | slice) -> Examples:
+        notes = {name: column[rows] for name, column in self.notes.items()}
+        return Examples(self.prompts[rows], self.answers[rows], self.type, notes)
+
+
+@dataclass(frozen=True)
+class Corpus(Parameters, abc.ABC):
+    """A synthetic reasoning corpus; subclasses are frozen dataclasses of parameters, one per file."""
+
+    separator: ClassVar[str] = ""  # between tokens, when an example is written as text
+    citation: ClassVar[str] = ""
+
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        """The splits that are disjoint from `train`; every other one is drawn from it. Override: `held_out = ...`.
+
+        A run has grokked when `id` is learned, which should be of the same distribution as `train`.
+        """
+        return ("id", "ood")
+
+    @abc.abstractmethod
+    def vocabulary(self) -> list[str]:
+        """The tokens, each once; an example's integers index this list."""
+
+    @abc.abstractmethod
+    def splits(self) -> Mapping[str, Iterable[Examples]]:
+        """Name -> blocks of examples, `train` among them.
+
+        Raises:
+            ParameterError: when the parameters ask for more than there is, such as a ratio beyond the pool.
+        """
+
+    def fingerprint(self) -> str:
+        """What the content depends on besides the parameters: empty, or a hash of the files that are read."""
+        return ""
+
+    def tokens(self) -> list[str]:
+        """The whole vocabulary: the author's, the padding token, and at least eight reserved tokens.
+
+        The reserved tokens fill it up to a multiple of eight rows, the size that matrix units like.
+        """
+        used = [*self.vocabulary(), PAD]
+        return used + [f"<reserved_{i}>" for i in range(8 + -len(used) % 8)]
+
+
+class Draws:
+    """Random choices that stay the same for ever, one independent stream per (seed, purpose).
+
+    numpy promises a stable bit stream for PCG64 but not for the methods of Generator, so those are not used.
+    """
+
+    def __init__(self, seed: int, purpose: str):
+        digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
+        self._bits = np.random.PCG64(int.from_bytes(digest, "little"))
+
+    def _raw(self, count: int) -> npt.NDArray[np.uint64]:
+        if count > 2**40:  # numpy would say so too, but for numbers near 2**63 not as a lack of memory
+            raise MemoryError(f"{count:,} random numbers at once")
+        return self._bits.random_raw(count)
+
+    def uniform(self, *shape: int) -> npt.NDArray[np.float64]:
+        """Numbers in [0, 1) with 53 random bits."""
+        return ((self._raw(math.prod(shape)) >> np.uint64(11)) * 2.0**-53).reshape(shape)
+
+    def below(self, bound: int, *shape: int) -> Numbers:
+        """Whole numbers in [0, bound)."""
+        return (self.uniform(*shape) * bound).astype(np.int64)
+
+    def permutation(self, n: int) -> Numbers:
+        return np.argsort(self._raw(n), kind="stable")
+
+    def choose(self, n: int, k: int) -> Numbers:
+        """k distinct numbers in [0, n), in random order; k <= n."""
+        if 4 * k >= n:
+            return self.permutation(n)[:k]
+        chosen = np.empty(0, np.int64)
+        while len(chosen) < k:
+            drawn = np.concatenate([chosen, self.below(n, k + k // 8 + 16)])
+            _, first = np.unique(drawn, return_index=True)
+            chosen = drawn[np.sort(first)]
+        return chosen[:k]
+
+
+def trained_count(ratio: float, atomic: int, pool: int) -> int:
+    """How many inferred facts a ratio asks for, beside so many ID atomic facts and out of such a pool.
+
+    Raises:
+        ParameterError: when that is none, or more than there are.
+    """
+    wanted = round(ratio * atomic)
+    if not 0 < wanted <= pool:
+        most = math.floor(100 * pool / atomic) / 100
+        raise ParameterError(
+            "ratio", f"{ratio:g} asks for {wanted:,} inferred facts; allowed: 1 to {pool:,}, a ratio <= {most:g}"
+        )
+    return wanted
+
+
+def sample(examples: Examples, cap: int, draws: Draws) -> Examples:
+    """At most `cap` of the examples, drawn uniformly."""
+    return examples.take(draws.choose(len(examples), min(cap, len(examples))))
+
+
+def chunks(examples: Examples, rows: int = 1 << 20) -> Iterator[Examples]:
+    """The examples in blocks, so that writing many of them needs little memory."""
+    for start in range(0, len(examples), rows):
+        yield examples.take(slice(start, start + rows))
+
+
+def columns(*parts: npt.ArrayLike) -> Ids:
+    """Token columns side by side, (n, len(parts)); a scalar fills its column."""
+    return np.stack(np.broadcast_arrays(*parts), axis=1).astype(np.int32)
+
+
+def prompt_keys(prompts: Ids) -> npt.NDArray[np.uint64]:
+    """A 64-bit key per prompt (n,): equal prompts have equal keys, and others practically never."""
+    # Multiplication by an odd constant loses nothing modulo 2**64; the length goes in so that prefixes differ.
+    keys = np.full(len(prompts), prompts.shape[1], np.uint64)
+    for column in prompts.T:
+        keys = (keys ^ (keys >> np.uint64(29))) * np.uint64(0x9E3779B97F4A7C15)
+        keys += column.astype(np.uint64) + np.uint64(1)
+    return keys
+
+
+def count_among(keys: npt.NDArray[np.uint64], others: npt.NDArray[np.uint64]) -> int:
+    """How many of the keys stand among others, which are sorted and at least one."""
+    return int((others[np.searchsorted(others, keys).clip(max=len(others) - 1)] == keys).sum())

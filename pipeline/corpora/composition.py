@@ -1,0 +1,170 @@
+"""Two-hop composition over a random knowledge graph: (h, r1) -> b and (b, r2) -> t, so (h, r1, r2) -> t.
+
+Wang et al. 2024, "Grokked Transformers are Implicit Reasoners" (arXiv 2405.15071), sections 2 and 3; two-token entities
+after their appendix C.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.corpora.base import (
+    SPECIALS,
+    Corpus,
+    Draws,
+    Examples,
+    Ids,
+    Numbers,
+    chunks,
+    columns,
+    sample,
+    trained_count,
+)
+from pipeline.parameters import ParameterError, param
+
+
+class Graph(NamedTuple):
+    """Every head has `out_degree` edges; edge i is (i // out_degree, relation[i], tail[i]). All arrays are flat."""
+
+    relation: Numbers
+    tail: Numbers
+    ood: npt.NDArray[np.bool_]  # held out from compositions, though trained as an atomic fact
+
+
+@dataclass(frozen=True)
+class Composition(Corpus):
+    """Atomic facts of a random graph, and facts inferred from two of them.
+
+    A share `ood_fraction` of the atomic facts never takes part in a trained composition. Splits: `train` (all atomic
+    facts and ratio x |ID atomic| inferred ones), `id` (unseen compositions of ID facts), `ood` (compositions of two OOD
+    facts), and the probes of training data `train_inferred`, `id_atomic`, `ood_atomic`.
+    """
+
+    num_entities: int = param(2000, "|E|, the entities", ge=2)
+    num_relations: int = param(200, "|R|, the relations", ge=1)
+    out_degree: int = param(20, "atomic facts per head entity, each with another relation", ge=1)
+    ratio: float = param(9.0, "phi: trained inferred facts per ID atomic fact", gt=0)
+    ood_fraction: float = param(0.05, "share of atomic facts that no trained composition uses", gt=0, lt=1)
+    iid_fraction: float = param(0.005, "share of compositions of ID facts held out as `id`", gt=0, lt=1)
+    probe_cap: int = param(3000, "most examples in a split other than `train`", ge=1)
+    token_multiplicity: int | None = param(
+        None, "entities sharing each first (and each last) name token; null: one token per entity", ge=1
+    )
+    seed: int = param(0, "of the graph and the splits", ge=0)
+
+    citation: ClassVar[str] = "Wang et al. 2024, arXiv 2405.15071"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.out_degree > self.num_relations:
+            raise ParameterError("out_degree", f"{self.out_degree} is more than num_relations, {self.num_relations}")
+        multiplicity, most = self.token_multiplicity, math.isqrt(self.num_entities)  # beyond, names are too few
+        if multiplicity and (self.num_entities % multiplicity or multiplicity > most):
+            raise ParameterError(
+                "token_multiplicity", f"{multiplicity} is > {most} or does not divide num_entities, {self.num_entities}"
+            )
+        atomic, ood = self.num_entities * self.out_degree, self._num_ood
+        if not 0 < ood < atomic:
+            raise ParameterError("ood_fraction", f"{self.ood_fraction:g} of {atomic:,} atomic facts makes {ood:,} OOD")
+
+    @property
+    def _num_ood(self) -> int:
+        return round(self.ood_fraction * self.num_entities * self.out_degree)
+
+    @property
+    def _names(self) -> int:
+        """First names, and as many last names, of two-token entities."""
+        return self.num_entities // (self.token_multiplicity or self.num_entities)
+
+    def vocabulary(self) -> list[str]:
+        if self.token_multiplicity:
+            entities = [f"<{part}_{i}>" for part in ("first", "last") for i in range(self._names)]
+        else:
+            entities = [f"<e_{i}>" for i in range(self.num_entities)]
+        return entities + [f"<r_{i}>" for i in range(self.num_relations)] + SPECIALS
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        draws = Draws(self.seed, "composition graph")
+        relation = np.argsort(draws.uniform(self.num_entities, self.num_relations), axis=1, kind="stable")
+        edges = self.num_entities * self.out_degree
+        ood = np.zeros(edges, bool)
+        tail = draws.below(self.num_entities, edges)
+        ood[draws.choose(edges, self._num_ood)] = True
+        return Graph(relation[:, : self.out_degree].reshape(-1), tail, ood)
+
+    def splits(self) -> Mapping[str, Iterable[Examples]]:
+        graph = self.graph
+        # All pairs of edges that meet: edge i, then each edge of its tail.
+        first = np.repeat(np.arange(len(graph.tail)), self.out_degree)
+        second = (graph.tail[:, None] * self.out_degree + np.arange(self.out_degree)).reshape(-1)
+        num_ood = graph.ood[first].astype(np.int8) + graph.ood[second]
+        both_id, both_ood = np.flatnonzero(num_ood == 0), np.flatnonzero(num_ood == 2)
+        draws = Draws(self.seed, "composition splits")
+        is_iid = draws.uniform(len(both_id)) < self.iid_fraction
+        pool, iid = both_id[~is_iid], both_id[is_iid]
+        for name, rows in {"iid_fraction": iid, "ood_fraction": both_ood}.items():
+            if not len(rows):
+                raise ParameterError(name, "is so small here that its held-out split is empty; take a larger share")
+
+        def inferred(rows: Numbers, kind: str) -> Examples:
+            return self._inferred(first[rows], second[rows], kind)
+
+        atomic = {name: self._atomic(np.flatnonzero(graph.ood == ood), name) for name, ood in ATOMIC.items()}
+        held_out = {"id": inferred(iid, "test_inferred_iid"), "ood": inferred(both_ood, "test_inferred_ood")}
+        probes = {name: [sample(part, self.probe_cap, draws)] for name, part in (held_out | atomic).items()}
+        # Their own draws, so that every ratio has the same graph and the same probes.
+        draws = Draws(self.seed, "composition train")
+        wanted = trained_count(self.ratio, len(atomic["id_atomic"]), len(pool))
+        trained = inferred(pool[draws.choose(len(pool), wanted)], "train_inferred")
+        train = (*atomic.values(), trained)
+        return {
+            "train": (block for part in train for block in chunks(part)),
+            **probes,
+            "train_inferred": [sample(trained, self.probe_cap, draws)],
+        }
+
+    @functools.cached_property
+    def _entity_tokens(self) -> Ids:
+        """The tokens of each entity, (num_entities, 1 or 2)."""
+        if not self.token_multiplicity:
+            return np.arange(self.num_entities, dtype=np.int32)[:, None]
+        pairs = Draws(self.seed, "composition names").choose(self._names**2, self.num_entities)
+        return columns(pairs // self._names, self._names + pairs % self._names)
+
+    def _facts(self, head: Numbers, relations: list[Numbers], tail: Numbers, kind: str, bridge: Numbers) -> Examples:
+        first_relation = 2 * self._names if self.token_multiplicity else self.num_entities
+        end = np.full(len(head), first_relation + self.num_relations + SPECIALS.index("</a>"))
+        prompts: list[npt.NDArray[Any]] = [self._entity_tokens[head]]
+        prompts += [relation[:, None] + first_relation for relation in relations]
+        answers = [self._entity_tokens[tail], end[:, None]]
+        last_tokens = self._entity_tokens[bridge, -1]
+        return Examples(
+            np.concatenate(prompts, axis=1, dtype=np.int32),
+            np.concatenate(answers, axis=1, dtype=np.int32),
+            kind,
+            {"bridge": np.where(bridge < 0, -1, last_tokens).astype(np.int32)},
+        )
+
+    def _atomic(self, edges: Numbers, kind: str) -> Examples:
+        """(h, r) -> t; the bridge of a fact with one hop is -1."""
+        no_bridge = np.full(len(edges), -1)
+        return self._facts(
+            edges // self.out_degree, [self.graph.relation[edges]], self.graph.tail[edges], kind, no_bridge
+        )
+
+    def _inferred(self, first: Numbers, second: Numbers, kind: str) -> Examples:
+        """(h, r1, r2) -> t; the bridge is the entity between, by its last token."""
+        graph = self.graph
+        relations = [graph.relation[first], graph.relation[second]]
+        return self._facts(first // self.out_degree, relations, graph.tail[second], kind, graph.tail[first])
+
+
+ATOMIC = {"id_atomic": False, "ood_atomic": True}  # split -> whether its facts are OOD

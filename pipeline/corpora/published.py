@@ -1,0 +1,206 @@
+"""Data in the file format of Wang et al. 2024 (arXiv 2405.15071), as their notebooks write it: read and written.
+
+A folder holds `train.json`, a list of {input_text, target_text}; `test.json`, the probes, each with a `type`;
+`valid.json`, the OOD ones once more; and `vocab.json`, the list of tokens. Every token is written `<...>`, with nothing
+between tokens, and `target_text` is `input_text` and the answer.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.corpora.base import PAD, Corpus, Examples, Ids, count_among, prompt_keys
+from pipeline.files import sha256
+from pipeline.parameters import ParameterError, param
+from pipeline.rooms import room_name
+from pipeline.store import StoredCorpus, as_text
+
+TRAIN, VALID, TEST, VOCAB = FILES = ("train.json", "valid.json", "test.json", "vocab.json")
+TOKEN = r"<[^<>\s\ud800-\udfff]+>"  # a half of a surrogate pair is text in JSON, and nowhere else
+TYPES = {"id": "test_inferred_iid", "ood": "test_inferred_ood"}  # split -> its type there; others are called the same
+SPLITS = {kind: split for split, kind in TYPES.items()}
+ORDER = ("id_atomic", "ood_atomic", "train_inferred", *TYPES)  # of the probes in test.json; others come after
+
+
+class Items(NamedTuple):
+    """The items of a file as columns: texts of prompts and answers, and types."""
+
+    prompts: list[str]
+    answers: list[str]
+    types: list[str]
+
+
+@dataclass(frozen=True)
+class Published(Corpus):
+    """A folder of train.json, valid.json, test.json and vocab.json, as Wang et al. publish them.
+
+    `test_inferred_iid` and `test_inferred_ood` become the splits `id` and `ood`; probes of other types make splits of
+    that name. A split is held out when none of its prompts is trained.
+    """
+
+    path: str = param("", "the folder of the four files")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in FILES:
+            if not self.path or not self._file(name).is_file():
+                raise ParameterError("path", f"{self.path!r} holds no {name}; name a folder of {', '.join(FILES)}")
+
+    def _file(self, name: str) -> Path:
+        return Path(self.path).expanduser() / name
+
+    def _error(self, name: str, message: str, item: int | None = None) -> ParameterError:
+        place = "" if item is None else f"[{item}]"
+        return ParameterError("path", f"{self._file(name)}{place}: {message}")
+
+    def fingerprint(self) -> str:
+        return " ".join(sha256(self._file(name)) for name in FILES)
+
+    def vocabulary(self) -> list[str]:
+        return self._vocabulary
+
+    def splits(self) -> Mapping[str, Iterable[Examples]]:
+        return self._splits
+
+    @functools.cached_property
+    def held_out(self) -> tuple[str, ...]:
+        keys = {
+            split: np.concatenate([prompt_keys(block.prompts) for block in blocks])
+            for split, blocks in self._splits.items()
+        }
+        train = np.sort(keys["train"])
+        return tuple(split for split in keys if not count_among(keys[split], train))
+
+    @functools.cached_property
+    def _vocabulary(self) -> list[str]:
+        tokens = self._list(VOCAB)
+        seen: set[str] = set()
+        for i, token in enumerate(tokens):
+            if not isinstance(token, str) or not re.fullmatch(TOKEN, token):
+                raise self._error(VOCAB, f"{_short(token)} is not a token written <...>", i)
+            if token in seen:
+                raise self._error(VOCAB, f"{token} stands there twice", i)
+            if token == PAD or token.startswith("<reserved_"):
+                raise self._error(VOCAB, f"{token} is a token that this pipeline adds", i)
+            seen.add(token)
+        return tokens
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, list[Examples]]:
+        train, valid, test = (self._items(name) for name in (TRAIN, VALID, TEST))
+        for i, kind in enumerate(test.types):
+            if not re.fullmatch(r"\w+", kind, re.ASCII) or kind == "train":
+                raise self._error(TEST, f"type {_short(kind)} is not letters, digits and underscores, or is train", i)
+        known = set(zip(test.prompts, test.answers))
+        for i, fact in enumerate(zip(valid.prompts, valid.answers)):
+            if fact not in known:
+                raise self._error(VALID, f"is not among the probes of {TEST}; add it there, with a type", i)
+        splits: dict[str, list[Examples]] = {"train": self._blocks(TRAIN, train), "id": [], "ood": []}
+        for block in self._blocks(TEST, test):
+            splits.setdefault(SPLITS.get(block.type, block.type), []).append(block)
+        return {split: blocks for split, blocks in splits.items() if blocks}
+
+    def _list(self, name: str) -> list[Any]:
+        try:
+            found = json.loads(self._file(name).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._error(name, f"cannot be read as JSON: {' '.join(str(error).split())}") from None
+        # There is nothing to validate on where a corpus has no OOD probes.
+        if not isinstance(found, list) or not (found or name == VALID):
+            raise self._error(name, "is empty" if found == [] else "is not a list")
+        return found
+
+    def _items(self, name: str) -> Items:
+        items, row = Items([], [], []), re.compile(f"({TOKEN})+")
+        default_type = None if name == TEST else "train"
+        for i, item in enumerate(self._list(name)):
+            if not isinstance(item, dict):
+                raise self._error(name, f"{_short(item)} is not an item {{input_text, target_text}}", i)
+            texts: Any = item.get("input_text"), item.get("target_text"), item.get("type", default_type)
+            wrong = [key for key, text in zip(("input_text", "target_text", "type"), texts) if type(text) is not str]
+            if wrong:
+                raise self._error(name, f"{wrong[0]} is missing or is not text", i)
+            prompt, target, kind = texts
+            if not target.startswith(prompt):
+                raise self._error(name, f"target_text does not start with input_text, {_short(prompt)}", i)
+            answer = target[len(prompt) :]
+            if not (row.fullmatch(prompt) and row.fullmatch(answer)):
+                raise self._error(name, f"{_short(target)} is not a prompt and an answer in tokens written <...>", i)
+            items.prompts.append(prompt)
+            items.answers.append(answer)
+            items.types.append(kind)
+        return items
+
+    def _blocks(self, name: str, items: Items) -> list[Examples]:
+        """The items as blocks of one type and shape, in the order in which the types appear."""
+        (prompt, prompt_at), (answer, answer_at) = (self._encode(name, texts) for texts in items[:2])
+        prompt_length, answer_length = np.diff(prompt_at), np.diff(answer_at)
+        number = {kind: i for i, kind in enumerate(dict.fromkeys(items.types))}
+        kinds = np.array([number[kind] for kind in items.types])
+        shapes = kinds, prompt_length, answer_length
+        code = np.ravel_multi_index(shapes, [part.max() + 1 for part in shapes])
+        _, first, group = np.unique(code, return_index=True, return_inverse=True)
+        blocks = []
+        for g, example in enumerate(first):
+            rows = np.flatnonzero(group == g)
+            prompts = prompt[prompt_at[rows, None] + np.arange(prompt_length[example])]
+            answers = answer[answer_at[rows, None] + np.arange(answer_length[example])]
+            blocks.append(Examples(prompts, answers, items.types[example]))
+        return blocks
+
+    def _encode(self, name: str, texts: Sequence[str]) -> tuple[Ids, npt.NDArray[np.int32]]:
+        """All tokens of n texts as indices into the vocabulary, and where each text's begin, and the last one's end."""
+        inner = pc.split_pattern(pc.utf8_slice_codeunits(pa.array(texts), 1, -1), "><")
+        words, starts = inner.values, inner.offsets.to_numpy()
+        ids = pc.index_in(words, pa.array([token[1:-1] for token in self.vocabulary()]))
+        if ids.null_count:
+            place = int(pc.index(ids.is_null(), True).as_py())
+            item = int(np.searchsorted(starts, place, side="right")) - 1
+            raise self._error(name, f"unknown token <{words[place]}>; it is not in {VOCAB}", item)
+        return ids.to_numpy().astype(np.int32), starts
+
+
+def _short(value: object) -> str:
+    """A value as it is written, cut where it would fill a line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def write_published(stored: StoredCorpus, folder: Path) -> None:
+    """Writes a corpus in the published format; its examples read back the same in every split.
+
+    Raises:
+        ParameterError: when the corpus's tokens are not written `<...>`.
+    """
+    corpus = stored.corpus
+    if corpus.separator or not all(re.fullmatch(TOKEN, token) for token in corpus.vocabulary()):
+        raise ParameterError("format", f"published: tokens of {room_name(corpus)} are not written <...>; use parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    probes = [split for split in stored.sizes if split != "train"]
+    probes.sort(key=lambda split: ORDER.index(split) if split in ORDER else len(ORDER))
+    for name, splits in {TRAIN: ["train"], VALID: [p for p in probes if p == "ood"], TEST: probes}.items():
+        _write_items(stored, splits, folder / name)
+    (folder / VOCAB).write_text(json.dumps(corpus.vocabulary()))
+
+
+def _write_items(stored: StoredCorpus, splits: Sequence[str], path: Path) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("[")
+        for split in splits:
+            for block in stored.blocks(split):
+                kind = block.type if split == "train" else TYPES.get(split, split)
+                texts = (as_text(stored, part).to_pylist() for part in (block.prompts, block.answers))
+                items = [{"input_text": p, "target_text": p + a, "type": kind} for p, a in zip(*texts)]
+                file.write(", " * (file.tell() > 1) + json.dumps(items)[1:-1])
+        file.write("]")

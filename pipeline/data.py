@@ -1,0 +1,207 @@
+"""Corpus to tensors: rows that lie on the device, answer positions, and batches taken by index.
+
+Tensor names carry their shape: N rows of a split, B rows of a batch, T tokens of a row, L = T - 1 input tokens, A
+answer tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from pipeline.parameters import ParameterError
+from pipeline.recipe import Recipe
+from pipeline.store import StoredCorpus
+
+Batch = dict[str, torch.Tensor]
+IGNORED = -100  # a label that cross-entropy passes over
+
+
+@dataclass(frozen=True)
+class Rows(Dataset[Batch]):
+    """Examples as tensors on one device, in the order of the corpus.
+
+    tokens_NT: prompt, answer, and right padding, which a causal model never sees from an answer position.
+    prompt_N and answer_N: lengths in tokens.
+    """
+
+    tokens_NT: torch.Tensor
+    prompt_N: torch.Tensor
+    answer_N: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.tokens_NT)
+
+    def to(self, device: torch.device) -> Rows:
+        return Rows(self.tokens_NT.to(device), self.prompt_N.to(device), self.answer_N.to(device))
+
+    @cached_property
+    def longest_answer(self) -> int:
+        return int(self.answer_N.max())
+
+    @cached_property
+    def same_answer(self) -> int | None:
+        """Answer tokens of every row; None where rows differ."""
+        return self.longest_answer if int(self.answer_N.min()) == self.longest_answer else None
+
+    def first(self, most: int) -> Rows:
+        return Rows(self.tokens_NT[:most], self.prompt_N[:most], self.answer_N[:most])
+
+    def __getitems__(self, index_B: torch.Tensor) -> Batch:
+        """The batch of these rows: input_ids (B, L), and positions and labels of the answer tokens, both (B, A).
+
+        The hidden state at `positions[b, a]` is the one that predicts `labels[b, a]`.
+        """
+        tokens_BT = self.tokens_NT[index_B]
+        last_B1 = self.answer_N[index_B, None] - 1
+        step_A = torch.arange(self.longest_answer, device=tokens_BT.device)
+        # A shorter answer repeats its last place, which is ignored below.
+        place_BA = self.prompt_N[index_B, None] + torch.minimum(step_A, last_B1)
+        labels_BA = tokens_BT.gather(1, place_BA)
+        if self.same_answer is None:
+            labels_BA = labels_BA.masked_fill(step_A > last_B1, IGNORED)
+        return {"input_ids": tokens_BT[:, :-1], "positions": place_BA - 1, "labels": labels_BA}
+
+
+def stack(parts: Sequence[Rows]) -> tuple[Rows, torch.Tensor]:
+    """The rows of several splits below each other, and the number of the split that each belongs to, (N,)."""
+    width = max(part.tokens_NT.shape[1] for part in parts)
+    tokens = [nn.functional.pad(part.tokens_NT, (0, width - part.tokens_NT.shape[1])) for part in parts]
+    rows = Rows(torch.cat(tokens), *(torch.cat(lengths) for lengths in zip(*((p.prompt_N, p.answer_N) for p in parts))))
+    sizes = torch.tensor([len(part) for part in parts], device=rows.tokens_NT.device)
+    return rows, torch.arange(len(parts), device=sizes.device).repeat_interleave(sizes)
+
+
+def load_rows(stored: StoredCorpus, split: str, most: int | None = None, seed: int = 0) -> Rows:
+    """The rows of a split on the CPU; `most` draws that many of them, the same ones every time."""
+    blocks = list(stored.blocks(split))
+    width = max(block.prompts.shape[1] + block.answers.shape[1] for block in blocks)
+    pad = stored.tokens.index("<pad>")
+    tokens_NT = torch.full((stored.sizes[split], width), pad, dtype=torch.int64)
+    prompt_N, answer_N = (torch.empty(len(tokens_NT), dtype=torch.int64) for _ in range(2))
+    start = 0
+    for block in blocks:
+        rows = slice(start, start := start + len(block))
+        prompt, answer = block.prompts.shape[1], block.answers.shape[1]
+        tokens_NT[rows, :prompt] = torch.from_numpy(block.prompts)
+        tokens_NT[rows, prompt : prompt + answer] = torch.from_numpy(block.answers)
+        prompt_N[rows], answer_N[rows] = prompt, answer
+    if most is not None and most < len(tokens_NT):
+        chosen = permutation(len(tokens_NT), seed, 0)[:most]
+        tokens_NT, prompt_N, answer_N = tokens_NT[chosen], prompt_N[chosen], answer_N[chosen]
+    return Rows(tokens_NT, prompt_N, answer_N)
+
+
+def check_rows(recipe: Recipe, rows: Rows) -> None:
+    """Whether corpus, model and batch fit together.
+
+    Raises:
+        ParameterError: when a batch is more than all rows, or a row is longer than the model's positions.
+    """
+    batch, longest = recipe.options.global_batch_size, rows.tokens_NT.shape[1] - 1
+    if batch is not None and batch > len(rows):
+        raise ParameterError(
+            "global_batch_size", f"{batch} is more than the {len(rows):,} training rows; <= {len(rows)}"
+        )
+    if longest > recipe.model.max_length:
+        raise ParameterError(
+            "model.n_positions", f"{recipe.model.max_length} is too few for rows of {longest} tokens; >= {longest}"
+        )
+
+
+def permutation(n: int, seed: int, epoch: int) -> torch.Tensor:
+    """The order of n rows in an epoch: a pure function of its arguments."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed((seed << 32) + epoch))
+
+
+class RowOrder(BatchSampler):
+    """Which rows each micro-batch takes: a stream of permutations cut into full batches.
+
+    Update u takes rows u x B to (u + 1) x B of the stream, so every pass shows every row once, no batch is short, and
+    the order depends on nothing but the seed and the update: not on processes, accumulation, or where a run was
+    resumed. An epoch of the Trainer is the ceil(n / B) updates in which a pass ends.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        batch: int,
+        *,
+        micro: int,
+        rank: int,
+        ranks: int,
+        seed: int,
+        updates_done: Callable[[], int],
+        device: torch.device | str = "cpu",
+    ):
+        self.rows, self.batch, self.micro, self.rank, self.ranks = rows, batch, micro, rank, ranks
+        self._updates_done = updates_done
+        # Copied once a pass, so that taking a batch waits for nothing.
+        self._pass = lru_cache(maxsize=2)(lambda number: permutation(rows, seed, number).to(device))
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return -(-self.rows // self.batch)
+
+    def __len__(self) -> int:
+        return self.updates_per_epoch * (self.batch // (self.micro * self.ranks))
+
+    def __iter__(self) -> Iterator[torch.Tensor]:  # type: ignore[override]  # tensors in the place of lists
+        first = self._updates_done() // self.updates_per_epoch * self.updates_per_epoch
+        for update in range(first, first + self.updates_per_epoch):
+            rows = self.update_rows(update)
+            for start in range(self.rank * self.micro, self.batch, self.ranks * self.micro):
+                yield rows[start : start + self.micro]
+
+    def update_rows(self, update: int) -> torch.Tensor:
+        """The rows of all processes in an update, (B,)."""
+        number, start = divmod(update * self.batch, self.rows)
+        parts, missing = [], self.batch
+        while missing:
+            part = self._pass(number)[start : start + missing]
+            parts.append(part)
+            number, start, missing = number + 1, 0, missing - len(part)
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def loader(rows: Rows, order: RowOrder) -> DataLoader[Batch]:
+    """The batches of an epoch as a DataLoader, for the Trainer: there is nothing left to collate or to copy."""
+    return DataLoader(rows, batch_sampler=order, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Any) -> Batch:
+    return batch
+
+
+class AnswerPositions:
+    """Lets a language model compute logits at answer positions only.
+
+    A hook before the output projection keeps the hidden states (B, A) of the `positions` set by `at`; without them the
+    model is as it was. The projection is a large part of a small model's work, and most of it would be thrown away.
+    """
+
+    def __init__(self, head: nn.Module):
+        self.positions_BA: torch.Tensor | None = None
+        head.register_forward_pre_hook(self._keep)
+
+    def _keep(self, module: nn.Module, inputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        if self.positions_BA is None:
+            return None
+        hidden_BLD = inputs[0]
+        starts_B1 = torch.arange(len(hidden_BLD), device=hidden_BLD.device)[:, None] * hidden_BLD.shape[1]
+        # A lookup of rows: its backward adds into rows three times faster than that of gather or indexing on CPU.
+        return nn.functional.embedding(starts_B1 + self.positions_BA, hidden_BLD.flatten(0, 1))
+
+    def logits(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Logits (B, A, V) at the batch's answer positions."""
+        self.positions_BA = batch["positions"]
+        try:
+            return model(input_ids=batch["input_ids"], use_cache=False).logits
+        finally:
+            self.positions_BA = None

@@ -1,0 +1,274 @@
+"""Corpora on disk: streamed to Arrow, proved, cached by content, written as Parquet with a card.
+
+A cache entry lies under `$GROKLAB_CACHE` (default: `groklab` in the Hugging Face home) in a folder named by a hash of
+the corpus's name, parameters and source code, and holds one Arrow stream per split, which `datasets.Dataset.from_file`
+opens too. Its files are hashed again whenever it is opened. They are written elsewhere and moved in one by one:
+processes that build the same corpus at once write the same bytes, so each may replace the other's files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.corpora.base import Corpus, Examples, Ids, count_among, prompt_keys
+from pipeline.files import sha256
+from pipeline.parameters import ParameterError
+from pipeline.rooms import room_name
+
+INDEX = "corpus.json"
+
+
+@dataclass(frozen=True)
+class StoredCorpus:
+    """A corpus that was generated and proved: its parameters, vocabulary, sizes, content hash and Arrow files."""
+
+    corpus: Corpus
+    folder: Path
+    tokens: list[str]
+    sizes: dict[str, int]
+    content_hash: str
+    held_out: tuple[str, ...]
+
+    def blocks(self, split: str) -> Iterator[Examples]:
+        """The examples of a split, block by block, mapped from disk."""
+        with pa.memory_map(str(self.folder / f"{split}.arrow")) as file:
+            for batch in pa.ipc.open_stream(file):
+                columns = {name: batch.column(name) for name in batch.schema.names}
+                prompts, answers = (_matrix(columns.pop(name)) for name in ("prompt", "answer"))
+                kind = columns.pop("type").dictionary[0].as_py()
+                yield Examples(prompts, answers, kind, {name: note.to_numpy() for name, note in columns.items()})
+
+    def role(self, split: str) -> str:
+        """What a split is for, in words."""
+        return "held out" if split in self.held_out else "trained" if split == "train" else "probe of train"
+
+    def describe(self) -> dict[str, Any]:
+        """What a run folder or a card says of the corpus."""
+        return {
+            "name": room_name(self.corpus),
+            "parameters": self.corpus.as_dict(),
+            "sizes": self.sizes,
+            "held_out": self.held_out,
+            "content_hash": self.content_hash,
+            "vocabulary_size": len(self.tokens),
+        }
+
+
+def _matrix(column: pa.ListArray) -> Ids:
+    return column.flatten().to_numpy().reshape(len(column), -1).astype(np.int32)
+
+
+def cache_home() -> Path:
+    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "groklab"
+    return Path(os.environ.get("GROKLAB_CACHE", home))
+
+
+def build(corpus: Corpus) -> StoredCorpus:
+    """The corpus from the cache, or generated into it.
+
+    Raises:
+        ParameterError: when the parameters ask for more than there is, or data that was read mixes held-out prompts
+            with trained ones.
+        ValueError: when the corpus breaks another promise of `pipeline.corpora.base`.
+    """
+    folder = cache_home() / f"{room_name(corpus)}-{_key(corpus)}"
+    stored = _open(corpus, folder)
+    if stored:
+        return stored
+    cache_home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".draft-", dir=cache_home()) as draft:
+        try:
+            _generate(corpus, Path(draft))
+        except MemoryError as error:
+            raise ParameterError(room_name(corpus), f"is too large for this machine: {error}") from None
+        folder.mkdir(exist_ok=True)
+        for file in Path(draft).iterdir():
+            os.replace(file, folder / file.name)
+    stored = _open(corpus, folder)
+    if stored is None:
+        raise OSError(f"the corpus written to {folder} cannot be read back")
+    return stored
+
+
+def _key(corpus: Corpus) -> str:
+    """A hash of all that decides the content: name, parameters, files read, and the code of the generator."""
+    modules = [kind.__module__ for kind in type(corpus).__mro__ if issubclass(kind, Corpus)]
+    code = [inspect.getsource(sys.modules[module]) for module in [*modules, __name__]]
+    code += [helper.read_text("utf-8") for helper in sorted(Path(inspect.getfile(Corpus)).parent.glob("_[!_]*.py"))]
+    facts = [room_name(corpus), corpus.as_dict(), corpus.fingerprint(), *code]
+    return _digest(facts)[:16]
+
+
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _open(corpus: Corpus, folder: Path) -> StoredCorpus | None:
+    """The stored corpus, or None where there is none or a file of it is damaged."""
+    try:
+        written = json.loads((folder / INDEX).read_text())
+        index = written["index"]
+        whole = written["sha256"] == _digest(index)
+        if not whole or any(sha256(folder / name) != digest for name, digest in index["files"].items()):
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    held_out = tuple(index["held_out"])
+    return StoredCorpus(corpus, folder, index["tokens"], index["sizes"], index["content_hash"], held_out)
+
+
+def _generate(corpus: Corpus, folder: Path) -> None:
+    name, splits = room_name(corpus), corpus.splits()  # first, as what is too large fails here at once
+    tokens = corpus.tokens()
+    if len(set(tokens)) != len(tokens):
+        raise ValueError(f"{name}: a token stands twice in the vocabulary")
+    content = hashlib.sha256(json.dumps(tokens).encode())
+    known = len(corpus.vocabulary())
+    width = pa.uint16() if len(tokens) < 2**16 else pa.uint32()
+    prompts: dict[str, npt.NDArray[np.uint64]] = {}
+    for split, blocks in splits.items():
+        if not re.fullmatch(r"\w+", split, re.ASCII):
+            raise ValueError(f"{name}: a split is called {split!r}; use letters, digits and underscores")
+        keys = []
+        writer = None
+        for block in blocks:
+            if not len(block):
+                continue
+            _check(f"{name}, split {split}", block, known)
+            notes = sorted(block.notes)
+            content.update(json.dumps([split, block.type, block.prompts.shape, block.answers.shape, notes]).encode())
+            for part in (block.prompts, block.answers, *(block.notes[note] for note in notes)):
+                content.update(np.ascontiguousarray(part, dtype="<i4").tobytes())
+            keys.append(prompt_keys(block.prompts))
+            batch = _batch(block, width)
+            writer = writer or pa.ipc.new_stream(str(folder / f"{split}.arrow"), batch.schema)
+            writer.write_batch(batch)
+        if writer is None:
+            raise ValueError(f"{name}: split {split} is empty")
+        writer.close()
+        prompts[split] = np.concatenate(keys)
+    if "train" not in prompts:
+        raise ValueError(f"{name}: there is no split train")
+    _check_roles(corpus, prompts)
+    index = {
+        "content_hash": content.hexdigest(),
+        "sizes": {split: len(keys) for split, keys in prompts.items()},
+        "held_out": [split for split in prompts if split in corpus.held_out],
+        "files": {file.name: sha256(file) for file in sorted(folder.iterdir())},
+        "tokens": tokens,
+    }
+    (folder / INDEX).write_text(json.dumps({"sha256": _digest(index), "index": index}))
+
+
+def _check(where: str, block: Examples, known: int) -> None:
+    for name, part in {"prompt": block.prompts, "answer": block.answers}.items():
+        if part.ndim != 2 or part.shape[1] < 1 or len(part) != len(block):
+            raise ValueError(f"{where}: {name}s have shape {part.shape}, not ({len(block)}, 1 or more)")
+        if not 0 <= part.min() <= part.max() < known:
+            raise ValueError(
+                f"{where}: {name}s hold token ids {part.min()} to {part.max()}; the vocabulary has {known}"
+            )
+
+
+def _check_roles(corpus: Corpus, prompts: dict[str, npt.NDArray[np.uint64]]) -> None:
+    """Proves that the held-out splits share no prompt with `train`, and that all others were drawn from it."""
+    train = np.sort(prompts["train"])
+    for split, keys in prompts.items():
+        if split == "train":
+            continue
+        shared = count_among(keys, train)
+        held_out = split in corpus.held_out
+        if shared != (0 if held_out else len(keys)):
+            raise ParameterError(
+                room_name(corpus),
+                f"{shared:,} of {len(keys):,} prompts of {split} stand in train; "
+                + ("allowed: none, as it is held out" if held_out else "allowed: all, as it is not held out"),
+            )
+
+
+def _batch(block: Examples, width: pa.DataType) -> pa.RecordBatch:
+    def rows(part: Ids) -> pa.Array:
+        offsets = np.arange(0, part.size + 1, part.shape[1], dtype=np.int32)
+        return pa.ListArray.from_arrays(offsets, pa.array(part.reshape(-1)).cast(width))
+
+    kind = pa.DictionaryArray.from_arrays(np.zeros(len(block), np.int8), [block.type])
+    notes = {name: pa.array(block.notes[name]) for name in sorted(block.notes)}
+    return pa.record_batch({"prompt": rows(block.prompts), "answer": rows(block.answers), "type": kind, **notes})
+
+
+def as_text(stored: StoredCorpus, ids: Ids) -> pa.Array:
+    """Rows of token ids (n, T) as n strings, joined as the corpus writes them."""
+    tokens = pa.array(stored.tokens)
+    return pc.binary_join_element_wise(*(tokens.take(pa.array(column)) for column in ids.T), stored.corpus.separator)
+
+
+def write_parquet(stored: StoredCorpus, folder: Path) -> None:
+    """`<split>.parquet` with columns of text (prompt, answer, type, notes), vocabulary.json, corpus.json and a card."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokens = pa.array(stored.tokens)
+    for split in stored.sizes:
+        writer = None
+        for block in stored.blocks(split):
+            kind = pa.DictionaryArray.from_arrays(np.zeros(len(block), np.int8), [block.type]).cast(pa.string())
+            text = {"prompt": as_text(stored, block.prompts), "answer": as_text(stored, block.answers), "type": kind}
+            notes = {name: tokens.take(pa.array(note, mask=note < 0)) for name, note in block.notes.items()}
+            table = pa.table({**text, **notes})
+            writer = writer or pq.ParquetWriter(folder / f"{split}.parquet", table.schema)
+            writer.write_table(table)
+        assert writer is not None  # no split is empty, see _generate
+        writer.close()
+    (folder / "vocabulary.json").write_text(json.dumps(stored.tokens))
+    (folder / INDEX).write_text(json.dumps(stored.describe(), indent=2) + "\n")
+    (folder / "README.md").write_text(card(stored), encoding="utf-8")
+
+
+def card(stored: StoredCorpus) -> str:
+    """A dataset card that the Hub's viewer and `load_dataset` understand."""
+    name = room_name(stored.corpus)
+    configs = "\n".join(f"      - split: {split}\n        path: {split}.parquet" for split in stored.sizes)
+    examples = []
+    for split, size in stored.sizes.items():
+        block = next(stored.blocks(split)).take(slice(0, 1))
+        prompt, answer = as_text(stored, block.prompts)[0], as_text(stored, block.answers)[0]
+        examples.append(f"| {split} | {stored.role(split)} | {size:,} | `{prompt}` | `{answer}` |")
+    parameters = "\n".join(f"- `{key}`: {value}" for key, value in stored.corpus.as_dict().items())
+    return f"""---
+configs:
+  - config_name: default
+    data_files:
+{configs}
+task_categories: [text-generation]
+tags: [grokking, synthetic, reasoning]
+---
+
+# {name}
+
+{" ".join((inspect.getdoc(type(stored.corpus)) or "").split())}
+
+Source: {stored.corpus.citation or "this repository"}. Vocabulary: {len(stored.tokens):,} tokens. Content hash:
+`{stored.content_hash}`.
+
+| split | role | examples | a prompt | its answer |
+|---|---|---|---|---|
+{chr(10).join(examples)}
+
+## Parameters
+
+{parameters}
+"""
