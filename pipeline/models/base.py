@@ -1,0 +1,43 @@
+"""What an architecture is: parameters, and a randomly initialised Hugging Face model built from them.
+
+One file per architecture. When transformers lacks it, the modelling code stands beside it as `modeling_<name>.py`,
+which imports nothing but torch and transformers: it travels with the weights, so that others load them without us.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.parameters import ParameterError, Parameters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Architecture(Parameters, abc.ABC):
+    """A language model to train from scratch; subclasses are frozen dataclasses of sizes, one per file."""
+
+    @abc.abstractmethod
+    def build(self, vocab_size: int) -> PreTrainedModel:
+        """The model with fresh weights, drawn from torch's global random numbers: seed them first.
+
+        It has as many token rows as the vocabulary, and `save_pretrained` and `from_pretrained` round-trip it.
+        """
+
+    @property
+    @abc.abstractmethod
+    def max_length(self) -> int:
+        """The longest sequence, in tokens, that the model has positions for."""
+
+
+def check_heads(width: int, heads: int) -> None:
+    """Raises ParameterError unless every head gets the same share of the width."""
+    if width % heads:
+        raise ParameterError("n_head", f"{heads} does not divide n_embd, {width}")
+
+
+# No token begins, ends or pads a text: rows have exact lengths, and answers are read off at their positions.
+NO_SPECIAL_TOKENS: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}

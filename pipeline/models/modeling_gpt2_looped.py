@@ -1,0 +1,49 @@
+"""GPT-2 that runs one stack of blocks several times, with the same weights each time.
+
+This file travels with the weights and needs only torch and transformers:
+
+    AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+class LoopedGPT2Config(GPT2Config):
+    """As GPT2Config, where `n_layer` counts the blocks that run: `n_loops` passes over `n_layer / n_loops` blocks."""
+
+    model_type = "gpt2_looped"
+
+    def __init__(self, n_loops: int = 2, **kwargs: Any):
+        self.n_loops = n_loops
+        super().__init__(**kwargs)
+
+
+class LoopedBlocks(nn.ModuleList):
+    """Blocks that are iterated `n_loops` times over, and stored once."""
+
+    def __init__(self, blocks: nn.ModuleList, n_loops: int):
+        super().__init__(blocks)
+        self.n_loops = n_loops
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        for number in range(self.n_loops * len(self)):
+            block: Any = self[number % len(self)]
+            block.attn.layer_idx = number  # its place in a key-value cache, which has one for every block that runs
+            yield block
+
+
+class LoopedGPT2LMHeadModel(GPT2LMHeadModel):
+    """GPT-2 with a LoopedBlocks stack; embeddings are added once, and the final norm comes once, at the end."""
+
+    config_class = LoopedGPT2Config
+
+    def __init__(self, config: LoopedGPT2Config):
+        super().__init__(config)
+        once = config.n_layer // config.n_loops
+        self.transformer.h = LoopedBlocks(self.transformer.h[:once], config.n_loops)
