@@ -1,0 +1,34 @@
+"""What a callback is: a TrainerCallback whose parameters a recipe can fill.
+
+One file per callback, a dataclass with `on_...` methods as TrainerCallback has them. It inherits from TrainerCallback
+only once training starts, because importing that class takes as long as importing all of transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pipeline.parameters import Parameters
+
+if TYPE_CHECKING:
+    from transformers import TrainerCallback
+
+    from pipeline.trainer import GrokTrainer
+
+
+@dataclass
+class Callback(Parameters):
+    """The base of callbacks; `self.trainer` is there once a trainer is joined."""
+
+    if TYPE_CHECKING:
+        trainer: ClassVar[GrokTrainer]
+
+    def attach(self, trainer: GrokTrainer) -> None:
+        """Joins a trainer, as a real TrainerCallback with these parameters."""
+        from transformers import TrainerCallback
+
+        kind = type(self)
+        attached: TrainerCallback = object.__new__(type(kind.__name__, (kind, TrainerCallback), {}))
+        attached.__dict__.update(self.__dict__, trainer=trainer)
+        trainer.add_callback(attached)

@@ -1,0 +1,43 @@
+"""Every logged value, as a line of metrics.jsonl, whatever report_to says."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from pipeline.callbacks.base import Callback
+from pipeline.history import METRICS, read_history
+
+
+@dataclass
+class MetricsLog(Callback):
+    """Appends `{"step", "seconds", ...}` to the run folder; seconds count training time over all restarts."""
+
+    _file: TextIO | None = field(default=None, init=False, repr=False)
+    _started: float = field(default=0.0, init=False, repr=False)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._open(Path(args.output_dir))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        if not state.is_world_process_zero:
+            return
+        file = self._open(Path(args.output_dir))
+        line = {"step": state.global_step, "seconds": round(time.monotonic() - self._started, 3), **logs}
+        # JSON has no word for a number that is not finite.
+        finite = {
+            key: value if not isinstance(value, float) or math.isfinite(value) else None for key, value in line.items()
+        }
+        file.write(json.dumps(finite) + "\n")
+        file.flush()
+
+    def _open(self, run: Path) -> TextIO:
+        if self._file is None:
+            past = read_history(run)
+            self._started = time.monotonic() - (past[-1]["seconds"] if past else 0.0)
+            self._file = (run / METRICS).open("a", encoding="utf-8")
+        return self._file

@@ -1,0 +1,171 @@
+"""Recipe to run: the main job.
+
+accelerate launch pipeline/run.py recipes/grok_gpt2.yaml [--key value ...]
+python -m pipeline.run --help
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if not __package__:  # started as a script: Python has put pipeline/ on the path, where its parent belongs
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from pipeline import folder, usage
+from pipeline.arguments import training_arguments
+from pipeline.checkpoints import Manifest
+from pipeline.grokking import PROBE
+from pipeline.parameters import ParameterError
+from pipeline.reading import RecipeError
+from pipeline.recipe import Recipe, read_recipe
+from pipeline.rooms import load, room_name
+
+if TYPE_CHECKING:
+    from pipeline.trainer import GrokTrainer
+
+# Callbacks of every run; a recipe's `callbacks:` block sets their parameters, or adds others.
+CALLBACKS = ("metrics_log", "weight_norm", "stop", "keep_steps", "progress")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a recipe. Returns the exit status: 0 done, 2 a mistake in the recipe, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if usage.wants_help(argv):
+            print(usage.help_text(argv))
+            return 0 if argv else 2
+        path, overrides = usage.split_words(argv)
+        if path is None:
+            raise RecipeError("command line", "no recipe; name one, such as recipes/quickstart.yaml")
+        return run(read_recipe(path, overrides))
+    except RecipeError as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of a machine find the same
+            print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def run(recipe: Recipe) -> int:
+    """Trains what the recipe says, from the start or from where an earlier run of it stopped, and reports."""
+    manifest = folder.open_run(recipe)
+    if folder.is_finished(recipe, manifest):
+        print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
+        return 0
+
+    try:
+        trainer = prepare(recipe)
+    except ParameterError as error:
+        raise recipe.located(error) from None
+    train(trainer)
+    finish(trainer)
+    return 0
+
+
+def prepare(recipe: Recipe) -> GrokTrainer:
+    """Corpus, model and trainer of a recipe, and the description of the run in its folder."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Threads of torch that wait by spinning slow each other down several times over where others use the machine too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from transformers import set_seed
+    from transformers.utils import logging
+
+    from pipeline.data import check_rows, load_rows
+    from pipeline.explain import check_analyses
+    from pipeline.store import build
+    from pipeline.tokenizer import build_tokenizer
+    from pipeline.trackers import prepare_trackers
+    from pipeline.trainer import GrokTrainer
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    args = training_arguments(recipe.training, recipe.batches(int(os.environ.get("WORLD_SIZE", 1))))
+    with args.main_process_first(desc="corpus"):
+        try:
+            stored = build(recipe.corpus)
+        except ParameterError as error:
+            raise error.inside("corpus") from None
+    train_rows = load_rows(stored, "train")
+    splits = {split: load_rows(stored, split, PROBE if split == "train" else None) for split in stored.sizes}
+    check_rows(recipe, train_rows)
+    check_analyses(recipe, stored)
+    if args.should_save:
+        folder.write_description(recipe, stored)
+        prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
+
+    set_seed(args.seed)  # before the model, whose weights are drawn from it
+    model = recipe.model.build(len(stored.tokens))
+    tokenizer = build_tokenizer(stored.tokens, stored.corpus.separator)
+    if args.should_save:
+        tokenizer.save_pretrained(recipe.output_dir / folder.TOKENIZER)
+    callbacks: dict[str, Any] = {name: load("callbacks", name, "callbacks")() for name in CALLBACKS}
+    callbacks |= recipe.callbacks
+    return GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, list(callbacks.values()))
+
+
+def announcement(trainer: GrokTrainer, checkpoint: str | None) -> str:
+    """What is about to be trained, in three lines, before the first step."""
+    recipe, args = trainer.recipe, trainer.args
+    sizes = ", ".join(f"{split} {len(rows):,}" for split, rows in trainer.splits.items() if split != "train")
+    weights = sum(weight.numel() for weight in trainer.model.parameters())
+    batch = f"{recipe.options.global_batch_size} rows"
+    if args.world_size * args.gradient_accumulation_steps > 1:
+        batch += f" = {args.world_size} x {args.gradient_accumulation_steps} x {args.train_batch_size}"
+    begin = f"resumes after step {checkpoint.rpartition('-')[2]}" if checkpoint else "starts"
+    return (
+        f"{recipe.name}: {begin} in {recipe.output_dir}, {trainer.total_steps:,} steps of {batch} on {args.device}\n"
+        f"corpus {room_name(recipe.corpus)}: train {len(trainer.train_rows):,} rows; {sizes}\n"
+        f"model {room_name(recipe.model)}: {weights:,} parameters, {trainer.model.config.vocab_size:,} tokens"
+    )
+
+
+def train(trainer: GrokTrainer) -> None:
+    """Trains from the newest whole checkpoint, or from the start, until the last step is kept."""
+    from accelerate.utils import broadcast_object_list
+
+    path = trainer.recipe.output_dir
+    start = [folder.go_back(path) if trainer.is_world_process_zero() else None]
+    checkpoint, history = broadcast_object_list(start)[0]
+    for line in history:
+        trainer.grok.update(line["step"], line)
+    if trainer.is_world_process_zero():
+        print(announcement(trainer, checkpoint), flush=True)
+    if trainer.is_done(checkpoint):
+        trainer.load_weights(checkpoint)
+    else:
+        trainer.args.eval_on_start = checkpoint is None
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.state.global_step not in Manifest.load(path).kept:
+        trainer.keep_step(trainer.latest)
+
+
+def finish(trainer: GrokTrainer) -> None:
+    """Measures all rows once more, draws the report, and marks the run as finished."""
+    from pipeline.explain import explain
+    from pipeline.report import summary, write_report
+
+    path = trainer.recipe.output_dir
+    trainer.evaluate_every_row()
+    if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):  # a model in parts cannot decode alone
+        trainer.check_by_decoding()
+    if trainer.args.world_size > 1:
+        # The first process goes on alone. Processes that leave their group without a word abort each other at times.
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
+    if trainer.is_world_process_zero():
+        for _ in explain(path, trainer.recipe.circuits, trainer.args.device):
+            pass
+        results = write_report(path)
+        manifest = Manifest.load(path)
+        stopped = trainer.state.global_step < trainer.total_steps
+        manifest.finished = {"step": trainer.state.global_step, "stopped": stopped, **trainer.grok.summary()}
+        manifest.save(path)
+        print(summary(results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""Weights from a kept step into a model that is already there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+
+
+def load_weights(model: Any, folder: Path) -> None:
+    """Copies the weights of a `steps/stepN` folder into a model of the same sizes, on the model's device.
+
+    Raises:
+        ValueError: when a weight is missing or of another shape, or the folder has one too many.
+    """
+    weights = load_file(folder / "model.safetensors")
+    places = dict(model.named_parameters(remove_duplicate=False))
+    # A tied weight has two names and is stored under one of them.
+    filled = {id(places[name]) for name in weights if name in places}
+    missing = [name for name, place in places.items() if id(place) not in filled]
+    wrong = [name for name, weight in weights.items() if name not in places or places[name].shape != weight.shape]
+    if missing or wrong:
+        raise ValueError(f"{folder} does not fit {type(model).__name__}: {', '.join(missing[:3] + wrong[:3])}")
+    model.load_state_dict(weights, strict=False)
