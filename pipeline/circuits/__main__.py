@@ -1,0 +1,7 @@
+"""`python -m pipeline.circuits`: see `pipeline.explain`."""
+
+import sys
+
+from pipeline.explain import main
+
+sys.exit(main())
