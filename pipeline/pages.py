@@ -1,0 +1,195 @@
+"""Pages as a list of parts, written as Markdown beside its figures and as one self-contained HTML file.
+
+Text may hold `code`, **bold** and backslashes before signs that are to be read as they are; `plain` adds those.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.figure
+
+from pipeline import drawing
+from pipeline.files import write_bytes, write_text
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    note: bool = False  # in small print
+
+
+@dataclass(frozen=True)
+class Table:
+    """`align` has a letter for each column, l or r; the first cell of a row names it."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    align: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture in the figures folder, by its name without ending; `alt` is for those who cannot see it."""
+
+    name: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Code:
+    text: str
+    language: str = ""
+    folded: str = ""  # the summary behind which it is folded away
+
+
+Part = Heading | Paragraph | Table | Figure | Code
+
+CSS = """
+:root{color-scheme:light dark;--ink:#222;--soft:#666;--line:#ddd;--wash:#f5f5f4;--page:#fff}
+@media(prefers-color-scheme:dark){:root{--ink:#ddd;--soft:#999;--line:#3a3a3a;--wash:#242424;--page:#161616}
+figure svg{filter:invert(1) hue-rotate(180deg)}}
+body{font:1rem/1.55 system-ui,sans-serif;color:var(--ink);background:var(--page);margin:0}
+main{max-width:46rem;margin:0 auto;padding:2.5rem 1.2rem 4rem}
+h1{font-size:1.6rem;line-height:1.25;margin:0 0 1rem}h2{font-size:1.1rem;margin:2.4rem 0 .6rem}
+p{margin:.7rem 0}.note,figcaption{color:var(--soft);font-size:.875rem}
+.wide{overflow-x:auto}figure{margin:1.6rem 0}figure+.note{margin-top:-1rem}
+figure svg{display:block;width:100%;min-width:28rem;height:auto}
+svg text{font-family:system-ui,sans-serif!important}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.8rem 0}
+th,td{padding:.3rem 1rem .3rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+thead th{color:var(--soft);font-size:.875rem}th{font-weight:600}tbody th{font-weight:400;white-space:nowrap}
+.r{text-align:right;padding-left:.4rem}td.r{white-space:nowrap}td:not(.r){min-width:7rem}
+code,pre{font:.875em/1.5 ui-monospace,monospace;background:var(--wash);border-radius:4px;overflow-wrap:break-word}
+code{padding:.1em .3em}pre{padding:.8rem 1rem;overflow-x:auto}
+summary{cursor:pointer;color:var(--soft)}
+@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--page:#fff;--wash:#fff}figure svg{filter:none}
+main{max-width:none;padding:0}figure,table{break-inside:avoid}h2{break-after:avoid}
+details::details-content{content-visibility:visible}pre{white-space:pre-wrap}}
+"""
+SIGNS = r"\\`*_\[\]<>|#~&"  # that Markdown may take for its own
+
+
+def plain(text: object) -> str:
+    """Any text so that it reads as it is, on one line."""
+    return re.sub(f"([{SIGNS}])", r"\\\1", " ".join(str(text).split()))
+
+
+def code(text: object) -> str:
+    """Any text as code, on one line; nothing where there is none."""
+    words = " ".join(str(text).split())
+    if not words:
+        return ""
+    ticks = "`" * (max(map(len, re.findall("`+", words)), default=0) + 1)
+    space = " " if words[:1] == "`" or words[-1:] == "`" else ""
+    return f"{ticks}{space}{words}{space}{ticks}"
+
+
+def write_page(
+    folder: Path, title: str, parts: Sequence[Part], figures: Mapping[str, matplotlib.figure.Figure]
+) -> None:
+    """report.md, report.html and figures/ of a folder: all is drawn before anything is written, the pages last."""
+    drawn = {name: (drawing.png(figure), drawing.svg(figure)) for name, figure in figures.items()}
+    pages = {
+        "report.md": as_markdown(parts),
+        "report.html": as_html(title, parts, {name: svg.decode() for name, (_, svg) in drawn.items()}),
+    }
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for name, (png, svg) in drawn.items():
+        write_bytes(folder / "figures" / f"{name}.png", png)
+        write_bytes(folder / "figures" / f"{name}.svg", svg)
+    for name, page in pages.items():
+        write_text(folder / name, page)
+
+
+def as_markdown(parts: Sequence[Part]) -> str:
+    return "\n\n".join(_markdown(part) for part in parts) + "\n"
+
+
+def _markdown(part: Part) -> str:
+    if isinstance(part, Heading):
+        return f"{'#' * part.level} {part.text}"
+    if isinstance(part, Table):
+        rules = ["---:" if letter == "r" else "---" for letter in part.align]
+        # A table is cut into cells before code is recognized, so a bar in code needs its backslash too.
+        lines = [[re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in line] for line in (part.header, rules, *part.rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if isinstance(part, Figure):
+        return f"![{plain(part.alt)}](figures/{part.name}.png)\n\n{part.caption}"
+    if isinstance(part, Code):
+        fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", part.text)), 3)
+        block = f"{fence}{part.language}\n{part.text.rstrip()}\n{fence}"
+        return f"<details><summary>{part.folded}</summary>\n\n{block}\n\n</details>" if part.folded else block
+    return part.text
+
+
+def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> str:
+    """The page with its figures inside, from their SVG by name."""
+    body = "\n".join(_html(part, drawings) for part in parts)
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _html(part: Part, drawings: Mapping[str, str]) -> str:
+    if isinstance(part, Heading):
+        return f"<h{part.level}>{_inline(part.text)}</h{part.level}>"
+    if isinstance(part, Table):
+        kinds = [_kind("r", letter == "r") for letter in part.align]
+        head = "".join(f'<th scope="col"{kind}>{_inline(cell)}</th>' for cell, kind in zip(part.header, kinds))
+        rows = []
+        for first, *rest in part.rows:
+            cells = "".join(f"<td{kind}>{_inline(cell)}</td>" for cell, kind in zip(rest, kinds[1:]))
+            rows.append(f'<tr><th scope="row"{kinds[0]}>{_inline(first)}</th>{cells}</tr>\n')
+        head = f"<thead><tr>{head}</tr></thead>" if any(part.header) else ""
+        return f'<div class="wide"><table>{head}<tbody>\n{"".join(rows)}</tbody></table></div>'
+    if isinstance(part, Figure):
+        svg = _embedded(part.name, part.alt, drawings[part.name])
+        return f'<figure><div class="wide">{svg}</div><figcaption>{_inline(part.caption)}</figcaption></figure>'
+    if isinstance(part, Code):
+        block = f"<pre>{html.escape(part.text)}</pre>"
+        return f"<details><summary>{html.escape(part.folded)}</summary>{block}</details>" if part.folded else block
+    return f"<p{_kind('note', part.note)}>{_inline(part.text)}</p>"
+
+
+def _kind(name: str, applies: bool) -> str:
+    return f' class="{name}"' if applies else ""
+
+
+def _inline(text: str) -> str:
+    def replace(found: re.Match[str]) -> str:
+        sign, ticks, words, bold = found.groups()
+        if sign:
+            return html.escape(sign, quote=False)
+        if ticks:
+            return f"<code>{html.escape(words.strip(' '), quote=False)}</code>"
+        return f"<b>{html.escape(bold, quote=False)}</b>"
+
+    pattern = rf"\\([{SIGNS}])|(`+)(.+?)(?<!`)\2(?!`)|\*\*(.+?)\*\*"
+    parts, end = [], 0
+    for found in re.finditer(pattern, text):
+        parts += [html.escape(text[end : found.start()], quote=False), replace(found)]
+        end = found.end()
+    return "".join([*parts, html.escape(text[end:], quote=False)])
+
+
+def _embedded(name: str, alt: str, text: str) -> str:
+    """A drawing as part of the page: without its XML header, with an alternative text, and with ids of its own."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r"(href=\"#|url\(#)", rf"\1{name}-", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)

@@ -1,0 +1,135 @@
+"""A run as its folder tells it, finished or not: what a report reads."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from pipeline.checkpoints import MANIFEST, Manifest
+from pipeline.folder import CORPUS, ENVIRONMENT, RECIPE
+from pipeline.grokking import PROBE, GrokTracker, match_key
+from pipeline.history import Series, read_series
+from pipeline.reading import RecipeError
+from pipeline.store import INDEX
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was asked for, what it ran on, and every number that was logged."""
+
+    path: Path
+    recipe: dict[str, Any]
+    total_steps: int
+    corpus: dict[str, Any]
+    starts: list[dict[str, Any]]  # one environment for each time the run was started
+    series: dict[str, Series]
+    manifest: Manifest
+    grok: GrokTracker
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """A run folder; it may lack an environment, metrics and kept steps.
+
+        Raises:
+            RecipeError: when it is not that of a run, or a file in it is damaged.
+        """
+        if not (path / RECIPE).is_file():
+            raise RecipeError(str(path), f"is not the folder of a run: it has no {RECIPE}")
+        corpus = _part(path / CORPUS / INDEX, _corpus)
+        recipe, total_steps = _part(path / RECIPE, lambda text: _recipe(text, corpus["sizes"]["train"]))
+        starts: list[dict[str, Any]] = []
+        if (path / ENVIRONMENT).exists():
+            starts = _part(path / ENVIRONMENT, lambda text: [{**start} for start in json.loads(text)])
+        try:
+            manifest = Manifest.load(path)
+        except ValueError:
+            raise RecipeError(str(path / MANIFEST), "is damaged") from None
+        series = read_series(path)
+        return cls(path, recipe, total_steps, corpus, starts, series, manifest, _tracked(series))
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self.corpus["sizes"])
+
+    @property
+    def held_out(self) -> list[str]:
+        return self.corpus["held_out"]
+
+    @property
+    def last_step(self) -> int:
+        """The last step at which something was logged; 0 before that."""
+        return max((steps[-1] for steps, _ in self.series.values()), default=0)
+
+    @property
+    def gap(self) -> float | None:
+        """How many times the steps to fit it took to generalize; None also where it fitted before any step."""
+        return self.grok.grok_gap if self.grok.fit_step else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rows were measured at the last step; a run that was made longer is not finished by its past."""
+        series = self.series.get(match_key("train", "final"))
+        return series is not None and series.steps[-1] == self.last_step
+
+    def latest(self, key: str) -> float | None:
+        """The last value that was logged of a key; NaN where it was not finite, None where there is none."""
+        return self.series[key].values[-1] if key in self.series else None
+
+    def at_end(self, split: str, what: str) -> float | None:
+        """`exact_match` or `loss` of a split: on all its rows once the run is finished, until then as last seen."""
+        return self.latest(f"{'final' if self.finished else 'eval'}_{split}_{what}")
+
+    def rows(self, split: str, sampled: bool) -> int:
+        """Rows of a split that an evaluation looks at: while training (`sampled`), or at the end."""
+        most = self.recipe.get("max_eval_samples") if sampled else None
+        size = self.corpus["sizes"][split]
+        return min(size, most or size, PROBE if split == "train" else size)
+
+    @property
+    def evaluations(self) -> list[int]:
+        """The steps at which the splits were measured while training."""
+        return list(self.series[match_key("train")].steps) if match_key("train") in self.series else []
+
+
+def _recipe(text: str, rows: int) -> tuple[dict[str, Any], int]:
+    """The recipe, and the updates of the whole run, also where it counts epochs of so many rows."""
+    recipe = {**yaml.safe_load(text)}
+    steps, epoch = recipe.get("max_steps", -1), -(-rows // recipe["global_batch_size"])
+    return recipe, steps if steps > 0 else math.ceil(recipe["num_train_epochs"] * epoch)
+
+
+def _corpus(text: str) -> dict[str, Any]:
+    facts = json.loads(text)
+    sizes = {**facts["sizes"]}
+    return {**facts, "sizes": {"train": sizes["train"], **sizes}, "held_out": [*facts["held_out"]]}
+
+
+def _part(path: Path, parse: Callable[[str], T]) -> T:
+    """What a file of a run folder says."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(str(path), "is missing, so this is not the folder of a run") from None
+    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        raise RecipeError(str(path), "is damaged") from None
+
+
+def _tracked(series: dict[str, Series]) -> GrokTracker:
+    tracker = GrokTracker()
+    keys = [match_key(split) for split in ("train", tracker.held_out)]
+    matches = {key: dict(zip(*series[key])) for key in keys if key in series}
+    for step in sorted({step for values in matches.values() for step in values}):
+        tracker.update(step, {key: values.get(step) for key, values in matches.items()})
+    return tracker
