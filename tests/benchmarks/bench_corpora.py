@@ -1,0 +1,115 @@
+"""How long corpora take to generate and to read back, and what memory they need; each in a process with an empty cache.
+
+    python tests/benchmarks/bench_corpora.py [NAME ...]
+
+`generate` is `store.build`, from parameters to proved and hashed Arrow files; `x floor` is that over the time of a
+plain write of as many bytes to the same disk by the same process. `open` is `store.build` once more, which hashes
+every file, and `read` goes through all blocks. `corrupt` draws corrupted prompts for 300 of `id`, sorting the index
+included. `memory` is the peak of the process up to `read`, imports included. Ends with status 1 when a limit is broken.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+
+# name -> corpus, parameters, most seconds to generate, most MB of memory
+CASES: dict[str, tuple[str, dict[str, Any], float | None, float | None]] = {
+    "composition": ("composition", {"ratio": 18.0}, 5, None),
+    "composition_10k": ("composition", {"num_entities": 10_000, "ratio": 18.0}, 30, 2000),
+    "comparison": ("comparison", {"ratio": 12.6}, None, None),
+    "complex_reasoning": ("complex_reasoning", {}, None, None),
+}
+
+
+def measure(name: str) -> dict[str, float]:
+    """Measures one case in this process."""
+    sys.path.insert(0, str(ROOT))
+    import numpy as np
+
+    from pipeline.neighbours import Neighbours
+    from pipeline.rooms import load
+    from pipeline.store import build
+
+    room_entry, parameters, _, _ = CASES[name]
+    corpus: Any = load("corpora", room_entry, "corpus")(**parameters)
+    clock = [time.perf_counter()]
+    stored = build(corpus)
+    clock.append(time.perf_counter())
+    build(corpus)
+    clock.append(time.perf_counter())
+    checksum = sum(int(block.prompts.sum()) for split in stored.sizes for block in stored.blocks(split))
+    clock.append(time.perf_counter())
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    Neighbours(stored).corrupt(next(stored.blocks("id")).take(slice(0, 300)), np.random.default_rng(0))
+    clock.append(time.perf_counter())
+    written = sum(file.stat().st_size for file in stored.folder.iterdir())
+    content = bytes(written)
+    clock.append(time.perf_counter())
+    (stored.folder / "plain").write_bytes(content)
+    clock.append(time.perf_counter())
+    generate, opened, read, corrupt, _, floor = (after - before for before, after in itertools.pairwise(clock))
+    assert checksum > 0
+    return {
+        "rows": sum(stored.sizes.values()), "bytes": written, "memory": memory,
+        "generate": generate, "open": opened, "read": read, "corrupt": corrupt, "floor": floor,
+    }  # fmt: skip
+
+
+def main(wanted: list[str]) -> int:
+    head = (
+        "case",
+        "rows",
+        "MB",
+        "generate s",
+        "rows/s",
+        "x floor",
+        "open s",
+        "read s",
+        "corrupt s",
+        "memory MB",
+        "limit",
+    )
+    widths = [max(len(word), 9) for word in head]
+    widths[0] = max(map(len, CASES))
+    print("  ".join(word.rjust(width) for word, width in zip(head, widths)))
+    broken = 0
+    for name in wanted or CASES:
+        _, _, seconds, memory = CASES[name]
+        with tempfile.TemporaryDirectory() as cache:
+            result = subprocess.run(
+                [sys.executable, __file__, "--measure", name],
+                env=os.environ | {"GROKLAB_CACHE": cache},
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+        found = json.loads(result.stdout)
+        over = found["generate"] > (seconds or float("inf")) or found["memory"] > (memory or float("inf"))
+        broken += over
+        limits = [f"{limit:g} {unit}" for limit, unit in ((seconds, "s"), (memory, "MB")) if limit]
+        row = (
+            name, f"{found['rows']:,}", f"{found['bytes'] / 1e6:.1f}", f"{found['generate']:.2f}",
+            f"{found['rows'] / found['generate']:,.0f}", f"{found['generate'] / found['floor']:.0f}",
+            f"{found['open']:.3f}", f"{found['read']:.3f}", f"{found['corrupt']:.2f}", f"{found['memory']:.0f}",
+            ("BROKEN: " * over + ", ".join(limits)) or "-",
+        )  # fmt: skip
+        print("  ".join(word.rjust(width) for word, width in zip(row, widths)), flush=True)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        print(json.dumps(measure(sys.argv[2])))
+    else:
+        sys.exit(main(sys.argv[1:]))

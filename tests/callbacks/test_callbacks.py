@@ -1,0 +1,135 @@
+"""Every callback in the room keeps the contract; each does what it says."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import TrainerCallback
+
+from pipeline.callbacks.base import Callback
+from pipeline.callbacks.progress import Progress, sparkline
+from pipeline.history import read_history
+from pipeline.parameters import parameters_of
+from pipeline.recipe import read_recipe
+from pipeline.rooms import load, names
+from pipeline.run import prepare, train
+from pipeline.trainer import GrokTrainer
+from tests.tiny import RECIPE, ROOT, run_here, write_recipe
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> GrokTrainer:
+    return prepare(read_recipe(write_recipe(tmp_path), ["--output_dir", str(tmp_path / "run")]))
+
+
+@pytest.mark.parametrize("name", names("callbacks"))
+def test_it_joins_a_trainer_as_a_trainer_callback(name: str, trainer: GrokTrainer) -> None:
+    kind = load("callbacks", name, "callbacks")
+    callback = kind()
+    assert isinstance(callback, Callback) and kind.__doc__
+    assert all(field.metadata.get("help") for field in parameters_of(kind))
+    callback.attach(trainer)
+    joined = trainer.callback_handler.callbacks[-1]
+    assert isinstance(joined, TrainerCallback) and isinstance(joined, kind)
+    assert joined.trainer is trainer
+
+
+@pytest.mark.parametrize("name", names("callbacks"))
+def test_a_run_with_it_works(name: str, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("{progress: {style: plain, seconds: 0}}", f"{{{name}: {{}}}}"))
+    assert run_here(recipe, "--max_steps", "3") == 0
+
+
+def test_naming_a_callback_needs_no_torch() -> None:
+    code = "import sys; from pipeline.rooms import load, names; [load('callbacks', n, '') for n in names('callbacks')]"
+    code += "; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_weight_norm(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("callbacks: {", "callbacks: {weight_norm: {per_parameter: true}, "))
+    trainer = prepare(read_recipe(recipe, ["--output_dir", str(tmp_path / "run"), "--max_steps", "4"]))
+    train(trainer)
+    last = [line for line in read_history(tmp_path / "run") if "weight_norm" in line][-1]
+    weights = torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()])
+    assert last["weight_norm"] == pytest.approx(weights.norm().item(), rel=1e-6)
+    embedding = trainer.model.transformer.wte.weight
+    assert last["weight_norm/transformer.wte.weight"] == pytest.approx(embedding.norm().item(), rel=1e-6)
+
+
+def test_metrics_log_writes_what_json_can_say(trainer: GrokTrainer, tmp_path: Path) -> None:
+    trainer.log({"loss": float("nan"), "grad_norm": float("inf"), "learning_rate": 0.1})
+    line = (tmp_path / "run" / "metrics.jsonl").read_text()
+    facts = json.loads(line, parse_constant=pytest.fail)
+    assert facts["loss"] is None and facts["grad_norm"] is None and facts["learning_rate"] == 0.1 and facts["step"] == 0
+
+
+def test_the_seconds_go_on_after_a_restart(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    run_here(recipe, "--max_steps", "12")
+    before = read_history(tmp_path / "run")
+    run_here(recipe)
+    after = read_history(tmp_path / "run")
+    assert [line["seconds"] for line in after] == sorted(line["seconds"] for line in after)
+    assert after[-1]["seconds"] > before[-1]["seconds"]
+
+
+def test_sparkline() -> None:
+    assert sparkline([]) == ""
+    assert sparkline([0, 0.5, 1]) == "▁▅█"
+    assert sparkline([0.0] * 50 + [1.0] * 50, width=10) == "▁▁▁▁▁█████"
+
+
+def test_plain_lines_tell_every_split_and_the_news(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_here(write_recipe(tmp_path), "--max_steps", "12")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+    assert [line.split()[1] for line in lines] == [f"{step}/12" for step in (0, 1, 2, 4, 6, 8)] + ["10/12", "12/12"]
+    assert all("train 0." in line and "id 0." in line for line in lines)
+    assert "left" in lines[-2] and "left" not in lines[-1]
+
+
+def test_a_slow_run_shows_that_it_is_alive(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.callbacks.progress.HEARTBEAT", 0.0)
+    run_here(write_recipe(tmp_path), "--max_steps", "6", "--checkpoints.powers_of_two", "false")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+    assert [line.split()[1] for line in lines] == [f"{step}/6" for step in range(7)]
+    assert ["id 0." in line for line in lines] == [True, *[False] * 5, True]
+
+
+def test_progress_is_quiet_on_request_and_on_other_processes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_here(write_recipe(tmp_path), "--max_steps", "2", "--callbacks.progress.style", "off")
+    assert "step 1" not in capsys.readouterr().out
+
+
+def test_the_live_display(trainer: GrokTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = trainer.evaluate()
+    screen = io.StringIO()
+    progress = Progress(style="live")
+    progress._console = Console(file=screen, force_terminal=True, width=100)
+    progress.attach(trainer)
+    joined = trainer.callback_handler.callbacks[-1]
+    state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=10)
+    monkeypatch.setattr(trainer, "is_in_train", True)
+    joined.on_train_begin(trainer.args, state, trainer.control)
+    for step in (0, 5, 10):
+        state.global_step = step
+        metrics = {**metrics, "eval_train_exact_match": 1.0, "eval_id_exact_match": step / 10}
+        trainer.grok.update(step, metrics)
+        joined.on_step_end(trainer.args, state, trainer.control)
+        joined.on_evaluate(trainer.args, state, trainer.control, metrics)
+    joined.on_train_end(trainer.args, state, trainer.control)
+    text = screen.getvalue()
+    assert "10/10" in text and "▁▅█" in text and "held out" in text
+    assert "groks at step 10" in text

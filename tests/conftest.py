@@ -1,0 +1,21 @@
+"""Set up before any test imports torch or transformers: offline, a cache of its own, one thread per process."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from hypothesis import settings
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["WANDB_MODE"] = "offline"
+# Workers of pytest-xdist share the two cores; a run that is compared bit by bit needs the same threads everywhere.
+os.environ["OMP_NUM_THREADS"] = "1"
+_cache = tempfile.TemporaryDirectory(prefix="groklab-tests-")
+os.environ["GROKLAB_CACHE"] = _cache.name
+
+# The same examples every time; what a search finds becomes an example of its own.
+settings.register_profile("steady", derandomize=True, database=None, deadline=None)
+settings.load_profile("steady")

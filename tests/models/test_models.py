@@ -1,0 +1,133 @@
+"""Every architecture in the room keeps the contract; each has the sizes of its source."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.models.base import Architecture
+from pipeline.models.gpt2 import Gpt2
+from pipeline.models.gpt2_bare import Gpt2Bare
+from pipeline.models.gpt2_looped import Gpt2Looped
+from pipeline.models.pythia import PRESETS, Pythia
+from pipeline.parameters import ParameterError
+from pipeline.rooms import load, names
+
+SMALL = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 12}
+
+
+def small(name: str) -> Architecture:
+    architecture = load("models", name, "model")(**SMALL)
+    assert isinstance(architecture, Architecture)
+    return architecture
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", names("models"))
+def test_a_seed_decides_the_weights(name: str) -> None:
+    models = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        models.append(small(name).build(24).state_dict())
+    assert all(models[0][key].equal(models[1][key]) for key in models[0])
+    assert any(not models[0][key].equal(models[2][key]) for key in models[0])
+
+
+@pytest.mark.parametrize("name", names("models"))
+def test_it_has_the_vocabulary_and_positions_asked_for(name: str) -> None:
+    model = small(name).build(24)
+    assert model.get_input_embeddings().weight.shape == (24, 32)
+    assert model.config.vocab_size == 24
+    assert small(name).max_length == 12
+    assert model(input_ids=torch.zeros(1, 12, dtype=torch.long)).logits.shape == (1, 12, 24)
+
+
+@pytest.mark.parametrize("name", names("models"))
+def test_others_load_it_from_a_plain_folder_without_this_package(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = small(name).build(24).eval()
+    model.save_pretrained(tmp_path / "model")
+    tokens = torch.randint(0, 24, (3, 7))
+    torch.save((tokens, model(tokens).logits.detach()), tmp_path / "expected.pt")
+    code = """
+import sys, torch
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("model", trust_remote_code=True).eval()
+tokens, logits = torch.load("expected.pt")
+assert model(tokens).logits.equal(logits)
+cached = model.generate(tokens, max_new_tokens=4, do_sample=False, use_cache=True)
+assert cached.equal(model.generate(tokens, max_new_tokens=4, do_sample=False, use_cache=False))
+assert "pipeline" not in sys.modules
+"""
+    result = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("name", names("models"))
+def test_tied_weights_stay_tied_through_a_folder(name: str, tmp_path: Path) -> None:
+    model = load("models", name, "model")(**SMALL, tie_word_embeddings=True).build(24)
+    model.save_pretrained(tmp_path)
+    again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
+    assert parameters(again) == parameters(model)
+    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+
+
+def test_the_paper_s_model_has_its_size() -> None:
+    # Wang et al. 2024: 8 layers of GPT-2 small, 56.7 M parameters; the rest are 2,216 tokens and 1,024 positions.
+    model = Gpt2(n_layer=8).build(2216)
+    assert parameters(model.transformer.h) == 8 * 7_087_872
+    assert parameters(model) == 8 * 7_087_872 + (2216 + 1024) * 768 + 2 * 768
+    assert parameters(Gpt2().build(50257)) == 124_439_808
+
+
+@pytest.mark.parametrize(("preset", "count"), [("pythia-14m", 14_067_712), ("pythia-70m", 70_426_624)])
+def test_pythia_has_the_published_sizes(preset: str, count: int) -> None:
+    assert parameters(Pythia(preset=preset).build(50304)) == count
+    layers, width, heads = PRESETS[preset]
+    small = Pythia(preset=preset, n_layer=1).build(8)
+    assert (small.config.num_hidden_layers, small.config.hidden_size) == (1, width)
+    assert small.config.num_attention_heads == heads and layers > 1
+
+
+def test_a_looped_model_is_a_deep_one_with_shared_blocks() -> None:
+    torch.manual_seed(0)
+    looped = Gpt2Looped(**SMALL, n_loops=3).build(24).eval()
+    deep = Gpt2(**{**SMALL, "n_layer": 6}).build(24).eval()
+    weights = looped.state_dict()
+    blocks = {
+        f"transformer.h.{i}.{name}": weights[f"transformer.h.{i % 2}.{name}"]
+        for i in range(6)
+        for name in deep.transformer.h[0].state_dict()
+    }
+    deep.load_state_dict({**{key: weights[key] for key in weights if ".h." not in key}, **blocks})
+    tokens = torch.randint(0, 24, (4, 9))
+    assert looped(tokens).logits.equal(deep(tokens).logits)
+    assert len(looped(tokens, output_hidden_states=True).hidden_states) == 7
+    assert parameters(looped) == parameters(Gpt2(**SMALL).build(24))
+
+
+def test_the_bare_model_has_no_norms_and_trains_no_attention_bias() -> None:
+    torch.manual_seed(0)
+    model = Gpt2Bare().build(114)
+    assert not any(isinstance(module, torch.nn.LayerNorm) for module in model.modules())
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"transformer.h.0.attn.c_attn.bias", "transformer.h.0.attn.c_proj.bias"}
+    # Nanda et al.: N(0, 1/d) everywhere, N(0, 1/vocabulary) for the output.
+    assert model.transformer.wte.weight.std().item() == pytest.approx(128**-0.5, rel=0.05)
+    assert model.transformer.h[0].mlp.c_proj.weight.std().item() == pytest.approx(128**-0.5, rel=0.05)
+    assert model.lm_head.weight.std().item() == pytest.approx(114**-0.5, rel=0.05)
+
+
+def test_impossible_sizes_are_refused() -> None:
+    with pytest.raises(ParameterError, match=r"n_head: 5 does not divide n_embd, 32"):
+        Gpt2(n_embd=32, n_head=5)
+    with pytest.raises(ParameterError, match=r"dropout: 1.0 is not >= 0 and < 1"):
+        Pythia(dropout=1.0)

@@ -1,0 +1,196 @@
+"""Runs side by side: named by what differs, grouped over seeds, counted honestly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.comparison import Differences
+from pipeline.plots import colours
+from pipeline.report import main
+from pipeline.results import Results
+from tests.test_pages import Reader, needs_nothing_but_itself, rendered, seen
+from tests.written_runs import COMPOSITION, write_run
+
+STEPS = [0, 50, 100, 200, 400, 1000, 2000]
+
+
+def a_run(folder: Path, *overrides: str, fit: int = 100, grok: int | None = 1000, last: int = 2000) -> Path:
+    matches = {step: [float(at is not None and step >= at) or 0.25 for at in (fit, grok)] for step in STEPS}
+    found = {step: match for step, match in matches.items() if step <= last}
+    return write_run(folder, found, *overrides, final=found[last] if last == 2000 else None)
+
+
+def two_hop(folder: Path, *overrides: str) -> Path:
+    return write_run(folder, {0: [0.0] * 6, 2000: [1, 0.5, 0, 1, 1, 1]}, *overrides, recipe=COMPOSITION, final=[1] * 6)
+
+
+def labels(*paths: Path) -> list[str]:
+    return Differences.of([Results.read(path) for path in paths]).labels
+
+
+def compare(folder: Path, *paths: Path) -> Reader:
+    """The comparison as a reader of the Markdown sees it; that of the HTML has the same words in its tables."""
+    assert main([*map(str, paths), "--output", str(folder)]) == 0
+    text = (folder / "report.html").read_text()
+    needs_nothing_but_itself(text)
+    markdown = rendered((folder / "report.md").read_text())
+    assert [[seen(cell) for cell in row] for row in Reader(text).rows] == [
+        [seen(cell) for cell in row] for row in markdown.rows
+    ]
+    return markdown
+
+
+def results(page: Reader) -> dict[str, list[str]]:
+    """The rows of the first table by their first cell."""
+    return {row[0]: row[1:] for row in page.rows if len(row) == len(page.rows[0])}
+
+
+def test_runs_are_named_by_what_differs(tmp_path: Path) -> None:
+    plain = a_run(tmp_path / "a")
+    decayed = a_run(tmp_path / "b", "--weight_decay=0.3")
+    seeded = a_run(tmp_path / "c", "--weight_decay=0.3", "--seed=7")
+    assert labels(plain, decayed) == ["weight_decay 1", "weight_decay 0.3"]
+    assert labels(plain, decayed, seeded) == [
+        *("weight_decay 1, seed 42", "weight_decay 0.3, seed 42", "weight_decay 0.3, seed 7"),
+    ]
+    other = a_run(tmp_path / "d", "--corpus.seed=1")
+    assert labels(plain, other) == ["seed 0", "seed 1"]
+    assert labels(plain, other, seeded) == [
+        "corpus.seed 0, weight_decay 1, seed 42",
+        "corpus.seed 1, weight_decay 1, seed 42",
+        "corpus.seed 0, weight_decay 0.3, seed 7",
+    ]
+
+
+def test_what_is_only_watched_does_not_name_a_run_unless_nothing_else_does(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path / "a"), a_run(tmp_path / "b", "--eval_steps=10", "--max_steps=3000", "--corpus.group=Z11")]
+    assert labels(*runs) == ["group Z97", "group Z11"]
+    assert labels(runs[0], a_run(tmp_path / "c", "--eval_steps=10")) == ["eval_steps 50", "eval_steps 10"]
+
+
+def test_keys_that_an_older_recipe_lacks_do_not_name_a_run(tmp_path: Path) -> None:
+    runs = [a_run(tmp_path / "old", "--weight_decay=3"), a_run(tmp_path / "new")]
+    recipe = runs[0] / "recipe.yaml"
+    recipe.write_text("".join(line for line in recipe.read_text().splitlines(True) if not line.startswith("bf16:")))
+    assert labels(*runs) == ["weight_decay 3", "weight_decay 1"]
+
+
+def test_other_corpora_are_named_and_their_own_keys_where_they_tell_runs_apart(tmp_path: Path) -> None:
+    group = a_run(tmp_path / "group", "--weight_decay=0.1", "--model.n_layer=2", "--model.n_embd=64")
+    small, large = two_hop(tmp_path / "small"), two_hop(tmp_path / "large", "--corpus.ratio=9")
+    assert labels(group, small) == ["group", "composition"]
+    assert labels(group, small, large) == ["group", "composition, ratio 5", "composition, ratio 9"]
+
+
+def test_the_same_recipe_twice_is_named_by_folder(tmp_path: Path) -> None:
+    assert labels(a_run(tmp_path / "a"), a_run(tmp_path / "b")) == ["a", "b"]
+    one, other = a_run(tmp_path / "x" / "run"), a_run(tmp_path / "y" / "run")
+    assert labels(one, other) == [str(one), str(other)]
+    assert Differences.of([Results.read(one), Results.read(other)]).groups == [[0], [1]]
+
+
+def test_seeds_are_grouped_in_the_order_given(tmp_path: Path) -> None:
+    paths = [a_run(tmp_path / f"{w}{s}", f"--weight_decay={w}", f"--seed={s}") for s in (0, 1) for w in (1, 0.3)]
+    differences = Differences.of([Results.read(path) for path in paths])
+    assert differences.groups == [[0, 2], [1, 3]]
+    assert differences.group_labels == ["weight_decay 1", "weight_decay 0.3"]
+    assert differences.swept == "weight_decay"
+    seeds = Differences.of([Results.read(paths[0]), Results.read(paths[2])])
+    assert (seeds.group_labels, seeds.swept) == (["2 seeds"], None)
+
+
+@pytest.mark.parametrize("overrides", [["--corpus.operation=-"], ["--tf32=true"], ["--lr_scheduler_type=constant"]])
+def test_only_numbers_are_swept(tmp_path: Path, overrides: list[str]) -> None:
+    runs = [Results.read(a_run(tmp_path / "a")), Results.read(a_run(tmp_path / "b", *overrides))]
+    assert Differences.of(runs).swept is None
+
+
+def test_a_comparison_has_every_run_in_order_with_its_numbers(tmp_path: Path) -> None:
+    paths = [
+        a_run(tmp_path / "c", "--weight_decay=3", grok=400),
+        a_run(tmp_path / "a", "--weight_decay=0.1", grok=None),
+        a_run(tmp_path / "b", "--weight_decay=1", last=400),
+    ]
+    page = compare(tmp_path / "out", *paths)
+    rows = results(page)
+    assert list(rows)[:4] == ["run", "weight_decay 3", "weight_decay 0.1", "weight_decay 1"]
+    assert rows["run"] == ["steps", "fit step", "grok step", "gap", "train", "id", "time", "folder"]
+    assert rows["weight_decay 3"][:-1] == ["2,000", "100", "400", "4.0", "1.000", "1.000", "20 s"]
+    assert rows["weight_decay 0.1"][:-1] == ["2,000", "100", "–", "–", "1.000", "0.250", "20 s"]
+    assert rows["weight_decay 1"][:6] == ["400 of 2,000, unfinished", "100", "–", "–", "1.000", "0.250"]
+    figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    names = ("match_id", "match_train", "sweep")
+    assert figures == {f"{name}.{ending}" for name in names for ending in ("png", "svg")}
+    drawing = (tmp_path / "out" / "figures" / "match_id.svg").read_text()
+    assert all(f">{label}</text>" in drawing for label in list(rows)[1:4])
+    assert [row for row in page.rows if row[0] == "weight_decay 3"][-1] == ["weight_decay 3", "3"]  # what differs
+
+
+def test_colours_follow_the_value_and_not_the_order(tmp_path: Path) -> None:
+    decays = (3, 0.1, 1)
+    paths = [a_run(tmp_path / str(decay), f"--weight_decay={decay}") for decay in decays]
+    compare(tmp_path / "out", *paths)
+    drawing = (tmp_path / "out" / "figures" / "match_id.svg").read_text()
+    lowest, middle, highest = colours(3, ordered=True)
+    places = [drawing.rindex(f"stroke: {colour}") for colour in (highest, lowest, middle)]
+    assert places == sorted(places)  # the curves, in the order given
+
+
+def test_seeds_are_counted_and_not_averaged_over_what_did_not_happen(tmp_path: Path) -> None:
+    groks = {0: 400, 1: 1000, 2: None}
+    paths = [a_run(tmp_path / str(seed), f"--seed={seed}", grok=grok) for seed, grok in groks.items()]
+    page = compare(tmp_path / "out", *paths)
+    assert [row for row in page.rows if row[0] == "3 seeds"] == [
+        ["3 seeds", "3", "100", "700 (400 to 1,000), 2 of 3", "7.0 (4.0 to 10), 2 of 3", "0.750 (0.250 to 1.000)"]
+    ]
+
+
+def test_runs_of_other_corpora_share_a_page(tmp_path: Path) -> None:
+    page = compare(tmp_path / "out", a_run(tmp_path / "a"), two_hop(tmp_path / "b"))
+    rows = results(page)
+    assert rows["group"][5:7] == ["1.000", "–"] and rows["composition"][5:7] == ["1.000", "1.000"]
+    assert (tmp_path / "out" / "figures" / "match_ood.png").exists()
+    differing = [row for row in page.rows if row[0] == "corpus.ratio"]
+    assert differing == [["corpus.ratio", "–", "5"]]  # so many keys stand below each other
+
+
+def test_a_run_without_evaluations_is_listed(tmp_path: Path) -> None:
+    rows = results(compare(tmp_path / "out", a_run(tmp_path / "a"), write_run(tmp_path / "b", {}, "--seed=1")))
+    assert rows["seed 1"][:5] == ["0 of 2,000, unfinished", "–", "–", "–", "–"]
+
+
+def test_other_devices_are_among_the_differences(tmp_path: Path) -> None:
+    paths = [a_run(tmp_path / "a"), a_run(tmp_path / "b")]
+    environment = paths[1] / "environment.json"
+    environment.write_text(environment.read_text().replace("CPU, 2 threads", "NVIDIA A100"))
+    page = compare(tmp_path / "out", *paths)
+    assert ["a", "CPU, 2 threads"] in page.rows and ["b", "NVIDIA A100"] in page.rows
+
+
+@pytest.mark.parametrize("again", ["a", "./a", "b/../a"])
+def test_a_run_named_twice_is_refused(
+    tmp_path: Path, again: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_run(tmp_path / "a"), a_run(tmp_path / "b")
+    monkeypatch.chdir(tmp_path)
+    assert main(["a", "b", again]) == 2
+    assert capsys.readouterr().err == f"{Path(again)}: is named twice; name each run once\n"
+    assert not (tmp_path / "comparison").exists()
+
+
+def test_a_comparison_does_not_overwrite_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, other = a_run(tmp_path / "a"), a_run(tmp_path / "b")
+    assert main([str(one), str(other), "--output", str(one)]) == 2
+    assert capsys.readouterr().err == f"--output: {one} is the folder of a run; choose another\n"
+    assert not (one / "report.md").exists()
+
+
+def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
+    paths = [a_run(tmp_path / str(seed), f"--seed={seed}") for seed in range(3)]
+    found = []
+    for _ in range(2):
+        compare(tmp_path / "out", *paths)
+        found.append({path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")})
+    assert found[0] == found[1] and len(found[0]) == 6

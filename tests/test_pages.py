@@ -1,0 +1,171 @@
+"""Pages: the same words in Markdown and HTML, whatever they are, and a file that needs nothing but itself."""
+
+from __future__ import annotations
+
+import html
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.figure
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from pipeline import pages
+from pipeline.pages import Code, Figure, Heading, Paragraph, Part, Table, as_html, as_markdown, code, plain, write_page
+
+NASTY = r"""a|b \| `tick` ``two`` *star* _under_ <script>alert(1)</script> [x](y) # & &amp; ~~no~~ **b** \\ $x$"""
+WORDS = st.text(
+    st.characters(codec="utf-8", exclude_categories=("C", "Z")) | st.sampled_from(" |`*_\\<>[]&#~"), min_size=1
+)
+SVG = '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg" width="1pt"><g id="a"/><use href="#a"/></svg>'
+
+
+class Reader(HTMLParser):
+    """Tags with their attributes, cells of tables, and all text; complains about tags that do not match."""
+
+    VOID = ("meta", "br", "img")
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+        self.text = ""
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+        if "td" in self.open or "th" in self.open:
+            self.rows[-1][-1] += data
+
+
+def rendered(markdown: str) -> Reader:
+    return Reader(MarkdownIt("commonmark").enable("table").render(markdown))
+
+
+def both(*parts: Part) -> tuple[Reader, Reader]:
+    """What readers of the Markdown and of the HTML see."""
+    return rendered(as_markdown(parts)), Reader(as_html("title", parts, {"f": SVG}))
+
+
+def seen(text: str) -> str:
+    return " ".join(text.split())
+
+
+@given(WORDS, WORDS)
+@example(NASTY, NASTY)
+def test_any_words_read_as_they_are_in_paragraphs_and_in_tables(one: str, other: str) -> None:
+    table = Table(["x", plain(other)], [[plain(one), "1"], ["y", plain(other)]], "lr")
+    markdown, page = both(Paragraph(f"It says: {plain(one)}."), table)
+    for reader in (markdown, page):
+        assert seen(reader.text).startswith(seen(f"{'title ' if reader is page else ''}It says: {seen(one)}."))
+        cells = [[seen(cell) for cell in row] for row in reader.rows]
+        assert cells == [["x", seen(other)], [seen(one), "1"], ["y", seen(other)]]
+
+
+@given(WORDS)
+@example(NASTY)
+@example(" ")
+def test_any_words_can_be_code(words: str) -> None:
+    for reader in both(Paragraph(f"Run {code(words)} now.")):
+        assert [tag for tag, _ in reader.tags if tag == "code"] == ["code"] * bool(words.strip())
+        assert seen(reader.text).removeprefix("title ") == seen(f"Run {seen(words)} now.")
+
+
+def test_markup_is_understood() -> None:
+    markdown, page = both(Heading("A *name*", 1), Paragraph("**bold** and `code | x`", note=True), Heading("B"))
+    assert {"h1", "h2"} <= {tag for tag, _ in page.tags}
+    assert "<b>bold</b> and <code>code | x</code>" in as_html("t", [Paragraph("**bold** and `code | x`")], {})
+    assert [tag for tag, _ in markdown.tags] == ["h1", "em", "p", "strong", "code", "h2"]
+
+
+def test_tables_have_headers_in_both_forms() -> None:
+    table = Table(["split", "exact match"], [[code("a|b"), "1.000"], ["id", "0.5"]], "lr")
+    markdown, page = both(table)
+    assert "| --- | ---: |" in as_markdown([table])
+    assert markdown.rows[1] == ["a|b", "1.000"]
+    scopes = [attributes["scope"] for tag, attributes in page.tags if tag == "th"]
+    assert scopes == ["col", "col", "row", "row"]
+    assert not any(tag == "thead" for tag, _ in both(Table(["", ""], [["a", "b"]], "ll"))[1].tags)
+
+
+@pytest.mark.parametrize("text", ["a: 1\n", "```\nfence\n```", "x = '`'\n````\n"])
+def test_code_is_whole_whatever_it_holds(text: str) -> None:
+    for reader in both(Code(text, "yaml", folded="The recipe")):
+        assert text.strip() in reader.text
+    assert "<details><summary>The recipe</summary>" in as_markdown([Code(text, folded="The recipe")])
+
+
+def test_figures_have_alternative_texts_and_ids_of_their_own() -> None:
+    figure = Figure("f", 'Exact "match" ] of <id>', "The `caption`.")
+    markdown, page = both(figure)
+    [image] = [attributes for tag, attributes in markdown.tags if tag == "img"]
+    assert image == {"src": "figures/f.png", "alt": 'Exact "match" ] of <id>'}
+    [drawing] = [attributes for tag, attributes in page.tags if tag == "svg"]
+    assert drawing["role"] == "img" and drawing["aria-label"] == 'Exact "match" ] of <id>'
+    assert {"id": "f-a"} in [attributes for _, attributes in page.tags]
+    assert {"href": "#f-a"} in [attributes for _, attributes in page.tags]
+    assert "The caption." in markdown.text and "The caption." in page.text
+
+
+def test_a_page_says_its_language_title_and_width() -> None:
+    page = Reader(as_html("a < b", [Paragraph("x")], {}))
+    assert ("html", {"lang": "en"}) in page.tags and "a < b" in page.text
+    assert any(attributes.get("name") == "viewport" for tag, attributes in page.tags if tag == "meta")
+    assert "prefers-color-scheme:dark" in pages.CSS and "@media print" in pages.CSS
+
+
+def test_a_written_page_needs_nothing_but_itself(tmp_path: Path) -> None:
+    drawing = matplotlib.figure.Figure()
+    drawing.add_subplot().plot([0, 1])
+    write_page(tmp_path, "t", [Heading("T", 1), Figure("f", "alt", "caption")], {"f": drawing})
+    assert {path.name for path in tmp_path.rglob("*")} == {"report.md", "report.html", "figures", "f.png", "f.svg"}
+    needs_nothing_but_itself((tmp_path / "report.html").read_text())
+
+
+def needs_nothing_but_itself(text: str) -> None:
+    """No script, and no address of anything outside the page."""
+    for tag, attributes in Reader(text).tags:
+        assert tag not in ("script", "link", "img", "iframe", "object", "embed", "base"), tag
+        for name, value in attributes.items():
+            if name in ("href", "xlink:href", "src", "srcset", "action", "data"):
+                assert (value or "").startswith("#"), (tag, name, value)
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    assert set(re.findall(r"https?://[^\s\"'<]+", text)) <= {
+        "http://www.w3.org/2000/svg",
+        "http://www.w3.org/1999/xlink",
+    }
+
+
+def test_nothing_is_written_when_a_figure_cannot_be_drawn(tmp_path: Path) -> None:
+    class Broken(matplotlib.figure.Figure):
+        def savefig(self, *args: object, **kwargs: object) -> None:
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        write_page(tmp_path, "t", [], {"good": matplotlib.figure.Figure(), "broken": Broken()})
+    assert not list(tmp_path.iterdir())
+
+
+def test_text_is_escaped_once() -> None:
+    assert html.unescape(Reader(as_html("t", [Paragraph(plain("a &amp; b"))], {})).text).strip().endswith("a & b")

@@ -1,0 +1,99 @@
+"""What the README says is run as it stands there; only the one command that takes a GPU days is cut short."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.test_recipes import SHORT
+from tests.tiny import ROOT
+
+README = (ROOT / "README.md").read_text()
+LONG = "accelerate launch pipeline/run.py recipes/grok_gpt2.yaml"
+
+
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = [line.partition("  #")[0].strip() for block in blocks("bash") for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
+    for name in ("pipeline", "recipes"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(tmp_path),
+    }
+
+    def run(command: list[str]) -> str:
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    ran = 0
+    for command in commands():
+        words = command.split()
+        if words[0] == "make":
+            run(["make", "--dry-run", "-C", str(ROOT), *words[1:]])
+        elif words[:2] == ["pip", "install"]:
+            assert (ROOT / "pyproject.toml").is_file()  # what `make` does in every run of these tests
+        else:
+            short = [word for key, value in SHORT.items() for word in (f"--{key}", str(value))]
+            probes = ["--corpus.probe_cap", "8"]  # the last evaluation takes all rows
+            run([*words, *short, *probes] if command == LONG else words)
+            ran += 1
+    assert ran >= 8
+    for code in blocks("python"):
+        assert re.search(r"12 90 = \d+", run([sys.executable, "-c", code]))
+
+
+def test_the_recipe_it_shows_is_the_shipped_one() -> None:
+    (shown,) = blocks("yaml")
+    assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text())
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "recipes/README.md"])
+def test_links_and_pictures_are_there(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+        if not target.startswith("http"):
+            assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def test_the_error_it_shows_is_the_one_that_comes(tmp_path: Path) -> None:
+    (shown,) = [block for block in blocks("text") if block.startswith("$ ")]
+    command, expected = shown.splitlines()
+    result = subprocess.run(
+        [sys.executable, *command.split()[2:]], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith(expected.removesuffix(" ..."))
+
+
+def test_the_corpus_that_contributing_shows_keeps_the_contract(tmp_path: Path) -> None:
+    from pipeline.store import build
+
+    (code,) = [block for block in blocks("python", (ROOT / "CONTRIBUTING.md").read_text()) if "Parity" in block]
+    path = tmp_path / "parity_of_the_guide.py"
+    path.write_text(code)
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("parity_of_the_guide", path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    stored = build(module.Parity())
+    assert stored.sizes == {"train": 2048, "id": 2048}
+    block = next(stored.blocks("id"))
+    assert ((block.prompts[:, :3].sum(axis=1) % 2) == block.answers[:, 0]).all()

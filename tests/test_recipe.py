@@ -1,0 +1,369 @@
+"""Every recipe becomes one typed object that can be written out and read again, or one line that names the mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.arguments import keys
+from pipeline.checkpoints import KeepSchedule
+from pipeline.parameters import ParameterError, Parameters, parameters_of
+from pipeline.policy import DEFAULTS, FREE
+from pipeline.reading import RecipeError
+from pipeline.recipe import Options, Paper, Recipe, flat, read_recipe
+from pipeline.rooms import load
+from tests.tiny import ROOT
+
+HEAD = "corpus: {name: group}\nmodel: {name: gpt2}\n"
+BASE = f"{HEAD}max_steps: 10\n"
+
+
+def recipe_of(folder: Path, text: str, *words: str) -> Recipe:
+    path = folder / "r.yaml"
+    path.write_text(text)
+    return read_recipe(path, words)
+
+
+def complaint(folder: Path, text: str, *words: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        recipe_of(folder, text, *words)
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value).replace(f"{folder}{os.sep}", "")
+
+
+def test_command_line_before_recipe_before_default(tmp_path: Path) -> None:
+    text = BASE + "seed: 1\nlearning_rate: 1e-3\ncheckpoints: {initial: false}\n"
+    recipe = recipe_of(tmp_path, text, "--seed", "2", "--corpus.seed=3", "--checkpoints.every", "[[5, null]]")
+    assert (recipe.training["seed"], recipe.training["learning_rate"], recipe.training["eval_steps"]) == (2, 1e-3, 100)
+    assert recipe.corpus == load("corpora", "group", "")(seed=3)  # type: ignore[call-arg]
+    assert recipe.checkpoints == KeepSchedule(initial=False, every=((5, None),))
+    assert recipe.options == Options(global_batch_size=512)
+    assert (recipe.name, recipe.training["output_dir"]) == ("r", "runs/r")
+
+
+def test_null_is_the_default_and_lifts_the_limit_of_checkpoints(tmp_path: Path) -> None:
+    assert recipe_of(tmp_path, BASE + "output_dir:\nrun_name: ~\neval_steps: null\nreport_to: null\n") == recipe_of(
+        tmp_path, BASE
+    )
+    assert recipe_of(tmp_path, BASE).training["save_total_limit"] == DEFAULTS["save_total_limit"]
+    assert recipe_of(tmp_path, BASE + "save_total_limit: null\n").training["save_total_limit"] is None
+
+
+def test_max_steps_counts_before_epochs_and_minus_one_means_none(tmp_path: Path) -> None:
+    assert "max_steps" not in recipe_of(tmp_path, HEAD + "max_steps: -1\nnum_train_epochs: 2\n").training
+    assert recipe_of(tmp_path, HEAD + "num_train_epochs: 2\n", "--max_steps", "7").training["max_steps"] == 7
+
+
+def test_a_home_folder_is_meant_by_its_sign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert recipe_of(tmp_path, BASE + "output_dir: ~/runs/a\n").output_dir == tmp_path / "runs" / "a"
+
+
+# What a recipe gives of the batch, the processes, and what the Trainer then gets: rows on a device, accumulation.
+BATCHES = [
+    ("", 1, 512, (512, 1)),
+    ("", 4, 512, (128, 1)),
+    ("global_batch_size: 96", 3, 96, (32, 1)),
+    ("global_batch_size: 96\nper_device_train_batch_size: 8", 1, 96, (8, 12)),
+    ("global_batch_size: 96\nper_device_train_batch_size: 8", 4, 96, (8, 3)),
+    ("global_batch_size: 96\nper_device_train_batch_size: 32", 6, 96, (16, 1)),
+    ("global_batch_size: 96\nper_device_train_batch_size: 32", 2, 96, (16, 3)),
+    ("global_batch_size: 96\nper_device_train_batch_size: 128", 2, 96, (48, 1)),
+    ("global_batch_size: 96\ngradient_accumulation_steps: 6", 2, 96, (8, 6)),
+    ("global_batch_size: 96\nper_device_train_batch_size: 8\ngradient_accumulation_steps: 6", 2, 96, (8, 6)),
+    ("per_device_train_batch_size: 8", 2, 16, (8, 1)),
+    ("per_device_train_batch_size: 8\ngradient_accumulation_steps: 4", 2, 64, (8, 4)),
+    ("gradient_accumulation_steps: 4", 2, 512, (64, 4)),
+]
+
+
+@pytest.mark.parametrize(("lines", "processes", "rows", "split"), BATCHES)
+def test_batches(
+    lines: str, processes: int, rows: int, split: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    recipe = recipe_of(tmp_path, f"{BASE}{lines}\n")
+    assert recipe.options.global_batch_size == rows
+    assert tuple(recipe.batches(processes).values()) == split
+    # Written out and run on other processes, an update has as many rows.
+    for other in (number for number in range(1, rows + 1) if rows % number == 0):
+        monkeypatch.setenv("WORLD_SIZE", str(other))
+        again = recipe_of(tmp_path, recipe.to_yaml())
+        assert again == recipe
+        on_device, accumulation = again.batches(other).values()
+        assert on_device * accumulation * other == rows
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("", "r.yaml: 512 rows do not divide by 3 processes; write a multiple of 3"),
+        (
+            "global_batch_size: 96\nper_device_train_batch_size: 5",
+            "r.yaml:4: 96 rows do not divide by per_device_train_batch_size 5; write a multiple of 5",
+        ),
+        (
+            "gradient_accumulation_steps: 5\nglobal_batch_size: 96",
+            "r.yaml:5: 96 rows do not divide by gradient_accumulation_steps 5 x 3 processes; write a multiple of 15",
+        ),
+        (
+            "global_batch_size: 2",
+            "r.yaml:4: 2 rows do not divide by 3 processes; write a multiple of 3",
+        ),
+    ],
+)
+def test_a_batch_that_processes_cannot_share(
+    lines: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert complaint(tmp_path, f"{BASE}{lines}\n").replace(" global_batch_size:", "") == message
+
+
+# Random recipes: a value for any type that a parameter or a key can have, within its bounds.
+
+# Half of the texts look like something else.
+TRAPS = ("2e-5", "1e5", "no", "nO", "~", "null", "1_0", "", "a: b", "# c", "'", "[x]", "<<", "a\nb", "\x85")
+texts = st.one_of(st.text(st.characters(codec="utf-8"), max_size=9), st.sampled_from(TRAPS))
+blocks = st.dictionaries(st.text("abc_-1", min_size=1, max_size=5), texts)
+pairs = st.lists(st.tuples(st.integers(1, 9), st.one_of(st.none(), st.integers(9, 99))).map(list))
+steps = st.one_of(st.integers(1, 10**6), st.floats(0, 1, exclude_min=True, exclude_max=True))
+
+
+def values(kind: Any, bounds: Any) -> st.SearchStrategy[Any]:
+    if get_origin(kind) is Literal:
+        return st.sampled_from(get_args(kind))
+    if get_origin(kind) in (Union, UnionType):
+        return st.one_of([values(option, bounds) for option in get_args(kind)])
+    low, high = bounds.get("ge", bounds.get("gt", 0)), bounds.get("le", bounds.get("lt", 1000))
+    return {
+        type(None): st.none(),
+        bool: st.booleans(),
+        int: st.integers(int(low) + ("gt" in bounds), int(high) - ("lt" in bounds)),
+        float: st.floats(low, high, exclude_min="gt" in bounds, exclude_max="lt" in bounds),
+        str: texts,
+        list: st.lists(texts),
+        tuple: pairs,
+        dict: blocks,
+    }[get_origin(kind) or kind]
+
+
+def fields(kind: type[Parameters], *left_out: str) -> st.SearchStrategy[dict[str, Any]]:
+    types = get_type_hints(kind)
+    chosen = [field for field in parameters_of(kind) if field.name not in left_out]
+    return st.fixed_dictionaries(
+        {}, optional={field.name: values(types[field.name], field.metadata) for field in chosen}
+    )
+
+
+def entry(room: str, name: str, *left_out: str) -> st.SearchStrategy[dict[str, Any]]:
+    return fields(load(room, name, ""), *left_out).map(lambda block: {"name": name, **block})
+
+
+# Keys whose values must go together, or must be there on the machine, take part with a few values or none.
+TOGETHER = {
+    "fp16",
+    "lr_scheduler_type",
+    "lr_scheduler_kwargs",
+    "optim_args",
+    "gradient_accumulation_steps",
+    "max_steps",
+}
+TOGETHER |= {"report_to", "deepspeed", "fsdp_config", "output_dir"}
+TOGETHER |= {"activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"}
+FEW = {
+    **dict.fromkeys(("eval_steps", "save_steps", "logging_steps", "warmup_steps"), steps),
+    "per_device_train_batch_size": st.sampled_from([1, 2, 8]),
+    "num_train_epochs": st.floats(0.1, 100),
+}
+flat_keys = st.fixed_dictionaries(
+    {"max_steps": st.integers(1, 10**9)},
+    optional={name: values(key.kind, key.metadata) for name, key in keys().items() if name not in TOGETHER} | FEW,
+)
+trees = st.builds(
+    lambda flat_keys, options, **blocks: {**blocks, **flat_keys, **options},
+    corpus=st.one_of(
+        entry("corpora", "group", "group", "operation", "template"),
+        st.builds(dict, name=st.just("composition"), seed=st.integers(0, 2**40), probe_cap=st.integers(1, 10**4)),
+    ),
+    model=st.one_of(entry("models", "gpt2", "n_embd", "n_head"), entry("models", "pythia", "n_embd", "n_head")),
+    checkpoints=fields(KeepSchedule),
+    callbacks=fields(load("callbacks", "weight_norm", "")).map(lambda block: {"weight_norm": block}),
+    paper=fields(Paper),
+    flat_keys=flat_keys,
+    options=fields(Options, "global_batch_size"),
+)
+
+
+class Quoting(yaml.SafeDumper):
+    """Quotes every text, so that only its type says what a value is."""
+
+
+Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow])
+@given(trees)
+def test_a_resolved_recipe_read_again_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any]
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    recipe = recipe_of(folder, yaml.dump(tree, Dumper=Quoting))
+    resolved = recipe.resolved()
+    assert all(
+        resolved[key] == value for key, value in tree.items() if not isinstance(value, dict) and value is not None
+    )
+    assert recipe_of(folder, recipe.to_yaml()) == recipe
+    # Any reader of YAML finds the same values in it.
+    loaded = yaml.safe_load(recipe.to_yaml())
+    assert loaded == json.loads(json.dumps(resolved))
+    assert recipe.differences(loaded) == []
+
+
+def test_a_resolved_recipe_says_all_that_decides_what_is_trained(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, BASE)
+    training = {name for name, key in keys().items() if name not in FREE and key.default is not None}
+    resolved = flat(recipe.resolved())
+    assert training <= resolved.keys()
+    assert {
+        "corpus.seed",
+        "model.n_layer",
+        "decay_embeddings",
+        "global_batch_size",
+        "checkpoints.every",
+    } <= resolved.keys()
+    assert recipe.to_yaml().startswith("# ") and "\nlearning_rate: 5.0e-05\n" in recipe.to_yaml()
+
+
+def test_differences_are_the_keys_that_decide_what_is_trained(tmp_path: Path) -> None:
+    here = recipe_of(tmp_path, BASE)
+
+    def differences(*words: str) -> list[str]:
+        return here.differences(yaml.safe_load(recipe_of(tmp_path, BASE, *words).to_yaml()))
+
+    assert differences() == []
+    assert differences("--seed", "42", "--corpus.seed", "0", "--bf16", "false") == []  # the defaults, typed
+    watched = ("--output_dir", "x", "--eval_steps", "7", "--stop_when", "grokked", "--paper.title", "x")
+    assert differences(*watched, "--callbacks.weight_norm", "{}") == []
+    assert differences("--use_cpu", "--per_device_train_batch_size", "8", "--global_batch_size", "512") == []
+    assert differences("--max_steps", "20", "--learning_rate", "0.1", "--corpus.seed", "1", "--weight_decay", "1") == [
+        "corpus.seed: 1 there, 0 here",
+        "learning_rate: 0.1 there, 5e-05 here",
+        "weight_decay: 1.0 there, 0.0 here",
+    ]
+    assert differences("--model.n_layer", "2", "--checkpoints.every", "[[5, null]]", "--data_seed", "3") == [
+        "checkpoints.every: [[5, null]] there, [] here",
+        "data_seed: 3 there, null here",
+        "model.n_layer: 2 there, null here",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("lines", "may"),
+    [
+        ("", True),
+        ("lr_scheduler_type: constant", True),
+        ("warmup_steps: 10", True),
+        ("warmup_steps: 0.1", False),
+        ("lr_scheduler_type: cosine", False),
+    ],
+)
+def test_more_steps_are_another_recipe_where_the_schedule_depends_on_them(
+    lines: str, may: bool, tmp_path: Path
+) -> None:
+    here, longer = (recipe_of(tmp_path, f"{HEAD}max_steps: {steps}\n{lines}\n") for steps in (10, 20))
+    assert longer.differences(here.resolved()) == ([] if may else ["max_steps: 10 there, 20 here"])
+
+
+def test_a_mistake_found_later_still_has_its_place(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, "corpus:\n  name: group\nmodel: {name: gpt2}\nmax_steps: 10\n", "--seed", "3")
+    path = tmp_path / "r.yaml"
+    for key, where in {"corpus.train_fraction": f"{path}:1", "seed": "command line", "fsdp": str(path)}.items():
+        assert str(recipe.located(ParameterError(key, "is wrong"))) == f"{where}: {key}: is wrong"
+
+
+# Words as a user might type them, right and wrong.
+word = st.one_of(
+    st.text(),
+    st.sampled_from(
+        ["--seed", "--corpus.seed=1", "--corpus", "--max_steps", "5", "--", "--=", "{", "[1", "--callbacks.x.y", "a.b"]
+    ),
+    st.builds(
+        "--{}={}".format,
+        st.sampled_from([*keys(), "corpus", "corpus.group", "checkpoints.every", "paper.numbers.x"]),
+        st.text(),
+    ),
+)
+
+
+@given(st.lists(word, max_size=5))
+def test_any_words_are_a_recipe_or_one_line(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        recipe = recipe_of(folder, BASE, *words)
+    except RecipeError as error:
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert recipe_of(folder, recipe.to_yaml()) == recipe
+
+
+@given(
+    st.lists(st.sampled_from(["\n", " ", ":", "- ", "[", "]", "{", "}", "#", "'", "*a", "!b", "1", "x"]), max_size=4),
+    st.integers(0, 10**6),
+)
+def test_any_slip_in_a_recipe_is_a_recipe_or_one_line(
+    tmp_path_factory: pytest.TempPathFactory, slip: list[str], at: int
+) -> None:
+    text = (
+        BASE + "checkpoints:\n  every: [[10, 100], [20, null]]\ncallbacks:\n  weight_norm:\n    per_parameter: true\n"
+    )
+    at %= len(text)
+    try:
+        recipe_of(tmp_path_factory.getbasetemp(), text[:at] + "".join(slip) + text[at:])
+    except RecipeError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *command], cwd=cwd, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_both_ways_to_start_refuse_alike_and_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text(BASE + "lerning_rate: 1e-3\n")
+    for command in (["-m", "pipeline.run"], [str(ROOT / "pipeline" / "run.py")]):
+        result = run(*command, "r.yaml", cwd=tmp_path)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert result.stderr == "r.yaml:4: lerning_rate: unknown key; did you mean learning_rate?\n"
+    assert os.listdir(tmp_path) == ["r.yaml"]
+
+
+def test_reading_and_help_import_neither_torch_nor_transformers(tmp_path: Path) -> None:
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from pipeline.recipe import read_recipe
+        from pipeline.usage import help_text
+        recipes = sorted(Path(sys.argv[1]).glob("*.yaml"))
+        for path in recipes:
+            read_recipe(path)
+        for name in ("corpus", "model", "callbacks", "circuits", "checkpoints", "optim"):
+            help_text(["--help", name])
+        help_text()
+        assert not {"torch", "transformers", "datasets", "accelerate"} & sys.modules.keys()
+        print(len(recipes))
+    """
+    result = run("-c", code, str(ROOT / "recipes"), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) == len(list((ROOT / "recipes").glob("*.yaml"))) > 0

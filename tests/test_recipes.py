@@ -1,0 +1,60 @@
+"""Every shipped recipe is read, built at its full size, and trained a few steps."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.history import read_history
+from pipeline.recipe import read_recipe
+from pipeline.run import prepare, train
+from tests.tiny import ROOT
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+# Small batches and few rows to evaluate, since some of these models are made for a GPU; the model is as it is.
+SHORT = {
+    "max_steps": 2,
+    "global_batch_size": 8,
+    "max_eval_samples": 4,
+    "save_strategy": "no",
+    "checkpoints.initial": "false",
+    "checkpoints.powers_of_two": "false",
+    "callbacks.progress.style": "off",
+}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_it_trains(path: Path, tmp_path: Path) -> None:
+    words = [word for key, value in SHORT.items() for word in (f"--{key}", str(value))]
+    trainer = prepare(read_recipe(path, [*words, "--output_dir", str(tmp_path / "run")]))
+    train(trainer)
+    assert trainer.state.global_step == 2
+    losses = [line["loss"] for line in read_history(tmp_path / "run") if "loss" in line]
+    # Fresh weights know nothing: the first loss is near that of a guess among all tokens.
+    assert losses[0] == pytest.approx(math.log(trainer.model.config.vocab_size), rel=0.25)
+    assert (tmp_path / "run" / "steps" / "step2" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_its_header_says_what_to_expect(path: Path) -> None:
+    header = re.match(r"(#.*\n)+", path.read_text())
+    assert header
+    for word in ("Paper", "Hardware", "Expect"):
+        assert re.search(rf"^# {word} ", header[0], re.MULTILINE), f"{path.name} does not say: {word}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_table_of_recipes_has_it(path: Path) -> None:
+    assert f"[{path.stem}]({path.name})" in (ROOT / "recipes" / "README.md").read_text()
+
+
+def test_the_paper_s_corpus_has_its_golden_counts() -> None:
+    from pipeline.store import build
+
+    sizes = build(read_recipe(ROOT / "recipes" / "grok_gpt2.yaml").corpus).sizes
+    assert sizes["train"] == 40_000 + 342_000
+    assert (sizes["id"], sizes["train_inferred"], sizes["id_atomic"], sizes["ood_atomic"]) == (3000, 3000, 3000, 2000)
+    assert 1900 < sizes["ood"] < 2100

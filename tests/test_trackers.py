@@ -1,0 +1,68 @@
+"""The trackers of `report_to`, for real and offline, each in a process of its own since they keep global state."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from pipeline.trackers import prepare_trackers
+from tests.tiny import run_process, write_recipe
+
+SHORT = ("--max_steps", "6", "--callbacks.progress.style", "off")
+
+
+def test_tensorboard(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = write_recipe(tmp_path)
+    result = run_process("-m", "pipeline.run", str(recipe), "--report_to", "tensorboard", *SHORT, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    events = EventAccumulator(str(tmp_path / "runs" / "tiny" / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("eval/id_exact_match")] == [0, 1, 2, 4, 6]
+
+
+def test_trackio(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    where = {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    result = run_process("-m", "pipeline.run", str(recipe), "--report_to", "trackio", *SHORT, cwd=tmp_path, **where)
+    assert result.returncode == 0, result.stderr
+    with sqlite3.connect(tmp_path / "trackio" / "groklab.db") as database:
+        rows = database.execute("select metrics from metrics where run_name = 'tiny'").fetchall()
+    logged = {key for (row,) in rows for key in json.loads(row)}
+    assert "eval/id_exact_match" in logged
+
+
+def test_wandb_offline_and_the_same_run_after_a_restart(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    command = ("-m", "pipeline.run", str(recipe), "--report_to", "wandb", "--callbacks.progress.style", "off")
+    for steps in ("6", "12"):
+        result = run_process(*command, "--max_steps", steps, cwd=tmp_path, WANDB_MODE="offline")
+        assert result.returncode == 0, result.stderr
+    run_id = (tmp_path / "runs" / "tiny" / "tracker_id").read_text()
+    files = list((tmp_path / "runs" / "tiny" / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
+    assert len(files) == 2  # one for each start, all of one run
+    assert all(b"eval/id_exact_match" in file.read_bytes() for file in files)
+
+
+def test_wandb_without_a_key_logs_offline_instead_of_asking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    # So that what is set here is unset again.
+    for name in ("WANDB_MODE", "WANDB_DIR", "WANDB_PROJECT", "WANDB_RUN_ID", "WANDB_RESUME", "WANDB_SILENT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    prepare_trackers(["wandb"], tmp_path, "project")
+    assert os.environ["WANDB_MODE"] == "offline" and os.environ["WANDB_PROJECT"] == "project"
+    assert "wandb sync" in capsys.readouterr().out
+    del os.environ["WANDB_MODE"]
+    os.environ["WANDB_API_KEY"] = "0" * 40
+    prepare_trackers(["wandb"], tmp_path, "project")
+    assert "WANDB_MODE" not in os.environ
+    del os.environ["WANDB_API_KEY"]
