@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib.figure
-
-from pipeline import drawing
 from pipeline.files import write_bytes, write_text
+
+if TYPE_CHECKING:
+    import matplotlib.figure
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,8 @@ def write_page(
     folder: Path, title: str, parts: Sequence[Part], figures: Mapping[str, matplotlib.figure.Figure]
 ) -> None:
     """report.md, report.html and figures/ of a folder: all is drawn before anything is written, the pages last."""
+    from pipeline import drawing  # with matplotlib, which pages without figures need not wait for
+
     drawn = {name: (drawing.png(figure), drawing.svg(figure)) for name, figure in figures.items()}
     pages = {
         "report.md": as_markdown(parts),

@@ -241,7 +241,12 @@ def write_parquet(stored: StoredCorpus, folder: Path) -> None:
 def card(stored: StoredCorpus) -> str:
     """A dataset card that the Hub's viewer and `load_dataset` understand."""
     name = room_name(stored.corpus)
-    configs = "\n".join(f"      - split: {split}\n        path: {split}.parquet" for split in stored.sizes)
+    # All splits together, and each as a config of its own.
+    configs = "\n".join(
+        f"  - config_name: {config}\n    data_files:\n"
+        + "\n".join(f"      - split: {split}\n        path: {split}.parquet" for split in splits)
+        for config, splits in {"default": list(stored.sizes), **{split: [split] for split in stored.sizes}}.items()
+    )
     examples = []
     for split, size in stored.sizes.items():
         block = next(stored.blocks(split)).take(slice(0, 1))
@@ -250,8 +255,6 @@ def card(stored: StoredCorpus) -> str:
     parameters = "\n".join(f"- `{key}`: {value}" for key, value in stored.corpus.as_dict().items())
     return f"""---
 configs:
-  - config_name: default
-    data_files:
 {configs}
 task_categories: [text-generation]
 tags: [grokking, synthetic, reasoning]
