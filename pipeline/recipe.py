@@ -40,6 +40,7 @@ class Options(Parameters):
     max_eval_samples: int | None = param(
         None, "rows of each split used while training; the last evaluation takes all of them", ge=1
     )
+    fast: bool = param(True, "the training step of this pipeline; false: transformers' own, to compare with")
     stop_when: Literal["never", "grokked"] = param("never", "stop early once held-out exact match stays >= 0.99")
     stop_patience: int = param(3, "evaluations in a row that must be >= 0.99 before stopping", ge=1)
 

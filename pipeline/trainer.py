@@ -1,4 +1,4 @@
-"""The Trainer subclass: answer-only loss on rows that lie on the device, and all splits evaluated in one pass."""
+"""The Trainer subclass: what a run measures, logs and keeps, on top of the training step."""
 
 from __future__ import annotations
 
@@ -12,24 +12,22 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
 from pipeline import checkpoints
 from pipeline.callbacks.base import Callback
-from pipeline.data import IGNORED, AnswerPositions, Batch, RowOrder, Rows, loader, stack
+from pipeline.data import IGNORED, Batch, Rows, stack
 from pipeline.grokking import GrokTracker, match_key
 from pipeline.recipe import Recipe
+from pipeline.step import StepTrainer
 
 
-class GrokTrainer(Trainer):
+class GrokTrainer(StepTrainer):
     """Trains a language model on the answer tokens of a corpus and watches every split.
 
     `splits` maps names to rows, `held_out` names those that are not trained; `train` among them is the probe of the
     training rows. Callbacks, trackers, accelerate and DeepSpeed work as in the Trainer.
     """
-
-    model: Any
 
     def __init__(
         self,
@@ -42,16 +40,13 @@ class GrokTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         callbacks: Sequence[Callback] = (),
     ):
-        self.recipe = recipe
         self.held_out = held_out
         self.grok = GrokTracker()
         self.latest: dict[str, float] = {}  # what the last evaluation found,
         self.latest_step: int | None = None  # and at which step
-        super().__init__(model, args, processing_class=tokenizer, train_dataset=train_rows, eval_dataset=dict(splits))
+        super().__init__(model, args, recipe, train_rows, splits, tokenizer)
         self.remove_callback(PrinterCallback)
         self.splits = {name: rows.to(args.device) for name, rows in splits.items()}
-        self.train_rows = train_rows.to(args.device)
-        self.answer_positions = AnswerPositions(model.get_output_embeddings())
         for callback in callbacks:
             callback.attach(self)
 
@@ -77,83 +72,6 @@ class GrokTrainer(Trainer):
         """The weights of a checkpoint, to be measured and not trained further."""
         self._load_from_checkpoint(checkpoint)
         self.state.global_step = _step_of(checkpoint)
-
-    # Data
-
-    def get_train_dataloader(self) -> DataLoader[Batch]:
-        args = self.args
-        order = RowOrder(
-            len(self.train_rows),
-            args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            micro=args.train_batch_size,
-            rank=args.process_index,
-            ranks=args.world_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            updates_done=lambda: self.state.global_step,
-            device=args.device,
-        )
-        return loader(self.train_rows, order)
-
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int | torch.Tensor | None:
-        """Answer tokens in the whole global batch, by which every process divides its summed loss."""
-        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        if self.train_rows.same_answer is not None:
-            return rows * self.train_rows.same_answer
-        tokens = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batch_samples]).sum()
-        if self.args.world_size > 1:
-            dist.all_reduce(tokens)
-        return tokens
-
-    # Step
-
-    def training_step(
-        self, model: nn.Module, inputs: Batch, num_items_in_batch: int | torch.Tensor | None = None
-    ) -> torch.Tensor:
-        if not model.training:
-            model.train()
-        with self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-        # The loss is divided over the whole batch already, so DeepSpeed must not divide it by the accumulation again.
-        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
-        return loss.detach()
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: int | torch.Tensor | None = None,
-    ) -> Any:
-        """Cross-entropy, in float32, summed over this batch's answer tokens and divided by `num_items_in_batch`.
-
-        Multiplied by the number of processes, since gradients are averaged over them.
-        """
-        logits_BAV = self.answer_positions.logits(model, inputs)
-        labels = inputs["labels"].flatten()
-        total = F.cross_entropy(logits_BAV.float().flatten(0, 1), labels, ignore_index=IGNORED, reduction="sum")
-        items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = total * (self.args.world_size / items)
-        return (loss, {"logits": logits_BAV}) if return_outputs else loss
-
-    def floating_point_ops(self, inputs: Batch) -> int:
-        """Not counted: the Trainer's count walks over all parameters at every step, and counts pads."""
-        return 0
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        names = [name for name, _ in model.named_parameters()]
-        if not self.recipe.options.decay_norms_and_biases:
-            wanted = set(super().get_decay_parameter_names(model))
-            names = [name for name in names if name in wanted]
-        if not self.recipe.options.decay_embeddings:
-            embeddings = {
-                id(parameter)
-                for module in model.modules()
-                if isinstance(module, nn.Embedding)
-                for parameter in module.parameters()
-            }
-            parameters = dict(model.named_parameters())
-            names = [name for name in names if id(parameters[name]) not in embeddings]
-        return names
 
     # Evaluation
 
@@ -244,7 +162,7 @@ class GrokTrainer(Trainer):
     def _judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Which rows are right (B,), the loss (B, A), and whether the softmax is exactly 1 in float32 (B, A)."""
         labels_BA = batch["labels"]
-        logits_BAV = self.answer_positions.logits(self.model_wrapped, batch).float()
+        logits_BAV = self.logits(self.model_wrapped, batch).float()
         right_B = ((logits_BAV.argmax(-1) == labels_BA) | (labels_BA == IGNORED)).all(-1)
         loss_BA = F.cross_entropy(logits_BAV.transpose(1, 2), labels_BA, ignore_index=IGNORED, reduction="none")
         collapsed_BA = (logits_BAV - logits_BAV.amax(-1, keepdim=True)).exp().sum(-1) == 1

@@ -8,8 +8,8 @@ Each is built for a size and gives `window(steps)`: seconds per step over so man
 - `EagerLoop`: what a careful engineer writes by hand: rows on the device, batches by index, hidden states reduced to
   the answer positions before the head, fused AdamW, no logging.
 
-All clip gradients, have dropout 0.1, the learning rate of the recipe, and bf16 autocast on a GPU. GPT-2 is transformers'
-own with its own defaults, `gelu_new` among them.
+All clip gradients, have dropout 0.1, the learning rate of the recipe, and bf16 autocast on a GPU. GPT-2 is that of
+transformers with its own defaults, `gelu_new` among them.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Setting:
         return GPT2LMHeadModel(config).to(self.device)
 
     @cached_property
-    def labels_NT(self) -> torch.Tensor:
+    def labels(self) -> torch.Tensor:
         """The tokens where they are part of an answer, for the loss of transformers, which shifts them itself."""
         place_T = torch.arange(self.rows.tokens_NT.shape[1])
         start_N1, stop_N1 = self.rows.prompt_N[:, None], (self.rows.prompt_N + self.rows.answer_N)[:, None]
@@ -113,7 +113,7 @@ class Reference:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.1)
         missing = REFERENCE_LENGTH - setting.rows.tokens_NT.shape[1]
         tokens = F.pad(setting.rows.tokens_NT, (0, missing), value=REFERENCE_VOCABULARY - 1)
-        dataset = TensorDataset(tokens, F.pad(setting.labels_NT, (0, missing), value=IGNORED))
+        dataset = TensorDataset(tokens, F.pad(setting.labels, (0, missing), value=IGNORED))
         self.batches = self._endless(DataLoader(dataset, batch_size=setting.size.batch, shuffle=True))
 
     @staticmethod
@@ -204,7 +204,7 @@ class StockTrainer(_TrainerWindows):
         self.setting = setting
         dataset = [
             {"input_ids": tokens, "labels": labels}
-            for tokens, labels in zip(setting.rows.tokens_NT.tolist(), setting.labels_NT.tolist())
+            for tokens, labels in zip(setting.rows.tokens_NT.tolist(), setting.labels.tolist())
         ]
         arguments = TrainingArguments(
             output_dir=tempfile.mkdtemp(),
