@@ -39,14 +39,14 @@ def short_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     return model(input_ids=batch["input_ids"], answers=batch["positions"])
 
 
-def fast_logits(model: PreTrainedModel, sample: Rows) -> tuple[Logits, str | None]:
+def fast_logits(model: PreTrainedModel, sample: Rows, compiled: bool = False) -> tuple[Logits, str | None]:
     """The fastest way to the logits that gives what the model itself gives on a few rows, and why it is not ours.
 
     A model of another family, or one that changes what a block does, computes its hidden states itself; only its
     output projection is then limited to the answers.
     """
     head = AnswerPositions(model.get_output_embeddings())
-    if not install(model):
+    if not install(model, compiled):
         return head.logits, f"{type(model).__name__} is neither GPT-2 nor GPT-NeoX"
     batch = sample.to(model.device).__getitems__(torch.arange(len(sample), device=model.device))
     was_training = model.training
@@ -60,23 +60,46 @@ def fast_logits(model: PreTrainedModel, sample: Rows) -> tuple[Logits, str | Non
     return short_logits, None
 
 
-def install(model: PreTrainedModel) -> bool:
+def install(model: PreTrainedModel, compiled: bool = False) -> bool:
     """Lets `model(input_ids=..., answers=...)` return logits (B, A, V); without `answers` the model is as it was.
 
-    The way goes through the model's and the blocks' own `forward`, so that DDP, DeepSpeed and activation checkpointing
-    wrap them as usual. Returns False, and leaves the model alone, when it is of another family.
+    The way goes through the model's and the blocks' own `forward`, so that DDP and DeepSpeed wrap them as usual.
+    `compiled`: training goes through torch.compile. Returns False, and leaves the model alone, when it is of another
+    family.
     """
+    block: Callable[..., torch.Tensor]
     if isinstance(model, GPT2LMHeadModel):
         _extend(model, _gpt2)
-        for number in range(len(model.transformer.h)):
-            _extend(model.transformer.h[number], _gpt2_block)
+        stack, block = model.transformer.h, _gpt2_block
     elif isinstance(model, GPTNeoXForCausalLM):
         _extend(model, _gpt_neox)
-        for layer in model.gpt_neox.layers:
-            _extend(layer, _gpt_neox_block)
+        stack, block = model.gpt_neox.layers, _gpt_neox_block
     else:
         return False
+    # All blocks share what is compiled for one of them.
+    way = Compiled(block) if compiled else block
+    for number in range(len(stack)):  # iterating over a looped stack gives its blocks several times
+        _extend(stack[number], way)
     return True
+
+
+class Compiled:
+    """The forward of a block that training runs compiled, and evaluation, whose batches have other shapes, as it is."""
+
+    def __init__(self, forward: Callable[..., torch.Tensor]):
+        self.forward = forward
+        self.compiled: Callable[..., torch.Tensor] | None = torch.compile(forward, dynamic=False)
+
+    def __call__(self, block: nn.Module, *inputs: Any, **kwargs: Any) -> torch.Tensor:
+        if self.compiled is None or not block.training:
+            return self.forward(block, *inputs, **kwargs)
+        try:
+            return self.compiled(block, *inputs, **kwargs)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            self.compiled = None
+            lines = [line for line in str(error).splitlines() if line.strip()]
+            print(f"the step is not compiled: {lines[0] if lines else type(error).__name__}", flush=True)
+            return self.forward(block, *inputs, **kwargs)
 
 
 def _extend(module: nn.Module, ours: Callable[..., torch.Tensor]) -> None:

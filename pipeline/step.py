@@ -48,7 +48,9 @@ class StepTrainer(Trainer):
         self.logits: Logits = stock_logits
         # Activation checkpointing recomputes the blocks' own forward, and is for rows that are not short.
         if recipe.options.fast and not recipe.training.keys() & {"activation_checkpointing", "gradient_checkpointing"}:
-            self.logits, reason = fast_logits(model, self.train_rows.first(4))
+            # Written in the recipe, torch_compile is accelerate's, on any device.
+            compiled = args.device.type == "cuda" and "torch_compile" not in recipe.training
+            self.logits, reason = fast_logits(model, self.train_rows.first(4), compiled)
             self._note("the model's own forward is used", reason)
         self.has_own_loop = recipe.options.fast
         if recipe.options.fast:
