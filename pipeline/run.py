@@ -142,8 +142,10 @@ def train(trainer: GrokTrainer) -> None:
     else:
         trainer.args.eval_on_start = checkpoint is None
         trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.writer.wait()
     if trainer.state.global_step not in Manifest.load(path).kept:
         trainer.keep_step(trainer.latest)
+        trainer.writer.wait()
 
 
 def finish(trainer: GrokTrainer) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from pipeline.data import IGNORED, Batch, Rows, stack
 from pipeline.grokking import GrokTracker, match_key
 from pipeline.recipe import Recipe
 from pipeline.step import StepTrainer
+from pipeline.writer import Writer
 
 
 class GrokTrainer(StepTrainer):
@@ -44,6 +46,10 @@ class GrokTrainer(StepTrainer):
         self.grok = GrokTracker()
         self.latest: dict[str, float] = {}  # what the last evaluation found,
         self.latest_step: int | None = None  # and at which step
+        self.writer = Writer()
+        self.spent = {"evaluation": 0.0, "saving": 0.0}  # seconds for which training waited
+        self._began = time.perf_counter()
+        self._stacked: dict[int | None, tuple[Rows, torch.Tensor]] = {}
         super().__init__(model, args, recipe, train_rows, splits, tokenizer)
         self.remove_callback(PrinterCallback)
         self.splits = {name: rows.to(args.device) for name, rows in splits.items()}
@@ -68,6 +74,10 @@ class GrokTrainer(StepTrainer):
         grokked = options.stop_when == "grokked" and self.grok.streak >= options.stop_patience
         return grokked or _step_of(checkpoint) >= self.total_steps
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self._began, self.spent = time.perf_counter(), dict.fromkeys(self.spent, 0.0)
+        return super().train(*args, **kwargs)
+
     def load_weights(self, checkpoint: str) -> None:
         """The weights of a checkpoint, to be measured and not trained further."""
         self._load_from_checkpoint(checkpoint)
@@ -87,7 +97,8 @@ class GrokTrainer(StepTrainer):
         self.latest = self._measure(metric_key_prefix, self.recipe.options.max_eval_samples)
         self.latest_step = self.state.global_step
         self.grok.update(self.state.global_step, self.latest)
-        self.log(self.latest)
+        self.spent["evaluation"] += self.latest[f"{metric_key_prefix}_seconds"]
+        self.log({**self.latest, **self.shares()})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, self.latest)
         return self.latest
 
@@ -102,10 +113,14 @@ class GrokTrainer(StepTrainer):
 
     @torch.no_grad()
     def _measure(self, prefix: str, most: int | None) -> dict[str, float]:
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize()  # steps that are under way are no part of the time it takes
         started = time.perf_counter()
         was_training = self.model.training
         self.model.eval()
-        rows, split_N = stack([part.first(most) if most else part for part in self.splits.values()])
+        if most not in self._stacked:
+            self._stacked[most] = stack([part.first(most) if most else part for part in self.splits.values()])
+        rows, split_N = self._stacked[most]
         sums_S4 = self._sums(rows, split_N).tolist()
         self.model.train(was_training)
         metrics: dict[str, float] = {}
@@ -172,27 +187,61 @@ class GrokTrainer(StepTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer, but with no history in its state: metrics.jsonl has it, and every save would rewrite it."""
+        self.writer.check()
         super().log(logs, start_time)
         self.state.log_history.clear()
 
     def keep_step(self, metrics: Mapping[str, float]) -> None:
-        """Keeps the weights of this step for ever, as a folder for `from_pretrained`; all processes must call it."""
+        """Keeps the weights of this step for ever, as a folder for `from_pretrained`; all processes must call it.
+
+        The weights are copied, and written while training goes on; an error in writing is raised by the next log.
+        """
+        started = time.perf_counter()
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
+        weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else self.model.state_dict()
         if self.is_world_process_zero():
-            save = partial(self.accelerator.unwrap_model(self.model).save_pretrained, state_dict=weights)
+            copy, whole = self.writer.copy(weights)
             matches = {
                 key: value for key, value in metrics.items() if key.startswith("eval_") and key != "eval_seconds"
             }
-            checkpoints.keep(self.recipe.output_dir, self.state.global_step, save, matches)
+            self.writer.start(
+                partial(
+                    _write, self.accelerator.unwrap_model(self.model), copy, whole,
+                    self.recipe.output_dir, self.state.global_step, matches,
+                )
+            )  # fmt: skip
+        self.spent["saving"] += time.perf_counter() - started
+
+    def shares(self) -> dict[str, float]:
+        """The share of the time since training began that training waited for evaluation and for saving."""
+        passed = time.perf_counter() - self._began
+        return {f"{what}_share": seconds / passed for what, seconds in self.spent.items()}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """A resumable checkpoint, sealed with its hashes once it is whole; the oldest ones go only then."""
+        """A resumable checkpoint, sealed with its hashes once it is whole; the oldest ones go only then.
+
+        Kept steps before it are on the disk by then, since who resumes from it will not write them again.
+        """
+        started = time.perf_counter()
         super()._save_checkpoint(model, trial)
+        self.writer.wait()
         if self.args.world_size > 1:
             dist.barrier()
         if self.is_world_process_zero():
             checkpoints.seal(self.recipe.output_dir, self.state.global_step, self.recipe.training["save_total_limit"])
+        self.spent["saving"] += time.perf_counter() - started
+
+
+def _write(
+    model: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    whole: Callable[[], None],
+    run: Path,
+    step: int,
+    metrics: Mapping[str, float],
+) -> None:
+    whole()
+    checkpoints.keep(run, step, partial(model.save_pretrained, state_dict=weights), metrics)
 
 
 def _step_of(checkpoint: str) -> int:
