@@ -13,13 +13,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from pipeline.capture import Captured, why_not_captured
 from pipeline.data import IGNORED, Batch, RowOrder, Rows, loader
 from pipeline.forward import Logits, fast_logits, stock_logits
+from pipeline.gradients import attach, check_sharding, token_losses
 from pipeline.recipe import Recipe
 
 
@@ -52,6 +52,7 @@ class StepTrainer(Trainer):
             compiled = args.device.type == "cuda" and "torch_compile" not in recipe.training
             self.logits, reason = fast_logits(model, self.train_rows.first(4), compiled)
             self._note("the model's own forward is used", reason)
+        check_sharding(recipe.options, self.is_deepspeed_enabled or self.is_fsdp_enabled)
         self.has_own_loop = recipe.options.fast
         if recipe.options.fast:
             obstacle = self._obstacle()
@@ -124,13 +125,13 @@ class StepTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
     ) -> Any:
-        """Cross-entropy, in float32, summed over this batch's answer tokens and divided by `num_items_in_batch`.
+        """The recipe's loss, summed over this batch's answer tokens and divided by `num_items_in_batch`.
 
         Multiplied by the number of processes, since gradients are averaged over them.
         """
         logits_BAV = self.logits(model, inputs)
-        labels = inputs["labels"].flatten()
-        total = F.cross_entropy(logits_BAV.float().flatten(0, 1), labels, ignore_index=IGNORED, reduction="sum")
+        labels = inputs["labels"]
+        total = token_losses(logits_BAV, labels, self.recipe.options.loss).sum()
         items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = total * (self.args.world_size / items)
         return (loss, {"logits": logits_BAV}) if return_outputs else loss
@@ -155,7 +156,14 @@ class StepTrainer(Trainer):
             names = [name for name in names if id(parameters[name]) not in embeddings]
         return names
 
-    # Loop
+    # Optimizer
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Any:
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(model)
+        if is_new:
+            attach(optimizer, self.recipe.options)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         # Accelerate's wrapper looks for packages on the disk at every step; the loop below steps what is inside it.
@@ -165,6 +173,8 @@ class StepTrainer(Trainer):
     def _optimizer(self) -> Any:
         """The optimizer without accelerate's wrapper."""
         return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    # Loop
 
     def _run_epoch(
         self,

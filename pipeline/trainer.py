@@ -12,12 +12,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
 from pipeline import checkpoints
 from pipeline.callbacks.base import Callback
 from pipeline.data import IGNORED, Batch, Rows, stack
+from pipeline.gradients import token_losses
 from pipeline.grokking import GrokTracker, match_key
 from pipeline.recipe import Recipe
 from pipeline.step import StepTrainer
@@ -179,7 +179,7 @@ class GrokTrainer(StepTrainer):
         labels_BA = batch["labels"]
         logits_BAV = self.logits(self.model_wrapped, batch).float()
         right_B = ((logits_BAV.argmax(-1) == labels_BA) | (labels_BA == IGNORED)).all(-1)
-        loss_BA = F.cross_entropy(logits_BAV.transpose(1, 2), labels_BA, ignore_index=IGNORED, reduction="none")
+        loss_BA = token_losses(logits_BAV, labels_BA, self.recipe.options.loss)
         collapsed_BA = (logits_BAV - logits_BAV.amax(-1, keepdim=True)).exp().sum(-1) == 1
         return right_B, loss_BA, collapsed_BA
 
