@@ -237,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m pipeline.sweep",
         usage="python -m pipeline.sweep RECIPE --key value,value,... [--key value ...] [--jobs N] [--slurm OPTIONS]",
         description=(__doc__ or "").partition("\n")[0],
-        epilog="Lists and quoted texts are one value each: --checkpoints.every [[100,null]] --optim_args \"'a=1,b=2'\".",
+        epilog="A list or a quoted text is one value: --checkpoints.every [[100,null]] --optim_args \"'a=1,b=2'\".",
         allow_abbrev=False,
     )
     parser.add_argument("recipe", help="what --key value overrides, as in python -m pipeline.run")
