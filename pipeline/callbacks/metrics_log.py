@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipeline.callbacks.base import Callback
-from pipeline.history import METRICS, read_history
+from pipeline.history import METRICS, last_line
 
 
 @dataclass
@@ -37,7 +37,7 @@ class MetricsLog(Callback):
 
     def _open(self, run: Path) -> TextIO:
         if self._file is None:
-            past = read_history(run)
-            self._started = time.monotonic() - (past[-1]["seconds"] if past else 0.0)
+            past = last_line(run)
+            self._started = time.monotonic() - (past["seconds"] if past else 0.0)
             self._file = (run / METRICS).open("a", encoding="utf-8")
         return self._file
