@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import new_folder, sha256, sync, writing
+from pipeline.history import METRICS
 from pipeline.manifest import Entry, Manifest, add
 from pipeline.parameters import ParameterError, Parameters, param
 
@@ -94,6 +95,8 @@ def seal(run: Path, step: int, most: int | None, facts: dict[str, dict[str, Any]
     `facts` are those of its files where they are known already.
     """
     path = f"checkpoint-{step}"
+    if (run / METRICS).exists():  # a run that resumes here has logged what came before
+        sync(run / METRICS)
     for folder in [*(file for file in (run / path).rglob("*") if file.is_dir()), run / path, run]:
         sync(folder)
     facts = facts_of(run / path, files_of(run / path)) if facts is None else facts

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,17 @@ def lines_backwards(path: Path, block: int = 1 << 16) -> Iterator[tuple[int, byt
             yield 0, tail
 
 
+def append(file: FileIO, content: bytes) -> None:
+    """Adds all of it to an unbuffered file, or nothing."""
+    size = file.seek(0, os.SEEK_END)
+    try:
+        if file.write(content) != len(content):  # how a disk says that it has just become full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+    except OSError:
+        file.truncate(size)
+        raise
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A draft folder that becomes `path`, replacing what was there, when the block ends without an error."""
@@ -126,7 +138,7 @@ def writing(path: Path) -> Iterator[None]:
         reason = refusal(error, path)
         if reason is None:
             raise
-        raise DiskError(f"{path} cannot be written: {reason}") from error
+        raise DiskError(f"{getattr(error, 'filename', None) or path}: {reason}") from error
 
 
 def refusal(error: BaseException, path: Path) -> str | None:

@@ -12,7 +12,6 @@ of an abandoned branch of this one, does not fit in.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import hashlib
 import json
 import os
@@ -22,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.files import lines_backwards, sha256, write_json, writing
+from pipeline.files import append, lines_backwards, sha256, write_json, writing
 
 MANIFEST = "manifest.json"
 FOLDERS = {"kept": "steps/step{}", "pruned": "steps/step{}", "resumable": "checkpoint-{}"}
@@ -175,7 +174,9 @@ def add(run: Path, tier: str, step: int, entry: Entry, gone: Iterable[int] = ())
             json.dumps({"tier": tier, "step": number, "tip": tip, "at": at, "entry": facts})
             for tier, number, facts in changes
         ]
-        _append(journal, "".join(f"{line}\n" for line in lines).encode())
+        with open(journal, "ab", buffering=0) as file:
+            append(file, "".join(f"{line}\n" for line in lines).encode())
+            os.fsync(file.fileno())
 
 
 def _tip(run: Path, journal: Path) -> tuple[str, int]:
@@ -185,19 +186,6 @@ def _tip(run: Path, journal: Path) -> tuple[str, int]:
         return facts["tip"], facts["at"]
     chain = Manifest.load(run).chain()
     return (chain[max(chain)].link, max(chain)) if chain else ("", -1)
-
-
-def _append(path: Path, content: bytes) -> None:
-    """Adds to a file all of it or nothing, and waits until it is on the disk."""
-    with open(path, "ab", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        try:
-            if file.write(content) != len(content):  # what else a full disk says
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
 
 
 def journals(run: Path) -> list[tuple[int, Path]]:

@@ -17,10 +17,10 @@ if not __package__:  # started as a script: Python has put pipeline/ on the path
 
 from pipeline import folder, usage
 from pipeline.arguments import training_arguments
-from pipeline.files import REFUSALS, DiskError, write_text
+from pipeline.files import DiskError, write_text, writing
 from pipeline.grokking import PROBE
 from pipeline.history import read_lines
-from pipeline.lock import RunLock
+from pipeline.lock import LOCK, RunLock
 from pipeline.manifest import Manifest
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
@@ -67,9 +67,7 @@ def _main(argv: list[str]) -> int:
         if _is_first():
             print(f"\nstopped by {stop.name}; the same command goes on from the last checkpoint", file=sys.stderr)
         return stop.status
-    except OSError as error:
-        if not isinstance(error, DiskError) and error.errno not in REFUSALS:
-            raise
+    except DiskError as error:
         print(f"{error}; nothing that was saved is lost, and the same command goes on from there", file=sys.stderr)
         return 1
 
@@ -81,9 +79,12 @@ def _is_first() -> bool:
 def run(recipe: Recipe) -> int:
     """Trains what the recipe says, from the start or from where an earlier run of it stopped, and reports."""
     if folder.is_finished(recipe, folder.open_run(recipe)):
+        if (recipe.output_dir / LOCK).exists() and _is_first():
+            with RunLock(recipe.output_dir):  # of a process that was killed after its last word; or it is still there
+                pass
         print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
         return 0
-    with RunLock(recipe.output_dir) if _is_first() else nullcontext():
+    with writing(recipe.output_dir), RunLock(recipe.output_dir) if _is_first() else nullcontext():
         try:
             trainer = prepare(recipe)
         except ParameterError as error:

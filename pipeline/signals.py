@@ -85,8 +85,8 @@ class Agreement:
     go beyond the step that it is in; the last step promised is where all of them stop.
     """
 
-    def __init__(self, rank: int, ranks: int, store: Any):
-        self.rank, self.ranks, self._store = rank, ranks, store
+    def __init__(self, rank: int, ranks: int, store: Any, request: Request = REQUEST):
+        self.rank, self.ranks, self._store, self._request = rank, ranks, store, request
         self._step = 0
         self._hold: int | None = None
         self._last: int | None = None
@@ -120,8 +120,8 @@ class Agreement:
     def _listen(self) -> None:
         store = self._store
         while not self._over.wait(POLL):
-            if REQUEST.number is not None:
-                store.set("stop", str(REQUEST.name))
+            if self._request.name:
+                store.set("stop", self._request.name)
             if store.check(["stop"]):
                 with self._lock:
                     self._hold = self._step + 1  # the step it is in, or about to be in
