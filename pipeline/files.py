@@ -149,7 +149,7 @@ def refusal(error: BaseException, path: Path) -> str | None:
     for number in REFUSALS:
         if f"os error {number})" in text or os.strerror(number) in text:
             return os.strerror(number)
-    if "PytorchStreamWriter" in text or "inline_container" in text:
+    if any(word in text for word in ("PytorchStreamWriter", "inline_container", "iostream error")):
         return os.strerror(errno.ENOSPC) if _is_full(path) else "writing failed"
     return None
 

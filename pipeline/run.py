@@ -84,7 +84,7 @@ def run(recipe: Recipe) -> int:
                 pass
         print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
         return 0
-    with writing(recipe.output_dir), RunLock(recipe.output_dir) if _is_first() else nullcontext():
+    with RunLock(recipe.output_dir) if _is_first() else nullcontext(), writing(recipe.output_dir):
         try:
             trainer = prepare(recipe)
         except ParameterError as error:
