@@ -7,6 +7,7 @@ python -m pipeline.run --help
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ if not __package__:  # started as a script: Python has put pipeline/ on the path
 
 from pipeline import folder, usage
 from pipeline.arguments import training_arguments
+from pipeline.engines import UNIVERSAL, prepare_engine, regrouped
 from pipeline.files import DiskError, write_text, writing
 from pipeline.grokking import PROBE
 from pipeline.history import read_lines
@@ -128,6 +130,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    prepare_engine(recipe.training)
     args = training_arguments(recipe.training, recipe.batches(int(os.environ.get("WORLD_SIZE", 1))))
     with args.main_process_first(desc="corpus"):
         try:
@@ -183,7 +186,9 @@ def train(trainer: GrokTrainer) -> None:
         trainer.load_weights(checkpoint)
     else:
         trainer.args.eval_on_start = checkpoint is None
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint and regrouped(trainer, checkpoint))
+        if trainer.is_world_process_zero():
+            shutil.rmtree(path / UNIVERSAL, ignore_errors=True)
     if trainer.failure or trainer.stopped_by:
         return
     if trainer.state.global_step not in Manifest.load(path).kept:
