@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -18,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from pipeline import checkpoints
 from pipeline.callbacks.base import Callback
 from pipeline.data import IGNORED, AnswerPositions, Batch, RowOrder, Rows, loader, stack
+from pipeline.files import DiskError, writing
 from pipeline.grokking import GrokTracker, match_key
 from pipeline.recipe import Recipe
 
@@ -47,6 +52,9 @@ class GrokTrainer(Trainer):
         self.grok = GrokTracker()
         self.latest: dict[str, float] = {}  # what the last evaluation found,
         self.latest_step: int | None = None  # and at which step
+        self.losses: deque[tuple[int, torch.Tensor]] = deque(maxlen=10_000)  # of this process since the last log
+        self.failure: str | None = None  # why training cannot go on
+        self.stopped_by: str | None = None  # the signal after which it was saved and ended
         super().__init__(model, args, processing_class=tokenizer, train_dataset=train_rows, eval_dataset=dict(splits))
         self.remove_callback(PrinterCallback)
         self.splits = {name: rows.to(args.device) for name, rows in splits.items()}
@@ -115,6 +123,7 @@ class GrokTrainer(Trainer):
             loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         # The loss is divided over the whole batch already, so DeepSpeed must not divide it by the accumulation again.
         self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+        self.losses.append((self.state.global_step + 1, loss.detach()))
         return loss.detach()
 
     def compute_loss(
@@ -261,7 +270,7 @@ class GrokTrainer(Trainer):
         """Keeps the weights of this step for ever, as a folder for `from_pretrained`; all processes must call it."""
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
         weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
-        if self.is_world_process_zero():
+        if self.is_world_process_zero() and not self.failure:
             save = partial(self.accelerator.unwrap_model(self.model).save_pretrained, state_dict=weights)
             matches = {
                 key: value for key, value in metrics.items() if key.startswith("eval_") and key != "eval_seconds"
@@ -270,11 +279,54 @@ class GrokTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """A resumable checkpoint, sealed with its hashes once it is whole; the oldest ones go only then."""
-        super()._save_checkpoint(model, trial)
+        if self.failure or not self.weights_are_finite():
+            self.fail()
+            return
+        run, step = self.recipe.output_dir, self.state.global_step
+        folder = run / f"checkpoint-{step}"
+        try:
+            with writing(folder):
+                super()._save_checkpoint(model, trial)
+                if self.args.world_size > 1:
+                    dist.barrier()
+                facts = self._hash_together(folder)
+                if self.is_world_process_zero():
+                    checkpoints.seal(run, step, self.recipe.training["save_total_limit"], facts)
+        except DiskError:
+            shutil.rmtree(folder, ignore_errors=True)  # it is worth nothing, and the disk may be full
+            raise
+
+    def _hash_together(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Hash and size of every file of a checkpoint, each process taking a share of them."""
+        ranks = self.args.world_size
+        if ranks == 1:
+            return checkpoints.facts_of(folder, checkpoints.files_of(folder))
+        names = broadcast_object_list([checkpoints.files_of(folder)])[0]
+        facts = checkpoints.facts_of(folder, names[self.args.process_index :: ranks])
+        parts: list[Any] = [None] * ranks
+        dist.all_gather_object(parts, facts)
+        return dict(sorted(item for part in parts for item in part.items()))
+
+    def weights_are_finite(self) -> bool:
+        """Whether every weight on every process is; under ZeRO-3 each process looks at its share."""
+        weights = [getattr(weight, "ds_tensor", weight).detach() for weight in self.model.parameters()]
+        bad = (~torch.stack(torch._foreach_norm(weights)).isfinite().all()).float()
         if self.args.world_size > 1:
-            dist.barrier()
-        if self.is_world_process_zero():
-            checkpoints.seal(self.recipe.output_dir, self.state.global_step, self.recipe.training["save_total_limit"])
+            dist.all_reduce(bad)
+        return not bad
+
+    def fail(self) -> None:
+        """Ends training without saving, and names the step whose loss was the first that is not finite.
+
+        All processes must call it.
+        """
+        bad = [step for step, loss in self.losses if not loss.isfinite()]
+        first = torch.tensor(min(bad, default=self.state.global_step), device=self.args.device)
+        if self.args.world_size > 1:
+            dist.all_reduce(first, dist.ReduceOp.MIN)
+        self.failure = self.failure or f"the loss is not finite at step {first.item()}"
+        self.control.should_training_stop = True
+        self.control.should_save = self.control.should_evaluate = False
 
 
 def _step_of(checkpoint: str) -> int:
