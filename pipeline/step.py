@@ -7,6 +7,7 @@ against that in the tests.
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,7 @@ class StepTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
     ):
         self.recipe = recipe
+        self.losses: deque[tuple[int, torch.Tensor]] = deque(maxlen=10_000)  # of this process since the last log
         super().__init__(model, args, processing_class=tokenizer, train_dataset=train_rows, eval_dataset=dict(splits))
         self.train_rows = train_rows.to(args.device)
         self.notes: list[str] = []
@@ -116,6 +118,7 @@ class StepTrainer(Trainer):
             loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         # The loss is divided over the whole batch already, so DeepSpeed must not divide it by the accumulation again.
         self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
+        self.losses.append((self.state.global_step + 1, loss.detach()))
         return loss.detach()
 
     def compute_loss(
@@ -220,6 +223,8 @@ class StepTrainer(Trainer):
             else:
                 loss, norm = self._captured(rows_B, lambda rows: self._update(model, weights, rows))
             self._tr_loss += loss
+            # A graph writes its next loss over this one.
+            self.losses.append((state.global_step + 1, loss if self._captured is None else loss.clone()))
             rate = self._get_learning_rate()
             self.lr_scheduler.step()
             state.global_step += 1

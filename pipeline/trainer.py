@@ -1,30 +1,25 @@
-"""The Trainer subclass: what a run measures, logs and keeps, on top of the training step."""
+"""The Trainer subclass of runs: what is measured and logged, on top of saving and of the training step."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
-from pipeline import checkpoints
 from pipeline.callbacks.base import Callback
 from pipeline.data import IGNORED, Batch, Rows, stack
 from pipeline.gradients import token_losses
 from pipeline.grokking import GrokTracker, match_key
 from pipeline.recipe import Recipe
-from pipeline.step import StepTrainer
-from pipeline.writer import Writer
+from pipeline.saving import SavingTrainer
 
 
-class GrokTrainer(StepTrainer):
+class GrokTrainer(SavingTrainer):
     """Trains a language model on the answer tokens of a corpus and watches every split.
 
     `splits` maps names to rows, `held_out` names those that are not trained; `train` among them is the probe of the
@@ -46,9 +41,6 @@ class GrokTrainer(StepTrainer):
         self.grok = GrokTracker()
         self.latest: dict[str, float] = {}  # what the last evaluation found,
         self.latest_step: int | None = None  # and at which step
-        self.writer = Writer()
-        self.spent = {"evaluation": 0.0, "saving": 0.0}  # seconds for which training waited
-        self._began = time.perf_counter()
         self._stacked: dict[int | None, tuple[Rows, torch.Tensor]] = {}
         super().__init__(model, args, recipe, train_rows, splits, tokenizer)
         self.remove_callback(PrinterCallback)
@@ -73,10 +65,6 @@ class GrokTrainer(StepTrainer):
         options = self.recipe.options
         grokked = options.stop_when == "grokked" and self.grok.streak >= options.stop_patience
         return grokked or _step_of(checkpoint) >= self.total_steps
-
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        self._began, self.spent = time.perf_counter(), dict.fromkeys(self.spent, 0.0)
-        return super().train(*args, **kwargs)
 
     def load_weights(self, checkpoint: str) -> None:
         """The weights of a checkpoint, to be measured and not trained further."""
@@ -183,65 +171,13 @@ class GrokTrainer(StepTrainer):
         collapsed_BA = (logits_BAV - logits_BAV.amax(-1, keepdim=True)).exp().sum(-1) == 1
         return right_B, loss_BA, collapsed_BA
 
-    # Logging and saving
+    # Logging
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer, but with no history in its state: metrics.jsonl has it, and every save would rewrite it."""
         self.writer.check()
         super().log(logs, start_time)
         self.state.log_history.clear()
-
-    def keep_step(self, metrics: Mapping[str, float]) -> None:
-        """Keeps the weights of this step for ever, as a folder for `from_pretrained`; all processes must call it.
-
-        The weights are copied, and written while training goes on; an error in writing is raised by the next log.
-        """
-        started = time.perf_counter()
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else self.model.state_dict()
-        if self.is_world_process_zero():
-            copy, whole = self.writer.copy(weights)
-            matches = {
-                key: value for key, value in metrics.items() if key.startswith("eval_") and key != "eval_seconds"
-            }
-            self.writer.start(
-                partial(
-                    _write, self.accelerator.unwrap_model(self.model), copy, whole,
-                    self.recipe.output_dir, self.state.global_step, matches,
-                )
-            )  # fmt: skip
-        self.spent["saving"] += time.perf_counter() - started
-
-    def shares(self) -> dict[str, float]:
-        """The share of the time since training began that training waited for evaluation and for saving."""
-        passed = time.perf_counter() - self._began
-        return {f"{what}_share": seconds / passed for what, seconds in self.spent.items()}
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """A resumable checkpoint, sealed with its hashes once it is whole; the oldest ones go only then.
-
-        Kept steps before it are on the disk by then, since who resumes from it will not write them again.
-        """
-        started = time.perf_counter()
-        super()._save_checkpoint(model, trial)
-        self.writer.wait()
-        if self.args.world_size > 1:
-            dist.barrier()
-        if self.is_world_process_zero():
-            checkpoints.seal(self.recipe.output_dir, self.state.global_step, self.recipe.training["save_total_limit"])
-        self.spent["saving"] += time.perf_counter() - started
-
-
-def _write(
-    model: PreTrainedModel,
-    weights: dict[str, torch.Tensor],
-    whole: Callable[[], None],
-    run: Path,
-    step: int,
-    metrics: Mapping[str, float],
-) -> None:
-    whole()
-    checkpoints.keep(run, step, partial(model.save_pretrained, state_dict=weights), metrics)
 
 
 def _step_of(checkpoint: str) -> int:
