@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.checkpoints import Manifest
 from pipeline.circuits.base import Analysis, Pairs
 from pipeline.corpora.base import Draws
 from pipeline.folder import RECIPE
+from pipeline.manifest import Manifest
 from pipeline.neighbours import Neighbours
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError

@@ -1,15 +1,27 @@
-"""Files that are whole or absent: hashes, and writing beside the place and renaming into it."""
+"""Files that are whole or absent, also after a power cut: hashes, writing beside the place and renaming into it."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import Any
+
+# What the machine, and not the program, has against writing a file.
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+
+
+class DiskError(OSError):
+    """A file could not be written, in one line that says which and why."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def sha256(path: Path) -> str:
@@ -21,6 +33,22 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sync(path: Path) -> None:
+    """Waits until a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """The same of a folder with all that is in it."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes or replaces a file in one step."""
     write_bytes(path, text.encode())
@@ -29,15 +57,53 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes or replaces a file in one step."""
     draft = path.with_name(f".{path.name}.draft")
-    with open(draft, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
+    try:
+        with open(draft, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def lines_backwards(path: Path, block: int = 1 << 16) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file from the last to the first, each with the offset at which it begins.
+
+    A last one without a line break, as a crash leaves it, comes as it is.
+    """
+    with open(path, "rb") as file:
+        begin, tail = file.seek(0, os.SEEK_END), b""
+        while begin:
+            size = min(block, begin)
+            begin -= size
+            file.seek(begin)
+            content = file.read(size) + tail
+            end = len(content)
+            # Up to the first line break of the block, which ends a line that begins before it.
+            while (cut := content.rfind(b"\n", 0, end - 1)) >= 0:
+                yield begin + cut + 1, content[cut + 1 : end]
+                end = cut + 1
+            tail = content[:end]
+        if tail:
+            yield 0, tail
+
+
+def append(file: FileIO, content: bytes) -> None:
+    """Adds all of it to an unbuffered file, or nothing."""
+    size = file.seek(0, os.SEEK_END)
+    try:
+        if file.write(content) != len(content):  # how a disk says that it has just become full
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+    except OSError:
+        file.truncate(size)
+        raise
 
 
 @contextmanager
@@ -49,7 +115,46 @@ def new_folder(path: Path) -> Iterator[Path]:
     draft.mkdir()
     try:
         yield draft
+        sync_tree(draft)
         shutil.rmtree(path, ignore_errors=True)
         os.rename(draft, path)
+        sync(path.parent)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a failure to write `path`, by whatever library, into a DiskError.
+
+    Libraries in C++ and Rust have exceptions of their own: torch says only that writing failed, safetensors gives the
+    system's words.
+    """
+    try:
+        yield
+    except DiskError:
+        raise
+    except Exception as error:
+        reason = refusal(error, path)
+        if reason is None:
+            raise
+        raise DiskError(f"{getattr(error, 'filename', None) or path}: {reason}") from error
+
+
+def refusal(error: BaseException, path: Path) -> str | None:
+    """The system's words on why `path` could not be written, or None where the error is of another kind."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno) if error.errno in REFUSALS else None
+    text = str(error)
+    for number in REFUSALS:
+        if f"os error {number})" in text or os.strerror(number) in text:
+            return os.strerror(number)
+    if any(word in text for word in ("PytorchStreamWriter", "inline_container", "iostream error")):
+        return os.strerror(errno.ENOSPC) if _is_full(path) else "writing failed"
+    return None
+
+
+def _is_full(path: Path) -> bool:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return shutil.disk_usage(path).free < 1 << 20

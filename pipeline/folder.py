@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from pipeline import checkpoints
-from pipeline.checkpoints import Manifest
 from pipeline.environment import describe_environment
 from pipeline.files import new_folder, write_json, write_text
 from pipeline.history import rewind_history
+from pipeline.lock import LOCK
+from pipeline.manifest import Manifest
 from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe
 from pipeline.store import INDEX, StoredCorpus, write_parquet
@@ -27,7 +28,8 @@ def open_run(recipe: Recipe) -> Manifest:
         RecipeError: when the folder holds something else, or a run of another recipe; then with the differing keys.
     """
     folder = recipe.output_dir
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    # A start that was killed before it had a recipe leaves a lock and drafts.
+    if not folder.exists() or (folder.is_dir() and all(_is_scrap(path) for path in folder.iterdir())):
         return Manifest()
     if not (folder / RECIPE).is_file():
         raise RecipeError("output_dir", f"{folder} exists and is not a run folder; choose another with --output_dir")
@@ -63,11 +65,18 @@ def write_description(recipe: Recipe, stored: StoredCorpus) -> None:
     write_json(folder / ENVIRONMENT, [*starts, describe_environment()])
 
 
-def go_back(folder: Path) -> tuple[str | None, list[dict[str, Any]]]:
-    """The newest whole checkpoint (None: start anew) and the metrics up to it, once what came later is forgotten."""
+def _is_scrap(path: Path) -> bool:
+    return path.name == LOCK or (path.name.startswith(".") and ".draft" in path.name)
+
+
+def go_back(folder: Path) -> str | None:
+    """The newest whole checkpoint (None: start anew), once what came later, and what a crash has left, is gone."""
     manifest = Manifest.load(folder)
     step, passed_over = checkpoints.newest_good(folder, manifest)
     for line in passed_over:
         print(line)
     checkpoints.rewind(folder, manifest, step)
-    return (None if step is None else str(folder / f"checkpoint-{step}")), rewind_history(folder, step)
+    rewind_history(folder, step)
+    for path in [*folder.glob(".*.draft*"), *folder.glob("circuits/*/.*.draft")]:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    return None if step is None else str(folder / f"checkpoint-{step}")

@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from pipeline.checkpoints import MANIFEST, Manifest
 from pipeline.folder import CORPUS, ENVIRONMENT, RECIPE
 from pipeline.grokking import PROBE, GrokTracker, match_key
 from pipeline.history import Series, read_series
+from pipeline.manifest import MANIFEST, Manifest
 from pipeline.reading import RecipeError
 from pipeline.store import INDEX
 

@@ -7,7 +7,9 @@ python -m pipeline.run --help
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,23 +18,40 @@ if not __package__:  # started as a script: Python has put pipeline/ on the path
 
 from pipeline import folder, usage
 from pipeline.arguments import training_arguments
-from pipeline.checkpoints import Manifest
+from pipeline.engines import UNIVERSAL, prepare_engine, regrouped
+from pipeline.files import DiskError, write_text, writing
 from pipeline.grokking import PROBE
+from pipeline.history import read_lines
+from pipeline.lock import LOCK, RunLock
+from pipeline.manifest import Manifest
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.rooms import load, room_name
+from pipeline.signals import SAVED, Stopped, stop_signals
 
 if TYPE_CHECKING:
     from pipeline.trainer import GrokTrainer
 
 # Callbacks of every run; a recipe's `callbacks:` block sets their parameters, or adds others.
-CALLBACKS = ("metrics_log", "weight_norm", "stop", "keep_steps", "progress")
+# `finite` comes first: what is not a number is neither kept nor saved.
+CALLBACKS = ("finite", "metrics_log", "weight_norm", "stop", "keep_steps", "progress", "preemption")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a recipe. Returns the exit status: 0 done, 2 a mistake in the recipe, 130 interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
+    """Runs a recipe. Returns the exit status.
+
+    0 done; 1 training failed, or the disk refused; 2 a mistake in the recipe; 75 stopped by a signal with everything
+    saved, so that the same command goes on; 128 and the signal's number, stopped at once by a second signal. Launchers
+    make a 1 of them all: the first process also writes the status to the file that GROKLAB_STATUS names.
+    """
+    status = _main(sys.argv[1:] if argv is None else argv)
+    if "GROKLAB_STATUS" in os.environ and _is_first():
+        write_text(Path(os.environ["GROKLAB_STATUS"]), f"{status}\n")
+    return status
+
+
+def _main(argv: list[str]) -> int:
     try:
         if usage.wants_help(argv):
             print(usage.help_text(argv))
@@ -40,30 +59,58 @@ def main(argv: list[str] | None = None) -> int:
         path, overrides = usage.split_words(argv)
         if path is None:
             raise RecipeError("command line", "no recipe; name one, such as recipes/quickstart.yaml")
-        return run(read_recipe(path, overrides))
+        with stop_signals():
+            return run(read_recipe(path, overrides))
     except RecipeError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of a machine find the same
             print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command resumes from the last checkpoint", file=sys.stderr)
-        return 130
+    except Stopped as stop:
+        if _is_first():
+            print(f"\nstopped by {stop.name}; the same command goes on from the last checkpoint", file=sys.stderr)
+        return stop.status
+    except DiskError as error:
+        print(f"{error}; nothing that was saved is lost, and the same command goes on from there", file=sys.stderr)
+        return 1
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def run(recipe: Recipe) -> int:
     """Trains what the recipe says, from the start or from where an earlier run of it stopped, and reports."""
-    manifest = folder.open_run(recipe)
-    if folder.is_finished(recipe, manifest):
+    if folder.is_finished(recipe, folder.open_run(recipe)):
+        if (recipe.output_dir / LOCK).exists() and _is_first():
+            with RunLock(recipe.output_dir):  # of a process that was killed after its last word; or it is still there
+                pass
         print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
         return 0
+    with RunLock(recipe.output_dir) if _is_first() else nullcontext(), writing(recipe.output_dir):
+        try:
+            trainer = prepare(recipe)
+        except ParameterError as error:
+            raise recipe.located(error) from None
+        train(trainer)
+        if trainer.failure or trainer.stopped_by:
+            leave_group(trainer)
+            if _is_first():
+                print(_ending(trainer), file=sys.stderr)
+            return 1 if trainer.failure else SAVED
+        finish(trainer)
+        return 0
 
-    try:
-        trainer = prepare(recipe)
-    except ParameterError as error:
-        raise recipe.located(error) from None
-    train(trainer)
-    finish(trainer)
-    return 0
+
+def _ending(trainer: GrokTrainer) -> str:
+    """Why training ended early, and what the same command would do."""
+    path, step = trainer.recipe.output_dir, trainer.state.global_step
+    if trainer.stopped_by:
+        return f"stopped by {trainer.stopped_by} after step {step}, saved in {path}; the same command goes on"
+    last = max(Manifest.load(path).resumable, default=None)
+    good = f"checkpoint-{last} in {path}" if last is not None else "none"
+    return (
+        f"{trainer.failure}; the last good checkpoint: {good}. A lower learning_rate or max_grad_norm, or bf16: false"
+    )
 
 
 def prepare(recipe: Recipe) -> GrokTrainer:
@@ -83,6 +130,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    prepare_engine(recipe.training)
     args = training_arguments(recipe.training, recipe.batches(int(os.environ.get("WORLD_SIZE", 1))))
     with args.main_process_first(desc="corpus"):
         try:
@@ -108,7 +156,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
 
 
 def announcement(trainer: GrokTrainer, checkpoint: str | None) -> str:
-    """What is about to be trained, in three lines, before the first step."""
+    """What is about to be trained, in three lines before the first step, and what keeps it from being fast."""
     recipe, args = trainer.recipe, trainer.args
     sizes = ", ".join(f"{split} {len(rows):,}" for split, rows in trainer.splits.items() if split != "train")
     weights = sum(weight.numel() for weight in trainer.model.parameters())
@@ -116,10 +164,13 @@ def announcement(trainer: GrokTrainer, checkpoint: str | None) -> str:
     if args.world_size * args.gradient_accumulation_steps > 1:
         batch += f" = {args.world_size} x {args.gradient_accumulation_steps} x {args.train_batch_size}"
     begin = f"resumes after step {checkpoint.rpartition('-')[2]}" if checkpoint else "starts"
-    return (
-        f"{recipe.name}: {begin} in {recipe.output_dir}, {trainer.total_steps:,} steps of {batch} on {args.device}\n"
-        f"corpus {room_name(recipe.corpus)}: train {len(trainer.train_rows):,} rows; {sizes}\n"
-        f"model {room_name(recipe.model)}: {weights:,} parameters, {trainer.model.config.vocab_size:,} tokens"
+    return "\n".join(
+        (
+            f"{recipe.name}: {begin} in {recipe.output_dir}, {trainer.total_steps:,} steps of {batch} on {args.device}",
+            f"corpus {room_name(recipe.corpus)}: train {len(trainer.train_rows):,} rows; {sizes}",
+            f"model {room_name(recipe.model)}: {weights:,} parameters, {trainer.model.config.vocab_size:,} tokens",
+            *trainer.notes,
+        )
     )
 
 
@@ -127,20 +178,32 @@ def train(trainer: GrokTrainer) -> None:
     """Trains from the newest whole checkpoint, or from the start, until the last step is kept."""
     from accelerate.utils import broadcast_object_list
 
-    path = trainer.recipe.output_dir
-    start = [folder.go_back(path) if trainer.is_world_process_zero() else None]
-    checkpoint, history = broadcast_object_list(start)[0]
-    for line in history:
-        trainer.grok.update(line["step"], line)
+    path, checkpoint = trainer.recipe.output_dir, None
     if trainer.is_world_process_zero():
+        checkpoint = folder.go_back(path)
+        for line in read_lines(path, "_exact_match"):
+            trainer.grok.update(line["step"], line)
         print(announcement(trainer, checkpoint), flush=True)
+    checkpoint, trainer.grok = broadcast_object_list([checkpoint, trainer.grok])
     if trainer.is_done(checkpoint):
         trainer.load_weights(checkpoint)
     else:
         trainer.args.eval_on_start = checkpoint is None
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer.train(resume_from_checkpoint=checkpoint and regrouped(trainer, checkpoint))
+        if trainer.is_world_process_zero():
+            shutil.rmtree(path / UNIVERSAL, ignore_errors=True)
+    if trainer.failure or trainer.stopped_by:
+        return
     if trainer.state.global_step not in Manifest.load(path).kept:
         trainer.keep_step(trainer.latest)
+        trainer.writer.wait()
+
+
+def leave_group(trainer: GrokTrainer) -> None:
+    """Ends what binds the processes; those that leave without a word abort each other at times."""
+    if trainer.args.world_size > 1:
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()
 
 
 def finish(trainer: GrokTrainer) -> None:
@@ -152,10 +215,7 @@ def finish(trainer: GrokTrainer) -> None:
     trainer.evaluate_every_row()
     if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):  # a model in parts cannot decode alone
         trainer.check_by_decoding()
-    if trainer.args.world_size > 1:
-        # The first process goes on alone. Processes that leave their group without a word abort each other at times.
-        trainer.accelerator.wait_for_everyone()
-        trainer.accelerator.end_training()
+    leave_group(trainer)  # the first process goes on alone
     if trainer.is_world_process_zero():
         for _ in explain(path, trainer.recipe.circuits, trainer.args.device):
             pass

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.checkpoints import KeepSchedule, Manifest, keep, main, newest_good, rewind, seal
+from pipeline.checkpoints import KeepSchedule, keep, newest_good, rewind, seal
+from pipeline.manifest import Manifest
 from pipeline.parameters import ParameterError
+from pipeline.upkeep import main
 
 
 def write_weights(text: str = "weights") -> object:

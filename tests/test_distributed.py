@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 
 import pytest
 
 from pipeline.history import read_history
-from tests.tiny import COMPOSITION, ROOT, run_here, run_process, write_recipe
+from tests.tiny import COMPOSITION, ROOT, free_port, run_here, run_process, write_recipe
 
 # Without dropout, whose random numbers depend on how the batch is divided.
 TEXT = COMPOSITION.replace("dropout: 0.1", "dropout: 0.0")
@@ -38,11 +37,8 @@ def test_micro_batches_train_the_same(whole: Path) -> None:
 
 
 def test_two_processes_train_the_same(whole: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
     run = whole / "two"
     words = [str(ROOT / "pipeline" / "run.py"), str(whole / "tiny.yaml"), "--output_dir", str(run), "--use_cpu", "true"]
     result = run_process(*launch, *words)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.checkpoints import Entry, Manifest
 from pipeline.explain import choose_steps, main, read_table
+from pipeline.manifest import Entry, Manifest
 from pipeline.models.gpt2 import Gpt2
 from pipeline.weights import load_weights
 from tests.tiny import COMPOSITION, run_here, write_recipe

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from pipeline.checkpoints import Manifest
 from pipeline.history import read_history
+from pipeline.manifest import Manifest
 from tests.tiny import COMPOSITION, RECIPE, ROOT, run_here, run_process, write_recipe
 
 FINAL = "steps/step24/model.safetensors"

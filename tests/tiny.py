@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +53,10 @@ def run_process(*command: str, cwd: Path | None = None, **environment: str) -> s
     return subprocess.run(
         [sys.executable, *command], cwd=cwd or ROOT, env=env, capture_output=True, text=True, timeout=300
     )
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -6,18 +6,20 @@ import json
 import math
 import time
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from pipeline.callbacks.base import Callback
-from pipeline.history import METRICS, read_history
+from pipeline.files import append
+from pipeline.history import METRICS, last_line
 
 
 @dataclass
 class MetricsLog(Callback):
     """Appends `{"step", "seconds", ...}` to the run folder; seconds count training time over all restarts."""
 
-    _file: TextIO | None = field(default=None, init=False, repr=False)
+    _file: FileIO | None = field(default=None, init=False, repr=False)
     _started: float = field(default=0.0, init=False, repr=False)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -32,12 +34,11 @@ class MetricsLog(Callback):
         finite = {
             key: value if not isinstance(value, float) or math.isfinite(value) else None for key, value in line.items()
         }
-        file.write(json.dumps(finite) + "\n")
-        file.flush()
+        append(file, (json.dumps(finite) + "\n").encode())
 
-    def _open(self, run: Path) -> TextIO:
+    def _open(self, run: Path) -> FileIO:
         if self._file is None:
-            past = read_history(run)
-            self._started = time.monotonic() - (past[-1]["seconds"] if past else 0.0)
-            self._file = (run / METRICS).open("a", encoding="utf-8")
+            past = last_line(run)
+            self._started = time.monotonic() - (past["seconds"] if past else 0.0)
+            self._file = FileIO(run / METRICS, "a")
         return self._file

@@ -26,7 +26,7 @@ from rich.text import Text
 
 from pipeline.callbacks.base import Callback
 from pipeline.grokking import THRESHOLD, match_key
-from pipeline.history import read_history
+from pipeline.history import read_lines
 from pipeline.parameters import param
 from pipeline.wording import duration
 
@@ -63,7 +63,7 @@ class Progress(Callback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._quiet = self.style == "off" or not state.is_world_process_zero
         self._began, self._first_step = time.monotonic(), state.global_step
-        for line in read_history(Path(args.output_dir)):  # of a run that is resumed
+        for line in read_lines(Path(args.output_dir), match_key("train")):  # of a run that is resumed
             self._extend(line)
         if self._quiet or self.style == "plain" or (self.style == "auto" and not self._console.is_terminal):
             return

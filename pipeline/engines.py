@@ -1,0 +1,102 @@
+"""What engines need beside their configuration, and going on with another number of processes."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from pipeline.reading import RecipeError
+
+if TYPE_CHECKING:
+    from pipeline.trainer import GrokTrainer
+
+UNIVERSAL = ".universal.draft"  # where a ZeRO checkpoint is regrouped; a start removes what a crash has left of it
+
+
+def is_asked(engine: str) -> bool:
+    """Whether the launcher was told to use DEEPSPEED or FSDP."""
+    return os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ("true", "1", "yes", "on")
+
+
+def prepare_engine(training: Mapping[str, Any]) -> None:
+    """What must be set before a process group is made.
+
+    What a run folder holds is loaded as tensors and plain values, never as pickled code, by whatever library: torch is
+    told so for the whole process, since DeepSpeed asks it for the opposite.
+
+    Raises:
+        RecipeError: when the engine that was asked for would silently not be used.
+    """
+    import torch
+
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    on_cpu = bool(training.get("use_cpu")) or not torch.cuda.is_available()
+    if on_cpu and (is_asked("FSDP") or training.get("fsdp")):
+        raise RecipeError("fsdp", "accelerate has none on CPU, and would train without it; choose zero3 or multi_gpu")
+    if on_cpu and is_asked("DEEPSPEED") and is_asked("CPU"):
+        raise RecipeError("ACCELERATE_USE_CPU", "accelerate leaves DeepSpeed out when it is set; write --use_cpu true")
+    if is_asked("DEEPSPEED") or training.get("deepspeed"):
+        import deepspeed.ops
+        from deepspeed.runtime.fp16.loss_scaler import LossScaler
+        from deepspeed.runtime.zero.config import ZeroStageEnum
+        from deepspeed.utils.tensor_fragment import fragment_address
+
+        torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
+        # DeepSpeed calls by their old names what torch 2.13 has renamed, and is told so at every step.
+        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
+        if on_cpu:
+            # It would compile an extension, for a minute and where there is a compiler; gloo does without.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def regrouped(trainer: GrokTrainer, checkpoint: str) -> str:
+    """A checkpoint for this number of processes: itself, or for ZeRO the same state divided anew.
+
+    All processes must call it.
+
+    Raises:
+        RecipeError: under ZeRO-3, of which DeepSpeed's universal checkpoints lose the optimizer's step.
+    """
+    if not trainer.is_deepspeed_enabled:
+        return checkpoint
+    step = int(checkpoint.rpartition("-")[2])
+    folder = Path(checkpoint) / f"global_step{step}"
+    shards, now = len(list(folder.glob("*_optim_states.pt"))), trainer.args.world_size
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    if shards == now:
+        return checkpoint
+    if not shards:
+        raise RecipeError("output_dir", f"{checkpoint} was not saved under DeepSpeed; go on as the run was started")
+    if plugin.zero_stage == 3:
+        raise RecipeError(
+            "output_dir",
+            f"{checkpoint} was saved by {shards} processes under ZeRO-3, whose optimizer state cannot be divided "
+            f"exactly among {now}; go on with {shards}, or write the run anew with zero2",
+        )
+    new = Path(checkpoint).parent / UNIVERSAL / Path(checkpoint).name
+    if trainer.is_world_process_zero():
+        _convert(folder, new)
+    trainer.accelerator.wait_for_everyone()
+    plugin.hf_ds_config.config["checkpoint"] = {"load_universal": True}
+    return str(new)
+
+
+def _convert(folder: Path, new: Path) -> None:
+    """DeepSpeed's conversion, into a folder of its own beside links to what the checkpoint has otherwise."""
+    from deepspeed.checkpoint.ds_to_universal import main
+
+    new.mkdir(parents=True, exist_ok=True)
+    for path in folder.parent.iterdir():
+        if path != folder and path.name != "latest":
+            (new / path.name).symlink_to(path.resolve())
+    places = {"input_folder": str(folder), "output_folder": str(new / folder.name)}
+    options = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False, "strict": True}
+    with redirect_stdout(io.StringIO()):
+        main(SimpleNamespace(**places, **options, inject_missing_state=True))
+    (new / "latest_universal").write_text(folder.name)

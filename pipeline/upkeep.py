@@ -1,0 +1,142 @@
+"""What a person does with the steps of a run: look at them, verify them, delete some. See `pipeline.checkpoints`."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from pipeline.checkpoints import KeepSchedule, unlisted
+from pipeline.lock import RunLock
+from pipeline.manifest import MANIFEST, Entry, Manifest
+from pipeline.reading import RecipeError
+
+COMMANDS = {
+    "list": "the kept steps with their sizes and exact matches, and the checkpoints that training can resume from",
+    "show": "one step: what was measured there, its files with their hashes, and the step before it",
+    "verify": "hash every file again, and look for steps that are missing or of another run; exit status 1 when any is",
+    "prune": "delete the weights of kept steps; what was measured there stays",
+}
+
+
+def verify(run: Path) -> Iterator[tuple[str, str | None]]:
+    """Each listed folder with what is wrong with it, None where nothing is; then what is missing, or not listed."""
+    manifest = Manifest.load(run)
+    foreign = manifest.breaks()
+    for tier in (manifest.kept, manifest.resumable):
+        for step in sorted(tier):
+            entry = tier[step]
+            yield entry.path, entry.damage(run) or foreign.pop(entry.path, None)
+    yield from sorted(foreign.items())  # entries of steps that were pruned
+    for step in _missing(run, manifest):
+        yield f"steps/step{step}", "is missing: the recipe keeps this step, and the manifest does not list it"
+    for path in unlisted(run, manifest):
+        yield str(path.relative_to(run)), "is not in the manifest: torn, or not written by this run"
+
+
+def _missing(run: Path, manifest: Manifest) -> list[int]:
+    """Steps up to the newest one that the recipe's schedule names and that are not there."""
+    recipe = run / "recipe.yaml"
+    if not recipe.is_file():
+        return []
+    block = yaml.safe_load(recipe.read_text()).get("checkpoints") or {}
+    schedule = KeepSchedule(**{**block, "every": tuple((every, until) for every, until in block.get("every", ()))})
+    last = max([*manifest.kept, *manifest.pruned, *manifest.resumable], default=-1)
+    return sorted(step for step in schedule.steps(last) if step <= last and step not in manifest.chain())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.checkpoints", description="The weights a run has kept.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("run", type=Path, metavar="RUN")
+        if name == "show":
+            command.add_argument("step", type=int, metavar="STEP")
+        if name == "prune":
+            words = "all, last, log (one for each third of an octave), or numbers such as 0,1000; the others go"
+            command.add_argument("--keep", required=True, metavar="STEPS", help=words)
+            command.add_argument("--dry-run", action="store_true", help="only say what would go")
+    chosen = parser.parse_args(arguments)
+    if not (chosen.run / MANIFEST).is_file():
+        print(f"{chosen.run}: is not a run folder: it has no {MANIFEST}", file=sys.stderr)
+        return 2
+    try:
+        if chosen.command == "prune":
+            return _prune(chosen.run, chosen.keep, chosen.dry_run)
+        if chosen.command == "show":
+            return _show(chosen.run, chosen.step)
+        return _list(chosen.run) if chosen.command == "list" else _verify(chosen.run)
+    except (RecipeError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _megabytes(entry: Entry) -> float:
+    return sum(facts["bytes"] for facts in entry.files.values()) / 1e6
+
+
+def _list(run: Path) -> int:
+    manifest = Manifest.load(run)
+    for step, entry in manifest.chain().items():
+        matches = "  ".join(
+            f"{key.removeprefix('eval_').removesuffix('_exact_match')} {value:.3f}"
+            for key, value in entry.metrics.items()
+            if key.endswith("_exact_match")
+        )
+        size = "pruned" if step in manifest.pruned else f"{_megabytes(entry):.1f} MB"
+        print(f"step{step:<10} {size:>11}  {matches}")
+    for step in sorted(manifest.resumable):
+        print(f"checkpoint-{step} can be resumed from")
+    return 0
+
+
+def _show(run: Path, step: int) -> int:
+    manifest = Manifest.load(run)
+    chain = manifest.chain()
+    if step not in chain:
+        raise RecipeError("show", f"step {step} was not kept; kept are {', '.join(map(str, chain)) or 'none'}")
+    entry = chain[step]
+    before = max((number for number in chain if number < step), default=None)
+    print(f"{entry.path}{' (pruned: its weights were deleted)' if step in manifest.pruned else ''}")
+    print(f"after {'nothing: it is the first' if before is None else f'step{before}'}; link {entry.link}")
+    for key, value in entry.metrics.items():
+        print(f"  {key:<40} {value:.6g}")
+    for name, facts in entry.files.items():
+        print(f"  {name:<40} {facts['bytes']:>14,} bytes  sha256 {facts['sha256']}")
+    return 0
+
+
+def _verify(run: Path) -> int:
+    found = list(verify(run))
+    for path, damage in found:
+        print(f"{path}: {damage or 'ok'}")
+    bad = sum(damage is not None for _, damage in found)
+    print(f"{len(found) - bad} of {len(found)} folders are as they were written")
+    return 1 if bad else 0
+
+
+def _prune(run: Path, keep: str, is_rehearsal: bool) -> int:
+    from pipeline.explain import choose_steps
+
+    with RunLock(run):
+        manifest = Manifest.load(run)
+        if any(not word.strip().isdigit() for word in keep.split(",")) and keep not in ("all", "last", "log"):
+            raise RecipeError("--keep", f"{keep!r} is none of all, last, log, or numbers such as 0,1000")
+        going = sorted(manifest.kept.keys() - set(choose_steps(manifest, keep)))
+        size = sum(_megabytes(manifest.kept[step]) for step in going)
+        folders = [run / manifest.kept[step].path for step in going]
+        if not is_rehearsal:
+            # Off the list first: what a crash then leaves is a folder that is not listed, not one that is missing.
+            for step in going:
+                manifest.pruned[step] = manifest.kept.pop(step)
+            manifest.save(run)
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+    word = "would go" if is_rehearsal else "deleted"
+    print(f"{len(going)} steps {word}, {size:.1f} MB: {', '.join(map(str, going)) or 'none'}")
+    return 0

@@ -1,0 +1,83 @@
+"""Two runs on one folder: the second is refused, unless the first is gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+
+import pytest
+
+from pipeline import lock
+from pipeline.lock import LOCK, RunLock
+from pipeline.reading import RecipeError
+from tests.kills import Runner, join
+from tests.test_signals import ENDLESS, wait_for_step
+from tests.tiny import run_here, write_recipe
+
+
+def test_a_second_run_is_refused_with_the_first_one_s_host_and_pid(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = write_recipe(tmp_path, ENDLESS)
+    (process,) = Runner(recipe).start(tmp_path / "run")
+    wait_for_step(tmp_path / "run", 1)
+    assert run_here(recipe) == 2
+    message = capsys.readouterr().err
+    assert f"is in use by pid {process.pid} on {platform.node()}; wait for it, or choose another" in message
+    assert message.count("\n") == 1
+    # Killed, it leaves a lock that no longer holds.
+    process.kill()
+    join([process])
+    assert (tmp_path / "run" / LOCK).exists()
+    assert run_here(recipe, "--max_steps", "24") == 0
+    assert f"the lock of pid {process.pid} on {platform.node()} is stale" in capsys.readouterr().out
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def other_machine(run: Path, beat: int = 7) -> None:
+    run.mkdir(exist_ok=True)
+    facts = {"host": "node7", "pid": 4711, "boot": "another", "beat": beat}
+    (run / LOCK).write_text(json.dumps(facts))
+
+
+def test_another_machine_s_lock_that_stands_still_is_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+    monkeypatch.setattr(lock, "PATIENCE", 0.12)
+    other_machine(tmp_path / "run")
+    with RunLock(tmp_path / "run"):
+        assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == os.getpid()
+    out = capsys.readouterr().out
+    assert "was held by pid 4711 on node7; watching" in out and "is stale" in out
+
+
+def test_another_machine_s_lock_that_counts_on_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+    monkeypatch.setattr(lock, "PATIENCE", 0.12)
+    other_machine(tmp_path / "run")
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: other_machine(tmp_path / "run", beat=8))
+    with pytest.raises(RecipeError, match="in use by pid 4711 on node7"), RunLock(tmp_path / "run"):
+        pass
+
+
+def test_the_owner_counts_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    with RunLock(tmp_path / "run") as held:
+        while held._facts["beat"] < 3:
+            pass
+        assert lock.json_of(tmp_path / "run" / LOCK)["boot"]
+        with pytest.raises(RecipeError, match=f"in use by pid {os.getpid()}"), RunLock(tmp_path / "run"):
+            pass
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_start_that_was_killed_before_it_had_a_recipe_can_be_repeated(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / LOCK).touch()
+    (run / ".recipe.yaml.draft").write_text("corp")
+    assert run_here(write_recipe(tmp_path)) == 0
+    assert not (run / ".recipe.yaml.draft").exists()
