@@ -26,6 +26,7 @@ from pipeline.policy import (
     HELP,
     KINDS,
     NO_DEFAULT,
+    OURS,
     REFUSED,
     REFUSED_VALUES,
     REMOVED,
@@ -197,6 +198,11 @@ def check(training: dict[str, Any]) -> None:
             raise ParameterError(key, f"{path}: no such file; write the path of a JSON file, or a block")
     if training.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
         raise ParameterError("deepspeed", "is not installed; pip install 'groklab[deepspeed]'")
+    repository = training.get("hub_model_id")
+    if training.get("push_to_hub") and not repository:
+        raise ParameterError("hub_model_id", "is missing beside push_to_hub; write user/name")
+    if repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
+        raise ParameterError("hub_model_id", f"{repository!r} is not user/name")
     _check_trackers(training.get("report_to") or "none")
 
 
@@ -225,6 +231,8 @@ def training_arguments(training: Mapping[str, Any], batches: Mapping[str, int]) 
     from transformers.utils import is_torch_bf16_gpu_available
 
     values = {**training, **batches, **FIXED}
+    for key in OURS:
+        values.pop(key, None)
     values["save_total_limit"] = None  # checkpoints.seal rotates, and only over checkpoints that are whole
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         values.pop("ddp_backend", None)  # which would ask for a process group

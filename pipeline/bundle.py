@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 
 from pipeline import cards
-from pipeline.checkpoints import MANIFEST, Entry, Manifest
 from pipeline.folder import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
 from pipeline.history import METRICS
+from pipeline.manifest import MANIFEST, Entry, Manifest
 from pipeline.remote import HubError, Source
 from pipeline.results import Results
 from pipeline.store import INDEX
@@ -53,7 +53,9 @@ def revisions(run: Results, steps: list[int], repo: str, data: str | None) -> di
             **_weights(run.path, manifest.kept[max(manifest.kept)]),
             **recipe,
             **figures,
-            MANIFEST: _json(dataclasses.asdict(Manifest(manifest.kept, {}, manifest.finished))),
+            MANIFEST: _json(
+                dataclasses.asdict(Manifest(manifest.kept, pruned=manifest.pruned, finished=manifest.finished))
+            ),
             METRICS: run.path / METRICS,
             ENVIRONMENT: _json([{key: start[key] for key in start if key != "host"} for start in run.starts]),
             INDEX: run.path / CORPUS / INDEX,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +171,13 @@ def _prompt(run: Results) -> str:
     for split in (*run.held_out, "train"):
         file = run.path / "corpus" / f"{split}.parquet"
         if file.exists():
-            return str(next(pq.ParquetFile(file).iter_batches(1, columns=["prompt"]))["prompt"][0])
+            prompt = str(next(pq.ParquetFile(file).iter_batches(1, columns=["prompt"]))["prompt"][0])
+            model = run.recipe["model"]
+            if model.get("vocabulary") != "text":
+                return prompt
+            words = (word.strip("<>") for word in re.findall(r"<[^<>]+>|[^<>\s]+", prompt))
+            template = str(model["templates"]["default"]).removesuffix("{answer}").rstrip()
+            return template.format(prompt=prompt, **{f"p{place}": word for place, word in enumerate(words)})
     return "..."
 
 

@@ -6,7 +6,7 @@ answer tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -50,6 +50,14 @@ class Rows(Dataset[Batch]):
         """Answer tokens of every row; None where rows differ."""
         return self.longest_answer if int(self.answer_N.min()) == self.longest_answer else None
 
+    def renamed(self, ids: Sequence[int]) -> Rows:
+        """The same rows where token i is called ids[i]."""
+        return Rows(torch.tensor(ids)[self.tokens_NT], self.prompt_N, self.answer_N)
+
+    def whole(self) -> Rows:
+        """The same rows with every token but the first as the answer, to train on all of them."""
+        return Rows(self.tokens_NT, torch.ones_like(self.prompt_N), self.prompt_N + self.answer_N - 1)
+
     def first(self, most: int) -> Rows:
         return Rows(self.tokens_NT[:most], self.prompt_N[:most], self.answer_N[:most])
 
@@ -76,6 +84,20 @@ def stack(parts: Sequence[Rows]) -> tuple[Rows, torch.Tensor]:
     rows = Rows(torch.cat(tokens), *(torch.cat(lengths) for lengths in zip(*((p.prompt_N, p.answer_N) for p in parts))))
     sizes = torch.tensor([len(part) for part in parts], device=rows.tokens_NT.device)
     return rows, torch.arange(len(parts), device=sizes.device).repeat_interleave(sizes)
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """The rows of several splits below each other."""
+    return stack(parts)[0]
+
+
+def from_lists(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]]) -> Rows:
+    """Rows from token ids of prompts and of their answers, on the CPU."""
+    lengths = torch.tensor([(len(prompt), len(answer)) for prompt, answer in zip(prompts, answers)])
+    tokens_NT = torch.zeros(len(prompts), int(lengths.sum(1).max()), dtype=torch.int64)
+    for row_T, prompt, answer in zip(tokens_NT, prompts, answers):
+        row_T[: len(prompt) + len(answer)] = torch.tensor([*prompt, *answer])
+    return Rows(tokens_NT, *(column.contiguous() for column in lengths.T))
 
 
 def load_rows(stored: StoredCorpus, split: str, most: int | None = None, seed: int = 0) -> Rows:
@@ -113,6 +135,21 @@ def check_rows(recipe: Recipe, rows: Rows) -> None:
         raise ParameterError(
             "model.n_positions", f"{recipe.model.max_length} is too few for rows of {longest} tokens; >= {longest}"
         )
+
+
+def check_held_out(train: Rows, held_out: Mapping[str, Rows]) -> None:
+    """Whether prompts that differ in the corpus still do in the tokens of the model, by their text.
+
+    Raises:
+        ParameterError: when a held-out prompt reads like one that is trained.
+    """
+    trained = {tuple(row[:length]) for row, length in zip(train.tokens_NT.tolist(), train.prompt_N.tolist())}
+    for split, rows in held_out.items():
+        same = [tuple(row[:n]) in trained for row, n in zip(rows.tokens_NT.tolist(), rows.prompt_N.tolist())]
+        if any(same):
+            raise ParameterError(
+                "model.templates", f"{sum(same):,} of {len(same):,} prompts of {split} read as prompts of train do"
+            )
 
 
 def permutation(n: int, seed: int, epoch: int) -> torch.Tensor:

@@ -42,9 +42,9 @@ def explain(run: Path, analyses: Mapping[str, Analysis], device: Any = "cpu") ->
     recipe = read_recipe(run / RECIPE)
     stored = build(recipe.corpus)
     manifest = Manifest.load(run)
-    model = recipe.model.build(len(stored.tokens)).to(device).eval()
+    model = recipe.model.for_corpus(stored).to(device).eval()
     for name, analysis in analyses.items():
-        pairs = make_pairs(stored, analysis)
+        pairs = make_pairs(stored, analysis).renamed(recipe.model.token_ids(stored))
         for step in choose_steps(manifest, analysis.steps):
             path = run / CIRCUITS / name / f"step{step}.parquet"
             if not path.exists():
@@ -79,6 +79,8 @@ def check_analyses(recipe: Recipe, stored: StoredCorpus) -> None:
     Raises:
         ParameterError: when one names a split that the corpus lacks, or a step that will not be kept.
     """
+    if recipe.circuits:
+        recipe.model.token_ids(stored)
     for name, analysis in recipe.circuits.items():
         key = f"circuits.{name}"
         if analysis.split not in stored.sizes:

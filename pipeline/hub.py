@@ -21,11 +21,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.bundle import CARD, MAIN, revisions
-from pipeline.checkpoints import MANIFEST, Manifest
 from pipeline.explain import choose_steps
 from pipeline.files import new_folder, sha256, write_json
 from pipeline.folder import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
 from pipeline.history import METRICS
+from pipeline.manifest import MANIFEST, Manifest
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
 from pipeline.remote import HubError, Remote, Source, digest
@@ -169,6 +169,8 @@ def pull(repo: str, path: Path, *, steps: str = "all") -> Iterator[str]:
                         raise HubError(f"{repo}, step{step}: {name} has another sha256 than the manifest says")
             yield f"step{step}: {size(sum(facts['bytes'] for facts in entry.files.values()))}"
         got.kept[step] = entry
+        # The others are known by their hashes and not here, like those that were pruned.
+        got.pruned = {number: kept for number, kept in manifest.chain().items() if number not in got.kept}
         got.save(path)
 
 

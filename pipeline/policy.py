@@ -20,7 +20,7 @@ _LOADER = "rows lie on the device and are taken by index, so there is no data lo
 _LENGTHS = "a batch is a slice of a seeded permutation of all rows"
 _EVALUATION = "all splits are measured on the device in one pass"
 _BEST = "no step is the best one: all that the checkpoints block names are kept"
-_HUB = "training does not push to the Hub"
+_HUB = "push_to_hub sends every kept step at the end of a run; python -m pipeline.hub push does so at any time"
 _LIGER = "it has no kernels for GPT-2 and GPT-NeoX"
 # Keys of TrainingArguments that would be ignored or do harm here: each with the reason.
 REFUSED = {
@@ -48,8 +48,6 @@ REFUSED = {
     "fp16_full_eval": "a model is measured as it is trained",
     "greater_is_better": _BEST,
     "hub_always_push": _HUB,
-    "hub_model_id": _HUB,
-    "hub_private_repo": _HUB,
     "hub_revision": _HUB,
     "hub_strategy": _HUB,
     "hub_token": "a secret has no place in a recipe; run hf auth login",
@@ -65,7 +63,6 @@ REFUSED = {
     "optim_target_modules": "it belongs to optimizers that are not for recipes",
     "parallelism_config": "it cannot be written in YAML; use an accelerate config",
     "prediction_loss_only": _EVALUATION,
-    "push_to_hub": _HUB,
     "restore_callback_states_from_checkpoint": "callbacks find their state in the run folder",
     "resume_from_checkpoint": "rerunning the same command resumes",
     "save_on_each_node": "checkpoints lie on one file system",
@@ -110,9 +107,9 @@ REMOVED = {
     "past_index": "leave it out",
     "per_gpu_eval_batch_size": "write per_device_eval_batch_size",
     "per_gpu_train_batch_size": "write per_device_train_batch_size",
-    "push_to_hub_model_id": f"leave it out; {_HUB}",
-    "push_to_hub_organization": f"leave it out; {_HUB}",
-    "push_to_hub_token": f"leave it out; {_HUB}",
+    "push_to_hub_model_id": "write hub_model_id: user/name",
+    "push_to_hub_organization": "write hub_model_id: organization/name",
+    "push_to_hub_token": "leave it out; run hf auth login",
     "ray_scope": "leave it out",
     "save_safetensors": "leave it out; weights are always safetensors",
     "tokenizer": "leave it out; the corpus brings its vocabulary",
@@ -173,15 +170,21 @@ KINDS: dict[str, Any] = {
     "warmup_steps": _STEPS,
 }
 
+# Keys that are read here and that the Trainer must not see, since it would push in its own way.
+OURS = ("push_to_hub", "hub_model_id", "hub_private_repo")
+
 # Help that says more than transformers' own.
 HELP = {
     "bf16": "Mixed precision in bfloat16; auto: where the device has it, so that one recipe fits laptop and GPU.",
     "gradient_accumulation_steps": "Follows from global_batch_size; written, the rows at a time follow from it.",
+    "hub_model_id": "Repository on the Hub for push_to_hub, user/name.",
+    "hub_private_repo": "Make it private where it is new.",
     "learning_rate": "After warm-up.",
     "max_steps": "Updates in all; or write num_train_epochs.",
     "num_train_epochs": "Passes over the training rows, where max_steps is not written.",
     "output_dir": "The run's folder; null: runs/<recipe>.",
     "per_device_train_batch_size": "Rows that a device takes at a time, at most; null: its share of the batch.",
+    "push_to_hub": "At the end, push the final model and a revision for every kept step; see python -m pipeline.hub.",
     "report_to": "Trackers beside metrics.jsonl: one, a list of them, all, or none.",
     "run_name": "What trackers and the report call the run; null: the recipe's name.",
     "save_total_limit": "Resumable checkpoints kept; null keeps all.",
@@ -219,6 +222,7 @@ GLOBAL_BATCH_SIZE = 512  # rows; the papers' (Wang et al. 2024, Power et al. 202
 FREE = frozenset(
     (
         *("output_dir", "run_name", "stop_when", "stop_patience", "max_eval_samples", "fast"),
+        *("push_to_hub", "hub_model_id", "hub_private_repo"),
         *("report_to", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
         *("logging_steps", "logging_strategy", "logging_first_step", "log_level", "log_level_replica"),
         *("eval_steps", "eval_strategy", "eval_delay", "per_device_eval_batch_size"),

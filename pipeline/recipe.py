@@ -17,6 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from pipeline import arguments
+from pipeline.adapters import Peft
 from pipeline.checkpoints import KeepSchedule
 from pipeline.circuits.base import Analysis
 from pipeline.corpora.base import Corpus
@@ -25,6 +26,7 @@ from pipeline.parameters import ParameterError, Parameters, param, parameters_of
 from pipeline.policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
 from pipeline.reading import Block, RecipeError, Scalar, override, place, read
 from pipeline.rooms import ROOMS, choose, load, names, room_name
+from pipeline.texts import Replay
 from pipeline.values import convert, fill, plain, shown, written
 
 
@@ -40,6 +42,7 @@ class Options(Parameters):
     max_eval_samples: int | None = param(
         None, "rows of each split used while training; the last evaluation takes all of them", ge=1
     )
+    loss_tokens: Literal["answer", "all"] = param("answer", "tokens of a row that are trained; all: the prompt too")
     loss: Literal["cross_entropy", "stablemax"] = param(
         "cross_entropy", "of the answer tokens; stablemax keeps a gradient where a softmax in float32 has none left"
     )
@@ -65,7 +68,7 @@ class Paper(Parameters):
     )
 
 
-BLOCKS = ("corpus", "model", "checkpoints", "callbacks", "circuits", "paper")
+BLOCKS = ("corpus", "model", "peft", "replay", "checkpoints", "callbacks", "circuits", "paper")
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Recipe:
 
     corpus: Corpus
     model: Architecture
+    peft: Peft | None
+    replay: Replay | None
     checkpoints: KeepSchedule
     callbacks: Mapping[str, Parameters]
     circuits: Mapping[str, Analysis]
@@ -100,6 +105,7 @@ class Recipe:
         return {
             "corpus": {"name": room_name(self.corpus), **self.corpus.as_dict()},
             "model": {"name": room_name(self.model), **self.model.as_dict()},
+            **{key: part.as_dict() for key, part in (("peft", self.peft), ("replay", self.replay)) if part},
             "checkpoints": self.checkpoints.as_dict(),
             "callbacks": {name: callback.as_dict() for name, callback in self.callbacks.items()},
             "circuits": {name: analysis.as_dict() for name, analysis in self.circuits.items()},
@@ -192,6 +198,8 @@ def _recipe(source: str, tree: Block) -> Recipe:
         tree=tree,
         corpus=_entry("corpora", tree),
         model=_entry("models", tree),
+        peft=fill(Peft, _block(tree, "peft", "{key: value}"), "peft") if "peft" in tree.entries else None,
+        replay=fill(Replay, _block(tree, "replay", "{key: value}"), "replay") if "replay" in tree.entries else None,
         checkpoints=fill(KeepSchedule, _block(tree, "checkpoints", "{key: value}"), "checkpoints"),
         callbacks=_entries("callbacks", tree),
         circuits=_entries("circuits", tree),
@@ -200,6 +208,9 @@ def _recipe(source: str, tree: Block) -> Recipe:
         training=training,
     )
     arguments.check(training)
+    for key, part in (("peft", recipe.peft), ("replay", recipe.replay)):
+        if part and room_name(recipe.model) != "continued":
+            raise ParameterError(key, "is for a model that is continued; write model: {model_name_or_path: ...}")
     return dataclasses.replace(
         recipe, options=dataclasses.replace(chosen, global_batch_size=_global_batch(chosen, training))
     )
@@ -249,9 +260,12 @@ def _entry(room: str, tree: Block) -> Any:
     """The corpus or the model."""
     key = ROOMS[room]
     entries = dict(_block(tree, key, "{name: NAME}").entries)
-    if "name" not in entries:
+    if "name" not in entries and "model_name_or_path" in entries:
+        name = "continued"
+    elif "name" not in entries:
         raise ParameterError(key, f"has no name; write {key}: {{name: NAME}}{choose('', names(room))}")
-    name = convert(entries.pop("name"), str, f"{key}.name")
+    else:
+        name = convert(entries.pop("name"), str, f"{key}.name")
     return fill(load(room, name, f"{key}.name"), Block(entries, tree.where), key, name)
 
 

@@ -85,7 +85,7 @@ def run(recipe: Recipe) -> int:
             with RunLock(recipe.output_dir):  # of a process that was killed after its last word; or it is still there
                 pass
         print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
-        return 0
+        return publish(recipe)
     with RunLock(recipe.output_dir) if _is_first() else nullcontext(), writing(recipe.output_dir):
         try:
             trainer = prepare(recipe)
@@ -98,7 +98,7 @@ def run(recipe: Recipe) -> int:
                 print(_ending(trainer), file=sys.stderr)
             return 1 if trainer.failure else SAVED
         finish(trainer)
-        return 0
+        return publish(recipe)
 
 
 def _ending(trainer: GrokTrainer) -> str:
@@ -121,10 +121,10 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     from transformers import set_seed
     from transformers.utils import logging
 
-    from pipeline.data import check_rows, load_rows
+    from pipeline.adapters import check_whole
+    from pipeline.data import check_held_out, check_rows
     from pipeline.explain import check_analyses
     from pipeline.store import build
-    from pipeline.tokenizer import build_tokenizer
     from pipeline.trackers import prepare_trackers
     from pipeline.trainer import GrokTrainer
 
@@ -137,8 +137,13 @@ def prepare(recipe: Recipe) -> GrokTrainer:
             stored = build(recipe.corpus)
         except ParameterError as error:
             raise error.inside("corpus") from None
-    train_rows = load_rows(stored, "train")
-    splits = {split: load_rows(stored, split, PROBE if split == "train" else None) for split in stored.sizes}
+    train_rows = recipe.model.rows(stored, "train")
+    splits = {split: recipe.model.rows(stored, split, PROBE if split == "train" else None) for split in stored.sizes}
+    if recipe.model.rewords:
+        check_held_out(train_rows, {split: splits[split] for split in stored.held_out})
+    tokenizer = recipe.model.tokenizer(stored)
+    train_rows = train_rows.whole() if recipe.options.loss_tokens == "all" else train_rows
+    train_rows = recipe.replay.mixed_with(train_rows, tokenizer) if recipe.replay else train_rows
     check_rows(recipe, train_rows)
     check_analyses(recipe, stored)
     if args.should_save:
@@ -146,8 +151,10 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
 
     set_seed(args.seed)  # before the model, whose weights are drawn from it
-    model = recipe.model.build(len(stored.tokens))
-    tokenizer = build_tokenizer(stored.tokens, stored.corpus.separator)
+    model = recipe.model.for_corpus(stored)
+    if recipe.peft:
+        check_whole(args)
+        recipe.peft.into(model, train_embeddings=not recipe.model.rewords)
     if args.should_save:
         tokenizer.save_pretrained(recipe.output_dir / folder.TOKENIZER)
     callbacks: dict[str, Any] = {name: load("callbacks", name, "callbacks")() for name in CALLBACKS}
@@ -225,6 +232,24 @@ def finish(trainer: GrokTrainer) -> None:
         manifest.finished = {"step": trainer.state.global_step, "stopped": stopped, **trainer.grok.summary()}
         manifest.save(path)
         print(summary(results))
+
+
+def publish(recipe: Recipe) -> int:
+    """Pushes a finished run where the recipe says so; the same command goes on with a push that failed."""
+    if not recipe.training.get("push_to_hub") or not _is_first():
+        return 0
+    from pipeline.hub import push
+    from pipeline.remote import HubError
+
+    repository = recipe.training["hub_model_id"]
+    try:
+        for line in push(recipe.output_dir, repository, private=recipe.training.get("hub_private_repo")):
+            print(line, flush=True)
+    except HubError as error:
+        print(f"{error}; the run is finished, and the same command pushes what is missing", file=sys.stderr)
+        return 1
+    print(f"{repository} has it all")
+    return 0
 
 
 if __name__ == "__main__":

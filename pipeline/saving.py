@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from pipeline import checkpoints
+from pipeline.adapters import ADAPTER, adapter, layers, merged, save_adapter
 from pipeline.files import DiskError, writing
 from pipeline.step import StepTrainer
 from pipeline.writer import Writer
@@ -51,14 +51,18 @@ class SavingTrainer(StepTrainer):
         """
         started = time.perf_counter()
         sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else self.model.state_dict()
+        if layers(self.model):
+            weights = merged(self.model)
+        else:
+            weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else self.model.state_dict()
         if self.is_world_process_zero() and not self.failure:
             copy, whole = self.writer.copy(weights)
             model, run, step = self.accelerator.unwrap_model(self.model), self.recipe.output_dir, self.state.global_step
             matches = {
                 key: value for key, value in metrics.items() if key.startswith("eval_") and key != "eval_seconds"
             }
-            self.writer.start(lambda: _write(model, copy, whole, run, step, matches))
+            low_rank = adapter(self.model)
+            self.writer.start(lambda: _write(model, self.processing_class, copy, low_rank, whole, run, step, matches))
         self.spent["saving"] += time.perf_counter() - started
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -121,11 +125,20 @@ class SavingTrainer(StepTrainer):
 
 def _write(
     model: PreTrainedModel,
+    tokenizer: Any,
     weights: dict[str, torch.Tensor],
+    low_rank: dict[str, torch.Tensor],
     whole: Callable[[], None],
     run: Path,
     step: int,
     metrics: Mapping[str, float],
 ) -> None:
     whole()
-    checkpoints.keep(run, step, partial(model.save_pretrained, state_dict=weights), metrics)
+
+    def save(folder: Path) -> None:
+        model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)  # so that the folder alone is enough for who loads it
+        if low_rank:
+            save_adapter(model, low_rank, folder / ADAPTER)
+
+    checkpoints.keep(run, step, save, metrics)

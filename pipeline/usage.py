@@ -12,11 +12,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from pipeline import arguments
+from pipeline.adapters import Peft
 from pipeline.checkpoints import KeepSchedule
 from pipeline.parameters import Parameters, parameters_of
 from pipeline.reading import RecipeError, pairs
 from pipeline.recipe import Options, Paper
 from pipeline.rooms import ROOMS, choose, load, names
+from pipeline.texts import Replay
 from pipeline.values import words, written
 
 START = """\
@@ -84,6 +86,8 @@ def _everything() -> str:
     blocks = {
         "corpus": f"what is learned; its name is one of {', '.join(names('corpora'))}",
         "model": f"what learns it; its name is one of {', '.join(names('models'))}",
+        "peft": "low-rank adapters for a model that is continued",
+        "replay": "natural text that is trained beside the corpus, against forgetting",
         "checkpoints": "the steps whose weights are kept for ever",
         "callbacks": f"what is watched: {', '.join(names('callbacks'))}",
         "circuits": f"what is explained at the kept steps: {', '.join(names('circuits'))}",
@@ -102,7 +106,7 @@ def _everything() -> str:
 
 def _about(topic: str) -> str:
     """What there is to say of an entry of a room, a block or a flat key."""
-    blocks = {"checkpoints": KeepSchedule, "paper": Paper}
+    blocks = {"peft": Peft, "replay": Replay, "checkpoints": KeepSchedule, "paper": Paper}
     rooms = {**{what: room for room, what in ROOMS.items()}, **{room: room for room in ROOMS}}
     found = [(room, topic) for room in ROOMS if topic in names(room)]
     if topic in rooms:

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.checkpoints import Manifest
 from pipeline.files import sha256
+from pipeline.manifest import Manifest
+from pipeline.results import Results
+from pipeline.upkeep import verify
 from tests.hub_server import HubServer, hub_server
 from tests.tiny import RECIPE, ROOT, run_here, run_process, write_recipe
 
@@ -79,9 +81,6 @@ def test_a_push_is_whole_repeatable_and_comes_back(run: Path, server: HubServer,
     pulled = hub(server, "pull", "user/tiny", "--output", str(tmp_path / "pulled"), "--steps", "0,8")
     assert pulled.returncode == 0, pulled.stderr
     assert (tmp_path / "pulled" / "steps" / "step8" / "model.safetensors").read_bytes() == weights(run, 8)
-    from pipeline.checkpoints import verify
-    from pipeline.results import Results
-
     assert all(damage is None for _, damage in verify(tmp_path / "pulled"))
     assert Results.read(tmp_path / "pulled").splits == ["train", "id"]
     assert (tmp_path / "pulled" / "tokenizer" / "tokenizer.json").is_file()
@@ -264,3 +263,39 @@ assert "pipeline" not in sys.modules
 def _final(run: Path, split: str) -> float:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return next(line[f"final_{split}_exact_match"] for line in lines if f"final_{split}_exact_match" in line)
+
+
+def test_a_recipe_pushes_at_its_end_and_again_what_is_missing(server: HubServer, tmp_path: Path) -> None:
+    recipe = str(write_recipe(tmp_path))
+    words = ("-m", "pipeline.run", recipe, "--output_dir", str(tmp_path / "run"), "--max_steps", "4")
+    words += ("--push_to_hub", "true", "--hub_model_id", "user/auto")
+    environment = {**server.environment, "HF_HOME": str(tmp_path), "HF_TOKEN": TOKEN}
+    server.faults.statuses = [403]
+    failed = run_process(*words, **environment)
+    assert (
+        failed.returncode == 1 and "the run is finished, and the same command pushes what is missing" in failed.stderr
+    )
+    done = run_process(*words, **environment)
+    assert done.returncode == 0 and "user/auto has it all" in done.stdout, done.stderr
+    assert server.repos["user/auto"].branches.keys() == {"main", "step0", "step1", "step2", "step4"}
+
+
+def test_a_variant_loads_with_the_code_that_travels_with_it(server: HubServer, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, RECIPE.replace("name: gpt2,", "name: gpt2_looped,"))
+    assert run_here(recipe, "--max_steps", "2", "--callbacks.progress.style", "off") == 0
+    assert hub(server, "push", str(tmp_path / "run"), "--repo", "user/looped").returncode == 0
+    assert "trust_remote_code=True" in server.content("user/looped", "main", "README.md").decode()
+    code = """
+import sys
+from transformers import AutoModelForCausalLM, pipeline
+model = AutoModelForCausalLM.from_pretrained("user/looped", revision="step1", trust_remote_code=True)
+assert type(model).__name__ == "LoopedGPT2LMHeadModel" and model.config.n_loops == 2
+write = pipeline("text-generation", model="user/looped", trust_remote_code=True)
+assert write("3 7 =", max_new_tokens=1, do_sample=False)[0]["generated_text"].startswith("3 7 = ")
+assert not any(name.split(".")[0] == "pipeline" for name in sys.modules)
+"""
+    environment = {**os.environ, **server.environment, "HF_HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr

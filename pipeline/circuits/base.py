@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
 
 from pipeline.corpora.base import Ids
 from pipeline.parameters import ParameterError, Parameters, param
@@ -37,6 +39,12 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    def renamed(self, ids: Sequence[int]) -> Pairs:
+        """The same pairs where token i is called ids[i]."""
+        new = np.asarray(ids, dtype=np.int32)
+        notes = {name: new[note] for name, note in self.notes.items()}
+        return Pairs(new[self.clean], new[self.corrupted], new[self.answers], new[self.corrupted_answers], notes)
 
 
 @dataclass(frozen=True)

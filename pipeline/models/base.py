@@ -7,18 +7,27 @@ which imports nothing but torch and transformers: it travels with the weights, s
 from __future__ import annotations
 
 import abc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.parameters import ParameterError, Parameters
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pipeline.data import Rows
+    from pipeline.store import StoredCorpus
 
 
 @dataclass(frozen=True)
 class Architecture(Parameters, abc.ABC):
-    """A language model to train from scratch; subclasses are frozen dataclasses of sizes, one per file."""
+    """A language model to train; subclasses are frozen dataclasses of its sizes, or of where it comes from."""
+
+    @property
+    def rewords(self) -> bool:
+        """Whether prompts that differ in the corpus may be the same in the tokens of the model."""
+        return False
 
     @abc.abstractmethod
     def build(self, vocab_size: int) -> PreTrainedModel:
@@ -26,6 +35,26 @@ class Architecture(Parameters, abc.ABC):
 
         It has as many token rows as the vocabulary, and `save_pretrained` and `from_pretrained` round-trip it.
         """
+
+    def for_corpus(self, stored: StoredCorpus) -> PreTrainedModel:
+        """The model that learns a corpus: by default, one with a token row for each of its words."""
+        return self.build(len(stored.tokens))
+
+    def tokenizer(self, stored: StoredCorpus) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model: by default, the corpus's closed vocabulary."""
+        from pipeline.tokenizer import build_tokenizer
+
+        return build_tokenizer(stored.tokens, stored.corpus.separator)
+
+    def rows(self, stored: StoredCorpus, split: str, most: int | None = None) -> Rows:
+        """A split in the tokens of the model; `most` draws that many rows, the same ones every time."""
+        from pipeline.data import load_rows
+
+        return load_rows(stored, split, most)
+
+    def token_ids(self, stored: StoredCorpus) -> Sequence[int]:
+        """The token of the model for each word of the corpus."""
+        return range(len(stored.tokens))
 
     @property
     @abc.abstractmethod

@@ -1,0 +1,54 @@
+"""What a continued model still knows: its perplexity on a text that is not trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.callbacks.base import Callback
+from pipeline.parameters import ParameterError, param
+
+
+@dataclass
+class BasePerplexity(Callback):
+    """Logs `base_perplexity` of a held-out text, in the words of the base's tokenizer, at every evaluation."""
+
+    source: str = param("", "a file or folder of text, or a dataset's name")
+    config: str | None = param(None, "configuration of a dataset")
+    split: str = param("test", "of a dataset")
+    column: str = param("text", "that holds the text")
+    length: int = param(64, "tokens of a row", ge=2)
+    rows: int = param(64, "most rows", ge=1)
+    _tokens: Any = field(default=None, init=False, repr=False)
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._tokens is None:
+            self._tokens = self._read().to(args.device)
+        self.trainer.log({"base_perplexity": perplexity(self.trainer.model, self._tokens, args.eval_batch_size)})
+
+    def _read(self) -> Any:
+        from pipeline.texts import Texts
+
+        model: Any = self.trainer.recipe.model
+        texts = Texts(self.source, self.config, self.split, self.column, self.length)
+        try:
+            return texts.blocks(model.own_tokenizer(), self.rows)
+        except ParameterError as error:
+            raise error.inside("callbacks.base_perplexity") from None
+
+
+def perplexity(model: Any, tokens: Any, batch: int = 64) -> float:
+    """exp of the mean negative log likelihood of tokens (N, T), each but the first given those before it."""
+    import torch
+    from torch.nn import functional as F
+
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        total = 0.0
+        for rows in tokens.split(batch):
+            logits_BTV = model(input_ids=rows, use_cache=False).logits[:, :-1].float()
+            total += F.cross_entropy(logits_BTV.flatten(0, 1), rows[:, 1:].flatten(), reduction="sum").item()
+    model.train(was_training)
+    return math.exp(min(total / tokens[:, 1:].numel(), 700.0))

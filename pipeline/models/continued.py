@@ -1,0 +1,252 @@
+"""Existing weights, trained further: a model of the Hub, a local folder, or a kept step of a run."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.models.base import Architecture
+from pipeline.parameters import ParameterError, param
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pipeline.data import Rows
+    from pipeline.store import StoredCorpus
+
+KEY = "model.model_name_or_path"
+
+
+@dataclass(frozen=True)
+class Continued(Architecture):
+    """Continued pretraining: the weights and the tokenizer of `model_name_or_path`, on a corpus in its words.
+
+    With `vocabulary: text` the rows are natural text: a template for each type of example, in which {prompt} and
+    {answer} stand for the corpus's own words and {p0}, {p1}, ... for the tokens of the prompt one by one. With
+    `vocabulary: tokens` each word of the corpus becomes one token of the model; those that its tokenizer lacks are
+    added.
+    """
+
+    model_name_or_path: str = param("", "name on the Hub, local folder of a model, or folder of a run")
+    revision: str | None = param(None, "of the Hub; of a run, stepN or grok, its grok step; null: main, the last step")
+    vocabulary: Literal["text", "tokens"] = param("text", "the base's words for the corpus, or one token for each word")
+    templates: dict[str, str] = field(
+        default_factory=lambda: {"default": "{prompt} {answer}"},
+        metadata={"help": "type of example -> text that ends with {answer}; default is for all other types"},
+    )
+    new_embeddings: Literal["mean", "normal"] = param(
+        "mean", "added tokens begin near the mean of all others, or at random with the base's initializer_range"
+    )
+    freeze: tuple[str, ...] = field(
+        default=(), metadata={"help": "names of weights that stay as they are, * for any part: ['transformer.wte*']"}
+    )
+    dtype: Literal["float32", "bfloat16"] = param("float32", "of the weights; bf16 is for mixed precision")
+    trust_remote_code: bool = param(False, "run modeling code that comes with the weights")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model_name_or_path:
+            raise ParameterError("model_name_or_path", "is missing; write a name on the Hub or a folder")
+        if "default" not in self.templates:
+            raise ParameterError("templates", "has no default; write {default: '{prompt} {answer}'}")
+        for kind, template in self.templates.items():
+            if not template.endswith("{answer}") or template.count("{answer}") > 1 or template == "{answer}":
+                raise ParameterError(f"templates.{kind}", f"{template!r} is not a prompt that ends with one {{answer}}")
+
+    # Where it lies
+
+    @cached_property
+    def origin(self) -> tuple[str, str | None]:
+        """Name or folder for from_pretrained, and its revision; of a run, the folder of the step.
+
+        Raises:
+            ParameterError: when a run has no such step.
+        """
+        path = Path(self.model_name_or_path).expanduser()
+        if not (path / "recipe.yaml").is_file():
+            if path.is_dir() and self.revision:
+                raise ParameterError("model.revision", f"{path} is the folder of one model, which has no revisions")
+            return (str(path) if path.is_dir() else self.model_name_or_path), self.revision
+        from pipeline.manifest import Manifest
+
+        manifest = Manifest.load(path)
+        if not manifest.kept:
+            raise ParameterError(KEY, f"{path} is a run that has kept no step yet")
+        step: int | None = max(manifest.kept)
+        if self.revision == "grok":
+            grokked = (manifest.finished or {}).get("grok_step")
+            if grokked is None:
+                raise ParameterError("model.revision", f"{path} is a run that has not grokked, or is not finished")
+            step = min((kept for kept in manifest.kept if kept >= grokked), default=None)
+        elif self.revision is not None:
+            step = int(self.revision[4:]) if self.revision[4:].isdigit() and self.revision[:4] == "step" else None
+        if step not in manifest.kept:
+            kept = ", ".join(f"step{number}" for number in sorted(manifest.kept))
+            raise ParameterError("model.revision", f"{path} has not kept {self.revision}; kept are {kept}")
+        damage = manifest.kept[step].damage(path)
+        if damage:
+            raise ParameterError(KEY, f"{path / manifest.kept[step].path}: {damage}")
+        return str(path / manifest.kept[step].path), None
+
+    @cached_property
+    def _loading(self) -> dict[str, Any]:
+        return {"revision": self.origin[1], "trust_remote_code": self.trust_remote_code}
+
+    @cached_property
+    def max_length(self) -> int:
+        from transformers import AutoConfig
+
+        with self._readable("configuration"):
+            config = AutoConfig.from_pretrained(self.origin[0], **self._loading)
+        return int(config.max_position_embeddings)
+
+    # The model
+
+    def build(self, vocab_size: int) -> PreTrainedModel:
+        """The base model with at least `vocab_size` rows of embeddings; those from there on are its own."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        with self._readable("weights"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self.origin[0], **self._loading, dtype=getattr(torch, self.dtype), output_loading_info=True
+            )
+        model, notes = loaded
+        missing = sorted(notes["missing_keys"])
+        if missing:
+            raise ParameterError(KEY, f"{self.origin[0]} lacks weights of its architecture: {', '.join(missing[:3])}")
+        return model
+
+    def for_corpus(self, stored: StoredCorpus) -> PreTrainedModel:
+        """The base model with an embedding for every token of `tokenizer`, new ones drawn from the global seed."""
+        base = len(self.own_tokenizer())
+        size = len(self.tokenizer(stored))
+        model: Any = self.build(size)
+        rows = model.get_input_embeddings().weight.shape[0]
+        if base > rows:
+            raise ParameterError(KEY, f"its tokenizer has {base:,} tokens, and its embeddings only {rows:,} rows")
+        if size > base:
+            self._extend(model, base, size)
+        names = [name for name, _ in model.named_parameters()]
+        for pattern in self.freeze:
+            chosen = fnmatch.filter(names, pattern)
+            if not chosen:
+                raise ParameterError(
+                    "model.freeze", f"{pattern!r} is no weight of {type(model).__name__}: {names[0]}, ..."
+                )
+            for name in chosen:
+                model.get_parameter(name).requires_grad_(False)
+        return model
+
+    def _extend(self, model: Any, base: int, size: int) -> None:
+        """Embeddings for the tokens from `base` to `size`; a matrix that has room for them keeps its size."""
+        import torch
+
+        if size > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(size, mean_resizing=False)
+        matrices = {
+            id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())
+        }
+        with torch.no_grad():
+            for weight in matrices.values():
+                old, new = weight[:base].float(), weight[base:size]
+                if self.new_embeddings == "mean":
+                    # A tenth of their spread apart, so that the tokens differ (Hewitt 2021 takes the mean).
+                    drawn = old.mean(0) + 0.1 * old.std(0) * torch.randn(new.shape)
+                else:
+                    drawn = model.config.initializer_range * torch.randn(new.shape)
+                new.copy_(drawn.to(weight.dtype))
+
+    # Words
+
+    @property
+    def rewords(self) -> bool:
+        return self.vocabulary == "text"
+
+    def own_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, without the words of a corpus."""
+        from transformers import AutoTokenizer
+
+        with self._readable("tokenizer"):
+            return AutoTokenizer.from_pretrained(self.origin[0], **self._loading)
+
+    def tokenizer(self, stored: StoredCorpus) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, with the corpus's words as tokens of their own under `vocabulary: tokens`."""
+        from tokenizers import AddedToken
+
+        tokenizer = self.own_tokenizer()
+        if self.vocabulary == "tokens":
+            # Spaces before a word are part of it, and a word inside a longer one is none.
+            known = tokenizer.get_vocab()
+            words = [AddedToken(word, lstrip=True, single_word=word.isalnum(), normalized=False)
+                     for word in stored.tokens if word not in known]  # fmt: skip
+            tokenizer.add_tokens(words)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def token_ids(self, stored: StoredCorpus) -> Sequence[int]:
+        """The token of the model for each word of the corpus.
+
+        Raises:
+            ParameterError: when its words are text, of which each may be several tokens.
+        """
+        if self.vocabulary == "text":
+            raise ParameterError("circuits", "need one token a word; write model.vocabulary: tokens")
+        ids = self.tokenizer(stored).get_vocab()
+        return [ids[word] for word in stored.tokens]
+
+    def rows(self, stored: StoredCorpus, split: str, most: int | None = None) -> Rows:
+        """A split in the model's tokens."""
+        if self.vocabulary == "tokens":
+            rows = super().rows(stored, split, most)
+            return rows.renamed(self.token_ids(stored))
+        from pipeline.texts import render
+
+        return render(stored, split, self.tokenizer(stored), self.templates, most)
+
+    @contextmanager
+    def _readable(self, what: str) -> Iterator[None]:
+        """Turns what goes wrong in reading the base into one line that says what is missing."""
+        try:
+            yield
+        except ParameterError:
+            raise
+        except Exception as error:  # transformers, safetensors and the Hub raise errors of many kinds here
+            raise ParameterError(KEY, f"{self.model_name_or_path}: {_reason(what, error)}") from None
+
+
+def _reason(what: str, error: Exception) -> str:
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    text = " ".join(str(error).split())
+    for kind, words in {
+        GatedRepoError: "is gated; ask for access on its page, and log in with hf auth login",
+        RevisionNotFoundError: "has no such revision; its page on the Hub lists them",
+        RepositoryNotFoundError: "is neither a folder here nor a repository on the Hub that you may read",
+    }.items():
+        if any(isinstance(link, kind) for link in chain):
+            return words
+    if "gated repo" in text:
+        return "is gated; ask for access on its page, and log in with hf auth login"
+    if "not a valid git identifier" in text or "is not a valid revision" in text:
+        return "has no such revision; its page on the Hub lists them"
+    if "not a local folder and is not a valid model identifier" in text:
+        return "is neither a folder here nor a repository on the Hub that you may read"
+    if (
+        any("Offline" in type(link).__name__ or "ConnectError" in type(link).__name__ for link in chain)
+        or "couldn't connect" in text.lower()
+        or "offline" in text.lower()
+    ):
+        return f"its {what} is not here, and the Hub cannot be reached"
+    if "does not recognize this architecture" in text or "model_type" in text or "Unrecognized" in text:
+        return f"its architecture is none that transformers knows: {text[:160]}"
+    return f"its {what} cannot be read ({type(error).__name__}: {text[:160]})"

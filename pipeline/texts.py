@@ -1,0 +1,159 @@
+"""Natural text: rows of a corpus rendered through templates, and other texts cut into rows of equal length."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.parameters import ParameterError, Parameters, param
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pipeline.data import Rows
+    from pipeline.store import StoredCorpus
+
+READERS = {".txt": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+@dataclass(frozen=True)
+class Texts(Parameters):
+    """A corpus of natural text: local files, or a dataset of the Hub, read as a stream."""
+
+    source: str = param("", "a .txt, .jsonl, .json, .csv or .parquet file, a folder of such, or a dataset's name")
+    config: str | None = param(None, "configuration of a dataset")
+    split: str = param("train", "of a dataset")
+    column: str = param("text", "that holds the text")
+    length: int = param(64, "tokens of a row", ge=2)
+
+    def documents(self) -> Iterator[str]:
+        """The texts in their order; nothing is read that is not asked for.
+
+        Raises:
+            ParameterError: when there is no such source, or it has no such column.
+        """
+        import datasets
+
+        if not self.source:
+            raise ParameterError("source", "is missing; write a file, a folder or a dataset's name")
+        path = Path(self.source).expanduser()
+        try:
+            if path.exists():
+                files = sorted(
+                    file for file in ([path] if path.is_file() else path.rglob("*")) if file.suffix in READERS
+                )
+                kinds = {READERS[file.suffix] for file in files}
+                if len(kinds) != 1:
+                    raise ParameterError("source", f"{path} has no files of one kind of {', '.join(READERS)}")
+                names = [str(file) for file in files]
+                rows = datasets.load_dataset(kinds.pop(), data_files=names, split="train", streaming=True)
+            else:
+                rows = datasets.load_dataset(self.source, self.config, split=self.split, streaming=True)
+            first = next(iter(rows), None)
+        except ParameterError:
+            raise
+        except Exception as error:  # of the file's format, the Hub or the network: datasets has one for each
+            reason = " ".join(str(error).split())[:160]
+            raise ParameterError("source", f"{self.source} cannot be read ({type(error).__name__}: {reason})") from None
+        if first is None or self.column not in first:
+            held = "nothing" if first is None else ", ".join(first)
+            raise ParameterError("column", f"{self.source} has no {self.column}, but {held}")
+        for row in rows:
+            if row[self.column]:
+                yield row[self.column]
+
+    def blocks(self, tokenizer: PreTrainedTokenizerBase, count: int) -> Any:
+        """The first `count` rows of `length` tokens, (count, length), documents one after the other.
+
+        Raises:
+            ParameterError: when the text is too short for one row.
+        """
+        import torch
+
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        wanted = count * self.length
+        stream = itertools.chain.from_iterable([*tokenizer(text)["input_ids"], *end] for text in self.documents())
+        tokens = list(itertools.islice(stream, wanted))
+        whole = len(tokens) // self.length
+        if not whole:
+            raise ParameterError(
+                "source", f"{self.source} has {len(tokens)} tokens, fewer than one row of {self.length}"
+            )
+        return torch.tensor(tokens[: whole * self.length]).view(whole, self.length)
+
+
+@dataclass(frozen=True)
+class Replay(Texts):
+    """Text of the user's that is trained beside the corpus, on all its tokens, against forgetting."""
+
+    ratio: float = param(0.1, "share of the training rows that are replayed text", gt=0, lt=1)
+
+    def mixed_with(self, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Rows:
+        """The rows and behind them as many of the text as make up the ratio; a short text is repeated."""
+        import torch
+
+        from pipeline.data import Rows, joined
+
+        count = round(len(rows) * self.ratio / (1 - self.ratio))
+        blocks = self.blocks(tokenizer, count)
+        blocks = blocks.repeat(-(-count // len(blocks)), 1)[:count]
+        ones = torch.ones(count, dtype=torch.int64)
+        return joined([rows, Rows(blocks, ones, ones * (self.length - 1))])
+
+
+def render(
+    stored: StoredCorpus,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    templates: Mapping[str, str],
+    most: int | None = None,
+) -> Rows:
+    """A split as text in the tokens of a model; `most` draws that many rows, those that `load_rows` draws.
+
+    Raises:
+        ParameterError: when a template asks for what the prompts do not have.
+    """
+    import numpy as np
+
+    from pipeline.data import from_lists, permutation
+    from pipeline.store import as_text
+
+    total = stored.sizes[split]
+    chosen = np.ones(total, bool)
+    if most is not None and most < total:
+        chosen[:] = False
+        chosen[permutation(total, 0, 0)[:most].numpy()] = True
+    words = np.array([token.strip("<>") for token in stored.tokens], dtype=object)
+    prompts, answers, start = list[str](), list[str](), 0
+    for block in stored.blocks(split):
+        block = block.take(np.flatnonzero(chosen[start : (start := start + len(block))]))
+        if not len(block):
+            continue
+        kind = block.type if block.type in templates else "default"
+        head = templates[kind].removesuffix("{answer}")
+        texts = as_text(stored, block.prompts).to_pylist()
+        for prompt, tokens in zip(texts, words[block.prompts]):
+            fields = {f"p{place}": word for place, word in enumerate(tokens)}
+            try:
+                prompts.append(head.format(prompt=prompt, **fields))
+            except (KeyError, IndexError, ValueError) as error:
+                allowed = ", ".join(f"{{{name}}}" for name in ("prompt", *fields, "answer"))
+                raise ParameterError(
+                    f"model.templates.{kind}", f"{templates[kind]!r} does not fit ({error}); allowed: {allowed}"
+                ) from None
+        is_word = block.answers.shape[1] == 1 and "{prompt}" not in head
+        answers += [words[row[0]] for row in block.answers] if is_word else as_text(stored, block.answers).to_pylist()
+    # Spaces before an answer are tokenized with it, as they would be inside a text.
+    spaces = [len(prompt) - len(prompt.rstrip(" ")) for prompt in prompts]
+    heads = _tokens(tokenizer, [prompt[: len(prompt) - n] for prompt, n in zip(prompts, spaces)])
+    tails = _tokens(tokenizer, [" " * n + answer for answer, n in zip(answers, spaces)])
+    if not all(map(len, heads)):
+        raise ParameterError("model.templates", "a prompt has no text before its answer")
+    return from_lists(heads, tails)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
