@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from pipeline.store import StoredCorpus
 
 READERS = {".txt": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+
+ENDS = ("</a>", "<eos>")  # where an answer ends; in text it does not say so
 
 
 @dataclass(frozen=True)
@@ -126,13 +129,14 @@ def render(
     if most is not None and most < total:
         chosen[:] = False
         chosen[permutation(total, 0, 0)[:most].numpy()] = True
+    ends = {stored.tokens.index(token) for token in ENDS if token in stored.tokens}
     words = np.array([token.strip("<>") for token in stored.tokens], dtype=object)
     prompts, answers, start = list[str](), list[str](), 0
     for block in stored.blocks(split):
         block = block.take(np.flatnonzero(chosen[start : (start := start + len(block))]))
         if not len(block):
             continue
-        kind = block.type if block.type in templates else "default"
+        kind = next((name for name in templates if fnmatch.fnmatchcase(block.type, name)), "default")
         head = templates[kind].removesuffix("{answer}")
         texts = as_text(stored, block.prompts).to_pylist()
         for prompt, tokens in zip(texts, words[block.prompts]):
@@ -144,8 +148,9 @@ def render(
                 raise ParameterError(
                     f"model.templates.{kind}", f"{templates[kind]!r} does not fit ({error}); allowed: {allowed}"
                 ) from None
-        is_word = block.answers.shape[1] == 1 and "{prompt}" not in head
-        answers += [words[row[0]] for row in block.answers] if is_word else as_text(stored, block.answers).to_pylist()
+        named = words if "{prompt}" not in head else np.array(stored.tokens, dtype=object)
+        for row in block.answers:
+            answers.append(stored.corpus.separator.join(named[token] for token in row if token not in ends))
     # Spaces before an answer are tokenized with it, as they would be inside a text.
     spaces = [len(prompt) - len(prompt.rstrip(" ")) for prompt in prompts]
     heads = _tokens(tokenizer, [prompt[: len(prompt) - n] for prompt, n in zip(prompts, spaces)])
