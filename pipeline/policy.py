@@ -218,7 +218,7 @@ GLOBAL_BATCH_SIZE = 512  # rows; the papers' (Wang et al. 2024, Power et al. 202
 # Keys that a run may change when it goes on: they say how it runs and what is watched, not what is trained.
 FREE = frozenset(
     (
-        *("output_dir", "run_name", "stop_when", "stop_patience", "max_eval_samples"),
+        *("output_dir", "run_name", "stop_when", "stop_patience", "max_eval_samples", "fast"),
         *("report_to", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
         *("logging_steps", "logging_strategy", "logging_first_step", "log_level", "log_level_replica"),
         *("eval_steps", "eval_strategy", "eval_delay", "per_device_eval_batch_size"),

@@ -157,7 +157,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
 
 
 def announcement(trainer: GrokTrainer, checkpoint: str | None) -> str:
-    """What is about to be trained, in three lines, before the first step."""
+    """What is about to be trained, in three lines before the first step, and what keeps it from being fast."""
     recipe, args = trainer.recipe, trainer.args
     sizes = ", ".join(f"{split} {len(rows):,}" for split, rows in trainer.splits.items() if split != "train")
     weights = sum(weight.numel() for weight in trainer.model.parameters())
@@ -165,10 +165,13 @@ def announcement(trainer: GrokTrainer, checkpoint: str | None) -> str:
     if args.world_size * args.gradient_accumulation_steps > 1:
         batch += f" = {args.world_size} x {args.gradient_accumulation_steps} x {args.train_batch_size}"
     begin = f"resumes after step {checkpoint.rpartition('-')[2]}" if checkpoint else "starts"
-    return (
-        f"{recipe.name}: {begin} in {recipe.output_dir}, {trainer.total_steps:,} steps of {batch} on {args.device}\n"
-        f"corpus {room_name(recipe.corpus)}: train {len(trainer.train_rows):,} rows; {sizes}\n"
-        f"model {room_name(recipe.model)}: {weights:,} parameters, {trainer.model.config.vocab_size:,} tokens"
+    return "\n".join(
+        (
+            f"{recipe.name}: {begin} in {recipe.output_dir}, {trainer.total_steps:,} steps of {batch} on {args.device}",
+            f"corpus {room_name(recipe.corpus)}: train {len(trainer.train_rows):,} rows; {sizes}",
+            f"model {room_name(recipe.model)}: {weights:,} parameters, {trainer.model.config.vocab_size:,} tokens",
+            *trainer.notes,
+        )
     )
 
 
@@ -199,6 +202,7 @@ def train(trainer: GrokTrainer) -> None:
         return
     if trainer.state.global_step not in Manifest.load(path).kept:
         trainer.keep_step(trainer.latest)
+        trainer.writer.wait()
 
 
 def leave_group(trainer: GrokTrainer) -> None:

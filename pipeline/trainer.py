@@ -1,40 +1,30 @@
-"""The Trainer subclass: answer-only loss on rows that lie on the device, and all splits evaluated in one pass."""
+"""The Trainer subclass of runs: what is measured and logged, on top of saving and of the training step."""
 
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate.utils import broadcast_object_list
-from torch import nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainingArguments
 
-from pipeline import checkpoints
 from pipeline.callbacks.base import Callback
-from pipeline.data import IGNORED, AnswerPositions, Batch, RowOrder, Rows, loader, stack
-from pipeline.files import DiskError, writing
+from pipeline.data import IGNORED, Batch, Rows, stack
+from pipeline.gradients import token_losses
 from pipeline.grokking import GrokTracker, match_key
 from pipeline.recipe import Recipe
+from pipeline.saving import SavingTrainer
 
 
-class GrokTrainer(Trainer):
+class GrokTrainer(SavingTrainer):
     """Trains a language model on the answer tokens of a corpus and watches every split.
 
     `splits` maps names to rows, `held_out` names those that are not trained; `train` among them is the probe of the
     training rows. Callbacks, trackers, accelerate and DeepSpeed work as in the Trainer.
     """
-
-    model: Any
 
     def __init__(
         self,
@@ -47,19 +37,14 @@ class GrokTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         callbacks: Sequence[Callback] = (),
     ):
-        self.recipe = recipe
         self.held_out = held_out
         self.grok = GrokTracker()
         self.latest: dict[str, float] = {}  # what the last evaluation found,
         self.latest_step: int | None = None  # and at which step
-        self.losses: deque[tuple[int, torch.Tensor]] = deque(maxlen=10_000)  # of this process since the last log
-        self.failure: str | None = None  # why training cannot go on
-        self.stopped_by: str | None = None  # the signal after which it was saved and ended
-        super().__init__(model, args, processing_class=tokenizer, train_dataset=train_rows, eval_dataset=dict(splits))
+        self._stacked: dict[int | None, tuple[Rows, torch.Tensor]] = {}
+        super().__init__(model, args, recipe, train_rows, splits, tokenizer)
         self.remove_callback(PrinterCallback)
         self.splits = {name: rows.to(args.device) for name, rows in splits.items()}
-        self.train_rows = train_rows.to(args.device)
-        self.answer_positions = AnswerPositions(model.get_output_embeddings())
         for callback in callbacks:
             callback.attach(self)
 
@@ -86,84 +71,6 @@ class GrokTrainer(Trainer):
         self._load_from_checkpoint(checkpoint)
         self.state.global_step = _step_of(checkpoint)
 
-    # Data
-
-    def get_train_dataloader(self) -> DataLoader[Batch]:
-        args = self.args
-        order = RowOrder(
-            len(self.train_rows),
-            args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            micro=args.train_batch_size,
-            rank=args.process_index,
-            ranks=args.world_size,
-            seed=args.seed if args.data_seed is None else args.data_seed,
-            updates_done=lambda: self.state.global_step,
-            device=args.device,
-        )
-        return loader(self.train_rows, order)
-
-    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int | torch.Tensor | None:
-        """Answer tokens in the whole global batch, by which every process divides its summed loss."""
-        rows = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        if self.train_rows.same_answer is not None:
-            return rows * self.train_rows.same_answer
-        tokens = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batch_samples]).sum()
-        if self.args.world_size > 1:
-            dist.all_reduce(tokens)
-        return tokens
-
-    # Step
-
-    def training_step(
-        self, model: nn.Module, inputs: Batch, num_items_in_batch: int | torch.Tensor | None = None
-    ) -> torch.Tensor:
-        if not model.training:
-            model.train()
-        with self.compute_loss_context_manager():
-            loss = self.compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-        # The loss is divided over the whole batch already, so DeepSpeed must not divide it by the accumulation again.
-        self.accelerator.backward(loss, **({"scale_wrt_gas": False} if self.is_deepspeed_enabled else {}))
-        self.losses.append((self.state.global_step + 1, loss.detach()))
-        return loss.detach()
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Batch,
-        return_outputs: bool = False,
-        num_items_in_batch: int | torch.Tensor | None = None,
-    ) -> Any:
-        """Cross-entropy, in float32, summed over this batch's answer tokens and divided by `num_items_in_batch`.
-
-        Multiplied by the number of processes, since gradients are averaged over them.
-        """
-        logits_BAV = self.answer_positions.logits(model, inputs)
-        labels = inputs["labels"].flatten()
-        total = F.cross_entropy(logits_BAV.float().flatten(0, 1), labels, ignore_index=IGNORED, reduction="sum")
-        items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = total * (self.args.world_size / items)
-        return (loss, {"logits": logits_BAV}) if return_outputs else loss
-
-    def floating_point_ops(self, inputs: Batch) -> int:
-        """Not counted: the Trainer's count walks over all parameters at every step, and counts pads."""
-        return 0
-
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        names = [name for name, _ in model.named_parameters()]
-        if not self.recipe.options.decay_norms_and_biases:
-            wanted = set(super().get_decay_parameter_names(model))
-            names = [name for name in names if name in wanted]
-        if not self.recipe.options.decay_embeddings:
-            embeddings = {
-                id(parameter)
-                for module in model.modules()
-                if isinstance(module, nn.Embedding)
-                for parameter in module.parameters()
-            }
-            parameters = dict(model.named_parameters())
-            names = [name for name in names if id(parameters[name]) not in embeddings]
-        return names
-
     # Evaluation
 
     def evaluate(
@@ -178,7 +85,8 @@ class GrokTrainer(Trainer):
         self.latest = self._measure(metric_key_prefix, self.recipe.options.max_eval_samples)
         self.latest_step = self.state.global_step
         self.grok.update(self.state.global_step, self.latest)
-        self.log(self.latest)
+        self.spent["evaluation"] += self.latest[f"{metric_key_prefix}_seconds"]
+        self.log({**self.latest, **self.shares()})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, self.latest)
         return self.latest
 
@@ -193,10 +101,14 @@ class GrokTrainer(Trainer):
 
     @torch.no_grad()
     def _measure(self, prefix: str, most: int | None) -> dict[str, float]:
+        if self.args.device.type == "cuda":
+            torch.cuda.synchronize()  # steps that are under way are no part of the time it takes
         started = time.perf_counter()
         was_training = self.model.training
         self.model.eval()
-        rows, split_N = stack([part.first(most) if most else part for part in self.splits.values()])
+        if most not in self._stacked:
+            self._stacked[most] = stack([part.first(most) if most else part for part in self.splits.values()])
+        rows, split_N = self._stacked[most]
         sums_S4 = self._sums(rows, split_N).tolist()
         self.model.train(was_training)
         metrics: dict[str, float] = {}
@@ -253,80 +165,19 @@ class GrokTrainer(Trainer):
     def _judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Which rows are right (B,), the loss (B, A), and whether the softmax is exactly 1 in float32 (B, A)."""
         labels_BA = batch["labels"]
-        logits_BAV = self.answer_positions.logits(self.model_wrapped, batch).float()
+        logits_BAV = self.logits(self.model_wrapped, batch).float()
         right_B = ((logits_BAV.argmax(-1) == labels_BA) | (labels_BA == IGNORED)).all(-1)
-        loss_BA = F.cross_entropy(logits_BAV.transpose(1, 2), labels_BA, ignore_index=IGNORED, reduction="none")
+        loss_BA = token_losses(logits_BAV, labels_BA, self.recipe.options.loss)
         collapsed_BA = (logits_BAV - logits_BAV.amax(-1, keepdim=True)).exp().sum(-1) == 1
         return right_B, loss_BA, collapsed_BA
 
-    # Logging and saving
+    # Logging
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer, but with no history in its state: metrics.jsonl has it, and every save would rewrite it."""
+        self.writer.check()
         super().log(logs, start_time)
         self.state.log_history.clear()
-
-    def keep_step(self, metrics: Mapping[str, float]) -> None:
-        """Keeps the weights of this step for ever, as a folder for `from_pretrained`; all processes must call it."""
-        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
-        weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
-        if self.is_world_process_zero() and not self.failure:
-            save = partial(self.accelerator.unwrap_model(self.model).save_pretrained, state_dict=weights)
-            matches = {
-                key: value for key, value in metrics.items() if key.startswith("eval_") and key != "eval_seconds"
-            }
-            checkpoints.keep(self.recipe.output_dir, self.state.global_step, save, matches)
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """A resumable checkpoint, sealed with its hashes once it is whole; the oldest ones go only then."""
-        if self.failure or not self.weights_are_finite():
-            self.fail()
-            return
-        run, step = self.recipe.output_dir, self.state.global_step
-        folder = run / f"checkpoint-{step}"
-        try:
-            with writing(folder):
-                super()._save_checkpoint(model, trial)
-                if self.args.world_size > 1:
-                    dist.barrier()
-                facts = self._hash_together(folder)
-                if self.is_world_process_zero():
-                    checkpoints.seal(run, step, self.recipe.training["save_total_limit"], facts)
-        except DiskError:
-            shutil.rmtree(folder, ignore_errors=True)  # it is worth nothing, and the disk may be full
-            raise
-
-    def _hash_together(self, folder: Path) -> dict[str, dict[str, Any]]:
-        """Hash and size of every file of a checkpoint, each process taking a share of them."""
-        ranks = self.args.world_size
-        if ranks == 1:
-            return checkpoints.facts_of(folder, checkpoints.files_of(folder))
-        names = broadcast_object_list([checkpoints.files_of(folder)])[0]
-        facts = checkpoints.facts_of(folder, names[self.args.process_index :: ranks])
-        parts: list[Any] = [None] * ranks
-        dist.all_gather_object(parts, facts)
-        return dict(sorted(item for part in parts for item in part.items()))
-
-    def weights_are_finite(self) -> bool:
-        """Whether every weight on every process is; under ZeRO-3 each process looks at its share."""
-        weights = [getattr(weight, "ds_tensor", weight).detach() for weight in self.model.parameters()]
-        bad = (~torch.stack(torch._foreach_norm(weights)).isfinite().all()).float()
-        if self.args.world_size > 1:
-            dist.all_reduce(bad)
-        return not bad
-
-    def fail(self) -> None:
-        """Ends training without saving, and names the step whose loss was the first that is not finite.
-
-        All processes must call it.
-        """
-        bad = [step for step, loss in self.losses if not loss.isfinite()]
-        first = torch.tensor(min(bad, default=self.state.global_step), device=self.args.device)
-        if self.args.world_size > 1:
-            dist.all_reduce(first, dist.ReduceOp.MIN)
-        self.failure = self.failure or f"the loss is not finite at step {first.item()}"
-        self.control.should_training_stop = True
-        self.control.should_save = self.control.should_evaluate = False
 
 
 def _step_of(checkpoint: str) -> int:

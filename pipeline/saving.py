@@ -1,0 +1,131 @@
+"""What a trainer writes: weights that are kept for ever, beside training, and checkpoints that it can resume from."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate.utils import broadcast_object_list
+from torch import nn
+from transformers import PreTrainedModel
+
+from pipeline import checkpoints
+from pipeline.files import DiskError, writing
+from pipeline.step import StepTrainer
+from pipeline.writer import Writer
+
+
+class SavingTrainer(StepTrainer):
+    """A StepTrainer that keeps steps and saves checkpoints, both only of weights that are finite."""
+
+    def __init__(self, *inputs: Any, **kwargs: Any):
+        self.writer = Writer()
+        self.spent = {"evaluation": 0.0, "saving": 0.0}  # seconds for which training waited
+        self.began = time.perf_counter()
+        self.failure: str | None = None  # why training cannot go on
+        self.stopped_by: str | None = None  # the signal after which it was saved and ended
+        super().__init__(*inputs, **kwargs)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        self.began, self.spent = time.perf_counter(), dict.fromkeys(self.spent, 0.0)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.writer.wait()
+
+    def shares(self) -> dict[str, float]:
+        """The share of the time since training began that training waited for evaluation and for saving."""
+        passed = time.perf_counter() - self.began
+        return {f"{what}_share": seconds / passed for what, seconds in self.spent.items()}
+
+    def keep_step(self, metrics: Mapping[str, float]) -> None:
+        """Keeps the weights of this step for ever, as a folder for `from_pretrained`; all processes must call it.
+
+        The weights are copied, and written while training goes on; an error in writing is raised by the next log.
+        """
+        started = time.perf_counter()
+        sharded = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        weights = self.accelerator.get_state_dict(self.model_wrapped) if sharded else self.model.state_dict()
+        if self.is_world_process_zero() and not self.failure:
+            copy, whole = self.writer.copy(weights)
+            model, run, step = self.accelerator.unwrap_model(self.model), self.recipe.output_dir, self.state.global_step
+            matches = {
+                key: value for key, value in metrics.items() if key.startswith("eval_") and key != "eval_seconds"
+            }
+            self.writer.start(lambda: _write(model, copy, whole, run, step, matches))
+        self.spent["saving"] += time.perf_counter() - started
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """A resumable checkpoint, sealed with its hashes once it is whole; the oldest ones go only then.
+
+        Steps that were kept before it are on the disk by then, since who resumes from it will not write them again.
+        """
+        if self.failure or not self.weights_are_finite():
+            self.fail()
+            return
+        started = time.perf_counter()
+        run, step = self.recipe.output_dir, self.state.global_step
+        folder = run / f"checkpoint-{step}"
+        self.writer.wait()
+        try:
+            with writing(folder):
+                super()._save_checkpoint(model, trial)
+                if self.args.world_size > 1:
+                    dist.barrier()
+                facts = self._hash_together(folder)
+                if self.is_world_process_zero():
+                    checkpoints.seal(run, step, self.recipe.training["save_total_limit"], facts)
+        except DiskError:
+            shutil.rmtree(folder, ignore_errors=True)  # it is worth nothing, and the disk may be full
+            raise
+        self.spent["saving"] += time.perf_counter() - started
+
+    def _hash_together(self, folder: Path) -> dict[str, dict[str, Any]]:
+        """Hash and size of every file of a checkpoint, each process taking a share of them."""
+        ranks = self.args.world_size
+        if ranks == 1:
+            return checkpoints.facts_of(folder, checkpoints.files_of(folder))
+        names = broadcast_object_list([checkpoints.files_of(folder)])[0]
+        facts = checkpoints.facts_of(folder, names[self.args.process_index :: ranks])
+        parts: list[Any] = [None] * ranks
+        dist.all_gather_object(parts, facts)
+        return dict(sorted(item for part in parts for item in part.items()))
+
+    def weights_are_finite(self) -> bool:
+        """Whether every weight on every process is; under ZeRO-3 each process looks at its share."""
+        weights = [getattr(weight, "ds_tensor", weight).detach() for weight in self.model.parameters()]
+        bad = (~torch.stack(torch._foreach_norm(weights)).isfinite().all()).float()
+        if self.args.world_size > 1:
+            dist.all_reduce(bad)
+        return not bad
+
+    def fail(self) -> None:
+        """Ends training without saving, and names the step whose loss was the first that is not finite.
+
+        All processes must call it.
+        """
+        bad = [step for step, loss in self.losses if not loss.isfinite()]
+        first = torch.tensor(min(bad, default=self.state.global_step), device=self.args.device)
+        if self.args.world_size > 1:
+            dist.all_reduce(first, dist.ReduceOp.MIN)
+        self.failure = self.failure or f"the loss is not finite at step {first.item()}"
+        self.control.should_training_stop = True
+        self.control.should_save = self.control.should_evaluate = False
+
+
+def _write(
+    model: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    whole: Callable[[], None],
+    run: Path,
+    step: int,
+    metrics: Mapping[str, float],
+) -> None:
+    whole()
+    checkpoints.keep(run, step, partial(model.save_pretrained, state_dict=weights), metrics)

@@ -1,0 +1,270 @@
+"""A grid of runs of one recipe, several at a time, and all their curves in one report.
+
+    python -m pipeline.sweep RECIPE --corpus.ratio 3.6,9,18 --seed 0,1,2 [--key value ...]
+
+Values with commas span the grid; other keys are overrides of every run, as of `python -m pipeline.run`. Each run is a
+process with a folder of its own inside that of the sweep. The same command goes on with what is unfinished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline import folder
+from pipeline.comparison import write_comparison
+from pipeline.grokking import THRESHOLD
+from pipeline.reading import RecipeError, pairs
+from pipeline.recipe import Recipe, read_recipe
+from pipeline.results import Results
+from pipeline.wording import duration
+
+LOG = "log.txt"  # beside a run's folder, with its name before it
+
+
+@dataclass
+class Point:
+    """One run of a grid: where it differs, its recipe, and its process while it runs."""
+
+    name: str
+    recipe: Recipe
+    words: list[str]
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    started: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        return self.recipe.output_dir
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{LOG}")
+
+    @property
+    def is_finished(self) -> bool:
+        return folder.is_finished(self.recipe, folder.open_run(self.recipe))
+
+    def outcome(self) -> str:
+        """What came of it, in a few words."""
+        run = Results.read(self.folder)
+        if run.grok.grok_step is None:
+            match = run.at_end(run.grok.held_out, "exact_match")
+            return f"{run.grok.held_out} {match:.3f} at step {run.last_step:,}" if match is not None else "no result"
+        return f"{run.grok.held_out} >= {THRESHOLD} at step {run.grok.grok_step:,}"
+
+
+def values_of(text: str) -> list[str]:
+    """The values between the commas that stand outside of brackets and quotes: `a,[b,c]` is `a` and `[b,c]`."""
+    values, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            quote = sign
+        depth += (sign in "[{") - (sign in "]}") if not quote else 0
+        if sign == "," and not depth and not quote:
+            values.append("")
+        else:
+            values[-1] += sign
+    return [value.strip() for value in values]
+
+
+def grid(path: str, words: Sequence[str], output: Path | None) -> list[Point]:
+    """The runs of a sweep, the last key changing fastest; every recipe has been read and checked.
+
+    Raises:
+        RecipeError: at a mistake in any of them, or when no key has several values.
+    """
+    axes: dict[str, list[str]] = {}
+    for key, value in pairs(words):
+        if key is None or value is None:
+            raise RecipeError("command line", f"{value or f'--{key}'}: write --key value or --key value,value")
+        axes[key] = values_of(value)
+    swept = [key for key, values in axes.items() if len(values) > 1]
+    if not swept:
+        raise RecipeError("command line", "no key has several values; write them with commas, such as --seed 0,1,2")
+    for key in swept:
+        if len(set(axes[key])) < len(axes[key]) or "" in axes[key]:
+            raise RecipeError("command line", f"--{key} {','.join(axes[key])}: has a value twice, or an empty one")
+    output = output or Path("runs") / f"{Path(path).stem}-sweep"
+    points = []
+    for chosen in itertools.product(*axes.values()):
+        at = dict(zip(axes, chosen))
+        name = ",".join(f"{key.rpartition('.')[2]}={at[key]}" for key in swept).replace("/", "_")
+        overrides = [f"--{key}={value}" for key, value in at.items()]
+        overrides += [f"--output_dir={output / name}", f"--run_name={Path(path).stem} {name}"]
+        points.append(Point(name, read_recipe(path, overrides), overrides))
+    return points
+
+
+def run_all(points: Sequence[Point], path: str, jobs: int) -> list[Point]:
+    """Runs what is unfinished, `jobs` at a time, with a line for each that ends; returns those that failed."""
+    waiting = [point for point in points if not point.is_finished]
+    done, failed = len(points) - len(waiting), []
+    if done:
+        print(f"{done} of {len(points)} runs are finished already")
+    running: list[Point] = []
+    slots = list(range(jobs))
+    places: dict[str, int] = {}
+    try:
+        while waiting or running:
+            while waiting and slots:
+                point = waiting.pop(0)
+                places[point.name] = slots.pop(0)
+                _start(point, path, places[point.name], jobs)
+                running.append(point)
+            time.sleep(0.1)
+            for point in [point for point in running if point.process and point.process.poll() is not None]:
+                running.remove(point)
+                slots.append(places[point.name])
+                done += 1
+                assert point.process is not None
+                took = duration(time.monotonic() - point.started)
+                if point.process.returncode:
+                    failed.append(point)
+                    print(f"[{done}/{len(points)}] {point.name}: FAILED after {took}: {_last_line(point.log)}")
+                    print(f"  its log is {point.log}", flush=True)
+                else:
+                    print(f"[{done}/{len(points)}] {point.name}: {point.outcome()}, {took}", flush=True)
+    finally:
+        for point in running:
+            assert point.process is not None
+            point.process.terminate()
+        for point in running:
+            assert point.process is not None
+            point.process.wait()
+    return failed
+
+
+def _start(point: Point, path: str, slot: int, jobs: int) -> None:
+    """Starts a run on its share of the machine: one of the GPUs, or some of the cores."""
+    environment = dict(os.environ)
+    gpus = gpu_names()
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    point.folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pipeline.run", path, *point.words, "--callbacks.progress.style=plain"]
+    paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    with open(point.log, "ab") as log:
+        point.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    point.started = time.monotonic()
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_names() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; found without torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def submit(points: Sequence[Point], path: str, jobs: int, options: str, again: Sequence[str]) -> str:
+    """Submits what is unfinished as one Slurm array, and the report as a job after it; returns the array's number.
+
+    `options` are sbatch's, for every run; `again` is the command that reports. A task that Slurm requeues resumes.
+
+    Raises:
+        RecipeError: when there is no Slurm, or it refuses the job.
+    """
+    waiting = [point for point in points if not point.is_finished]
+    output = points[0].folder.parent
+    output.mkdir(parents=True, exist_ok=True)
+    if not waiting:
+        return ""
+    run = [sys.executable, "-m", "pipeline.run", path, "--callbacks.progress.style=plain"]
+    script = output / "sweep.slurm"
+    lines = [
+        "#!/bin/bash",
+        f"#SBATCH --job-name={Path(path).stem}-sweep --requeue --open-mode=append",
+        f"#SBATCH --array=0-{len(waiting) - 1}%{jobs} --output={output.resolve()}/slurm-%a.{LOG}",
+        f"export PYTHONPATH={shlex.quote(str(Path(__file__).parent.parent))}:$PYTHONPATH",
+        "runs=(",
+        *(f"  {shlex.quote(shlex.join([*run, *point.words]))}" for point in waiting),
+        ")",
+        'eval "exec ${runs[$SLURM_ARRAY_TASK_ID]}"',
+    ]
+    script.write_text("\n".join(lines) + "\n")
+    number = _sbatch([*shlex.split(options), str(script)])
+    last = ["--dependency", f"afterany:{number}", "--output", f"{output.resolve()}/slurm-report.{LOG}"]
+    _sbatch([*last, "--wrap", shlex.join(again)])
+    return number
+
+
+def _sbatch(words: Sequence[str]) -> str:
+    try:
+        result = subprocess.run(["sbatch", "--parsable", *words], capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise RecipeError("--slurm", "there is no sbatch here; leave --slurm out to run on this machine") from None
+    except subprocess.CalledProcessError as error:
+        raise RecipeError("--slurm", " ".join(error.stderr.split())) from None
+    return result.stdout.strip().partition(";")[0]
+
+
+def report(points: Sequence[Point]) -> Path | None:
+    """All curves in one report, in the sweep's folder; None while fewer than two runs have begun."""
+    begun = [point.folder for point in points if (point.folder / folder.CORPUS).is_dir()]
+    if len(begun) < 2:
+        return None
+    output = points[0].folder.parent
+    write_comparison(begun, output)
+    return output / "report.html"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake in a recipe, 130 interrupted."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.sweep",
+        usage="python -m pipeline.sweep RECIPE --key value,value,... [--key value ...] [--jobs N] [--slurm OPTIONS]",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="A list or a quoted text is one value: --checkpoints.every [[100,null]] --optim_args \"'a=1,b=2'\".",
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", help="what --key value overrides, as in python -m pipeline.run")
+    parser.add_argument("--output_dir", type=Path, help="folder of the sweep (default: runs/RECIPE-sweep)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: one for each GPU, or half of the cores)")
+    parser.add_argument("--slurm", metavar="OPTIONS", help='as a Slurm array with these: "--gpus=1 --time=8:00:00"')
+    parser.add_argument("--report", action="store_true", help="only report what there is")
+    chosen, words = parser.parse_known_args(argv)
+    jobs = chosen.jobs or len(gpu_names()) or max(1, cores() // 2)
+    try:
+        points = grid(chosen.recipe, words, chosen.output_dir)
+        if chosen.slurm is not None and not chosen.report:
+            again = [sys.executable, "-m", "pipeline.sweep", *argv, "--report"]
+            if number := submit(points, chosen.recipe, jobs, chosen.slurm, again):
+                print(f"submitted as job {number}; the report comes after it: {points[0].folder.parent}/report.html")
+                return 0
+        failed = [] if chosen.report else run_all(points, chosen.recipe, jobs)
+        if page := report(points):
+            print(page)
+        return 1 if failed else 0
+    except RecipeError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on with what is unfinished", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

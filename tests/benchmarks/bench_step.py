@@ -1,0 +1,111 @@
+"""The training step beside three baselines, in one run, as ratios; and what share of the machine's floor it reaches.
+
+    python tests/benchmarks/bench_step.py [--rounds 5] [--only 2x128]
+
+Baselines are described in `baselines.py`. Windows of all contestants take turns, and a number is the median over the
+rounds: CPU seconds of one thread, or wall-clock seconds on a GPU.
+
+The floor is the time of the arithmetic that cannot be left out, 2 FLOP a weight and token forward and 4 backward in the
+blocks and at the answer positions of the head, at the speed that this machine's largest matrix product reaches, plus
+the bytes that AdamW moves (weights, gradients and two moments, read or written 7 times, 4 bytes each) at the speed of
+a copy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from typing import Any
+
+import torch
+from baselines import EagerLoop, Ours, Reference, Setting, Size, StockTrainer
+from machine import device, write
+
+SIZES = (Size(8, 768, 12, 64), Size(2, 128, 4, 512), Size(1, 128, 4, 512), Size(2, 128, 4, 64))
+CONTESTANTS = {"reference": Reference, "stock": StockTrainer, "eager": EagerLoop, "ours": Ours}
+LEAST_SECONDS = 1.5  # of a window, so that small steps are averaged
+
+
+def machine_speed(setting: Setting) -> tuple[float, float]:
+    """FLOP/s of a large matrix product in the type that is trained in, and bytes/s of a copy."""
+    on_gpu = setting.device.type == "cuda"
+    n = 8192 if on_gpu else 1024
+    a = torch.randn(n, n, device=setting.device, dtype=torch.bfloat16 if on_gpu else torch.float32)
+    block = torch.empty(1 << (30 if on_gpu else 27), dtype=torch.uint8, device=setting.device)
+    other = torch.empty_like(block)
+
+    def fastest(call: Any, times: int = 5) -> float:
+        call()
+        spent = []
+        for _ in range(times):
+            started = setting.now()
+            call()
+            spent.append(setting.now() - started)
+        return min(spent)
+
+    return 2 * n**3 / fastest(lambda: a @ a), 2 * block.numel() / fastest(lambda: other.copy_(block))
+
+
+def floor(setting: Setting, model: Any) -> dict[str, float]:
+    """FLOP and bytes of a step that cannot be left out."""
+    size, rows = setting.size, setting.rows
+    weights = sum(weight.numel() for weight in model.parameters())
+    blocks = sum(weight.numel() for weight in model.transformer.h.parameters())
+    inputs, answers = rows.tokens_NT.shape[1] - 1, rows.longest_answer
+    head = setting.vocabulary * size.width
+    return {
+        "parameters": weights,
+        "flop": 6 * size.batch * (blocks * inputs + head * answers),
+        "bytes": 7 * 4 * weights,
+    }
+
+
+def measure(size: Size, rounds: int, wanted: list[str]) -> dict[str, Any]:
+    setting = Setting.of(size, device())
+    flops, copies = machine_speed(setting)
+    contestants = {name: CONTESTANTS[name](setting) for name in wanted}
+    samples: dict[str, list[float]] = {name: [] for name in wanted}
+    steps = {name: max(1, round(LEAST_SECONDS / contestants[name].window(1))) for name in wanted}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            samples[name].append(contestant.window(steps[name]))
+    seconds = {name: statistics.median(sample) for name, sample in samples.items()}
+    least = floor(setting, setting.model(setting.vocabulary))
+    least["seconds"] = least["flop"] / flops + least["bytes"] / copies
+    return {
+        "size": size.name,
+        "seconds_per_step": seconds,
+        "samples": samples,
+        "ours_is_faster_by": {name: seconds[name] / seconds["ours"] for name in wanted if name != "ours"},
+        "floor": least,
+        "share_of_floor": least["seconds"] / seconds["ours"],
+        "flop_per_second": flops,
+        "copied_bytes_per_second": copies,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="The training step beside its baselines.")
+    parser.add_argument("--rounds", type=int, default=5, help="windows per contestant")
+    parser.add_argument("--only", default="", help="a part of a size's name, such as '2 x 128'")
+    parser.add_argument("--without", default="", help="contestants to leave out, with commas")
+    chosen = parser.parse_args()
+    wanted = [name for name in CONTESTANTS if name not in chosen.without.split(",")]
+    head = ["size", *(f"{name} s" for name in wanted), *(f"x {name}" for name in wanted[:-1]), "floor s", "share"]
+    print("  ".join(word.rjust(20 if word == "size" else 11) for word in head))
+    found = []
+    for size in SIZES:
+        if chosen.only not in size.name:
+            continue
+        found.append(row := measure(size, chosen.rounds, wanted))
+        numbers = [*row["seconds_per_step"].values(), *row["ours_is_faster_by"].values()]
+        words = [f"{number:.4g}" for number in numbers]
+        words += [f"{row['floor']['seconds']:.4g}", f"{row['share_of_floor']:.0%}"]
+        print("  ".join([row["size"].rjust(20), *(word.rjust(11) for word in words)]), flush=True)
+    print(write("step", found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""The fast step is equal to transformers' own, and says where it cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from pipeline.capture import INNER_EVENTS, Captured, why_not_captured
+from pipeline.history import read_history
+from pipeline.trainer import GrokTrainer
+from tests.test_trainer import trainer_of
+from tests.tiny import COMPOSITION, RECIPE
+
+EVENTS = (
+    "on_step_begin",
+    "on_substep_end",
+    "on_pre_optimizer_step",
+    "on_optimizer_step",
+    "on_step_end",
+    "on_epoch_end",
+)
+WATCHED = ("loss", "grad_norm", "learning_rate", "epoch")
+# 200 steps in which every loss is logged; without dropout, whose random numbers the two ways draw differently.
+LONG = ("--max_steps", "200", "--model.dropout", "0", "--logging_steps", "1", "--eval_strategy", "no")
+LONG += ("--save_strategy", "no", "--callbacks.progress.style", "off", "--checkpoints.powers_of_two", "false")
+# A rate at which training does not blow rounding up.
+LONG += ("--warmup_steps", "10", "--learning_rate", "2e-3")
+
+
+def trained(folder: Path, text: str, *words: str) -> GrokTrainer:
+    folder.mkdir(exist_ok=True)
+    trainer = trainer_of(folder, text, *words)
+    trainer.args.eval_on_start = False
+    trainer.train()
+    return trainer
+
+
+def curves(folder: Path) -> list[list[float]]:
+    return [[line[key] for key in WATCHED] for line in read_history(folder / "run") if "loss" in line]
+
+
+@pytest.mark.parametrize("text", [RECIPE, COMPOSITION], ids=["group", "composition"])
+@pytest.mark.parametrize("micro", [(), ("--per_device_train_batch_size", "4")], ids=["whole", "accumulated"])
+def test_it_trains_as_transformers_does(text: str, micro: tuple[str, ...], tmp_path: Path) -> None:
+    fast = trained(tmp_path / "fast", text, *LONG, *micro)
+    stock = trained(tmp_path / "stock", text, *LONG, *micro, "--fast", "false")
+    assert fast.has_own_loop and not stock.has_own_loop and not fast.notes
+    ours, theirs = curves(tmp_path / "fast"), curves(tmp_path / "stock")
+    assert len(ours) == len(theirs) == 200
+    for one, other in zip(ours, theirs):
+        assert one[:1] + one[2:] == pytest.approx(other[:1] + other[2:], rel=1e-4)
+        assert one[1] == pytest.approx(other[1], rel=1e-3)  # a norm adds up the rounding of all weights
+    assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
+    # It learned, so that the equality says something.
+    assert ours[-1][0] < 0.7 * ours[0][0]
+
+
+class Listener(TrainerCallback):
+    """Writes down every event with its step."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, int]] = []
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in EVENTS:
+            return super().__getattribute__(name)
+        return lambda args, state, control, **kwargs: self.heard.append((name, state.global_step))
+
+
+@pytest.mark.parametrize("micro", ["4", "16"])
+def test_callbacks_hear_the_same_events(micro: str, tmp_path: Path) -> None:
+    heard = []
+    for fast in ("true", "false"):
+        words = ("--fast", fast, "--max_steps", "9", "--per_device_train_batch_size", micro, "--save_strategy", "no")
+        (tmp_path / fast).mkdir()
+        trainer = trainer_of(tmp_path / fast, RECIPE, *words)
+        listener = Listener()
+        trainer.add_callback(listener)
+        trainer.train()
+        heard.append(listener.heard)
+    assert heard[0] == heard[1]
+    assert {name for name, _ in heard[0]} == set(EVENTS) - ({"on_substep_end"} if micro == "16" else set())
+
+
+def test_what_keeps_the_own_loop_away_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pipeline.run import announcement
+
+    trainer = trainer_of(tmp_path, RECIPE, "--include_num_input_tokens_seen", "all")
+    assert not trainer.has_own_loop
+    (note,) = trainer.notes
+    assert "the Trainer's own loop is used: include_num_input_tokens_seen" in note
+    assert note in announcement(trainer, None)
+
+
+def test_what_cannot_be_captured(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, RECIPE)
+    optimizer = trainer.create_optimizer()
+    callbacks = trainer.callback_handler.callbacks
+
+    class Gpu:
+        device, world_size = torch.device("cuda"), 1
+
+    args: Any = Gpu()
+    assert why_not_captured(trainer.args, optimizer, callbacks) == "only CUDA has graphs"
+    assert why_not_captured(args, optimizer, callbacks) is None  # nothing of a usual run
+    assert "fused" in (why_not_captured(args, torch.optim.SGD(trainer.model.parameters()), callbacks) or "")
+    for event in INNER_EVENTS:
+        kind = type("Nosy", (TrainerCallback,), {event: lambda *args, **kwargs: None})
+        assert f"Nosy acts in the middle of an update ({event})" in (why_not_captured(args, optimizer, [kind()]) or "")
+    args.world_size = 2
+    assert "between processes" in (why_not_captured(args, optimizer, callbacks) or "")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("text", [RECIPE, COMPOSITION], ids=["group", "composition"])
+def test_a_captured_update_trains_as_transformers_does(text: str, tmp_path: Path) -> None:
+    words = (*LONG, "--use_cpu", "false", "--lr_scheduler_type", "linear")
+    fast = trained(tmp_path / "fast", text, *words)
+    assert isinstance(fast._captured, Captured) and fast._captured.graph is not None
+    trained(tmp_path / "stock", text, *words, "--fast", "false")
+    for one, other in zip(curves(tmp_path / "fast"), curves(tmp_path / "stock"), strict=True):
+        assert one == pytest.approx(other, rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.gpu
+def test_a_captured_run_resumes(tmp_path: Path) -> None:
+    straight = trained(tmp_path / "straight", RECIPE, "--max_steps", "24", "--save_steps", "12")
+    checkpoint = tmp_path / "straight" / "run" / "checkpoint-12"
+    (tmp_path / "parts").mkdir()
+    parts = trainer_of(tmp_path / "parts", RECIPE, "--max_steps", "24", "--save_strategy", "no")
+    parts.train(resume_from_checkpoint=str(checkpoint))
+    for one, other in zip(parts.model.parameters(), straight.model.parameters()):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
