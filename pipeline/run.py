@@ -7,6 +7,7 @@ python -m pipeline.run --help
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import sys
 from contextlib import nullcontext
@@ -196,7 +197,12 @@ def train(trainer: GrokTrainer) -> None:
         trainer.load_weights(checkpoint)
     else:
         trainer.args.eval_on_start = checkpoint is None
-        trainer.train(resume_from_checkpoint=checkpoint and regrouped(trainer, checkpoint))
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint and regrouped(trainer, checkpoint))
+        except pickle.UnpicklingError:
+            raise RecipeError(
+                "output_dir", f"{checkpoint} holds code in the place of weights, which is not run; delete it to go on"
+            ) from None
         if trainer.is_world_process_zero():
             shutil.rmtree(path / UNIVERSAL, ignore_errors=True)
     if trainer.failure or trainer.stopped_by:

@@ -1,6 +1,6 @@
 """A real Slurm of two nodes on this machine, for tests: installs Debian's where it is missing, starts it, stops it.
 
-    python -m tests.slurm_cluster      starts one and a shell in it, to try `sbatch recipes/launch.slurm`
+python -m tests.slurm_cluster      starts one and a shell in it, to try `sbatch recipes/launch.slurm`
 """
 
 from __future__ import annotations
@@ -52,6 +52,10 @@ PartitionName=urgent Nodes=node1,node2 MaxTime=INFINITE State=UP PriorityTier=10
 """
 
 
+def _where(program: str) -> str | None:
+    return shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+
+
 class Cluster:
     """`install()`, `start()`, `stop()`; commands of Slurm through `run`."""
 
@@ -66,7 +70,9 @@ class Cluster:
     def install() -> float:
         """Installs what is missing; returns the seconds it took."""
         began = time.monotonic()
-        if not all(shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") for program in ("slurmctld", "munged")):
+        if not all(
+            shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin") for program in ("slurmctld", "munged")
+        ):
             command = ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         return time.monotonic() - began
@@ -95,7 +101,9 @@ class Cluster:
         self._serve("slurmctld", "-D", "-c")
         self.start_node("node1")
         self.start_node("node2")
-        self._until(lambda: self.run("sinfo", "-h", "-o", "%T %D", check=False).split() == ["idle", "2"] * 2, 60)
+        self._until(
+            lambda: self.run("sinfo", "-h", "-N", "-p", "main", "-o", "%T", check=False).split() == ["idle"] * 2, 60
+        )
         return time.monotonic() - began
 
     def start_node(self, name: str) -> None:
@@ -141,10 +149,9 @@ class Cluster:
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _serve(self, program: str, *words: str, name: str = "") -> None:
-        path = shutil.which(program, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or program
         with open(self.home / f"{name or program}.out", "ab") as out:
             self._servers[name or program] = subprocess.Popen(
-                [path, *words], env=self.environment, stdout=out, stderr=out
+                [_where(program) or program, *words], env=self.environment, stdout=out, stderr=out
             )
 
     def _until(self, holds: object, seconds: float) -> None:

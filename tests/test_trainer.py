@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
+from hypothesis import given
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from pipeline.data import Rows
 from pipeline.metrics import ExactMatch, decode_greedily
 from pipeline.recipe import read_recipe
 from pipeline.run import prepare, train
@@ -78,6 +83,37 @@ def test_evaluation_in_many_batches_and_on_some_rows(tmp_path: Path) -> None:
     assert (some["eval_id_exact_match"] * 10) % 1 == 0
     every = trainer.evaluate_every_row()
     assert (every["final_id_exact_match"] * len(trainer.splits["id"])) % 1 == pytest.approx(0, abs=1e-9)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=3),
+    ranks=st.integers(1, 9),
+    batch=st.integers(1, 16),
+)
+def test_any_number_of_processes_counts_every_row_once_in_as_many_batches(
+    sizes: list[int], ranks: int, batch: int
+) -> None:
+    """The share of each process, one after the other; what they would sum up is summed here."""
+    split_N = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    answers_N1 = torch.arange(len(split_N))[:, None]
+    rows = Rows(torch.hstack([answers_N1, answers_N1]), torch.ones_like(split_N), torch.ones_like(split_N))
+    batches: list[int] = []
+
+    def judge(taken: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        batches[-1] += 1
+        ones_B = torch.ones(len(taken["labels"]), dtype=torch.bool)
+        return ones_B, torch.ones_like(taken["labels"], dtype=torch.float32), ones_B[:, None]
+
+    total_S4 = torch.zeros(len(sizes), 4, dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(dist, "all_reduce", lambda sums: None)
+        for rank in range(ranks):
+            batches.append(0)
+            args = SimpleNamespace(world_size=ranks, process_index=rank, eval_batch_size=batch, device="cpu")
+            trainer = SimpleNamespace(args=args, splits=sizes, _judge=judge)
+            total_S4 += GrokTrainer._sums(trainer, rows, split_N)  # type: ignore[arg-type]
+    assert total_S4.tolist() == [[size] * 4 for size in sizes]
+    assert len(set(batches)) == 1
 
 
 def test_evaluation_leaves_training_as_it_was(tmp_path: Path) -> None:

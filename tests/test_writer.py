@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from pipeline import checkpoints
-from pipeline.checkpoints import Manifest
+from pipeline.manifest import Manifest
 from pipeline.writer import Writer
 from tests.test_trainer import trainer_of
 from tests.tiny import RECIPE, run_here, write_recipe
@@ -47,17 +48,25 @@ def test_training_goes_on_while_a_step_is_written(tmp_path: Path, monkeypatch: p
     assert "lm_head.weight" not in load_file(tmp_path / "run" / "steps" / "step0" / "model.safetensors")
 
 
-def test_a_crash_of_the_writer_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), ZeroDivisionError("a mistake")])
+def test_a_crash_of_the_writer_ends_the_run(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     usual = checkpoints.keep
 
-    def full_disk(run: Path, step: int, *rest: object) -> None:
+    def broken(run: Path, step: int, *rest: object) -> None:
         if step == 4:
-            raise OSError("No space left on device")
+            raise error
         usual(run, step, *rest)
 
-    monkeypatch.setattr(checkpoints, "keep", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        run_here(write_recipe(tmp_path, RECIPE.replace("save_steps: 6", "save_steps: 100")))
+    monkeypatch.setattr(checkpoints, "keep", broken)
+    recipe = write_recipe(tmp_path, RECIPE.replace("save_steps: 6", "save_steps: 100"))
+    if isinstance(error, OSError):
+        assert run_here(recipe) == 1
+        assert "No space left on device" in capsys.readouterr().err
+    else:
+        with pytest.raises(ZeroDivisionError, match="a mistake"):
+            run_here(recipe)
     manifest = Manifest.load(tmp_path / "run")
     assert 2 in manifest.kept and 4 not in manifest.kept
     assert not manifest.finished and 24 not in manifest.kept

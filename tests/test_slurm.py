@@ -1,0 +1,205 @@
+"""`recipes/launch.slurm` on a real Slurm of two nodes: limits, preemption, cancelling and dead nodes lose nothing.
+
+python -m pytest -m slurm tests/test_slurm.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.checkpoints import newest_good
+from pipeline.history import read_history
+from pipeline.manifest import Manifest
+from pipeline.upkeep import verify
+from tests.kills import differences
+from tests.slurm_cluster import Cluster
+from tests.tiny import RECIPE, ROOT, write_recipe
+
+SCRIPT = ROOT / "recipes" / "launch.slurm"
+STEPS = 5000  # half a minute and more, on two processes
+TEXT = RECIPE.replace("every: [[10, null]]", "every: [[1000, null]]").replace("max_steps: 24", f"max_steps: {STEPS}")
+TEXT = TEXT.replace("eval_steps: 6", "eval_steps: 2000").replace("save_steps: 6", "save_steps: 1000")
+TEXT = TEXT.replace("logging_steps: 3", "logging_steps: 100")
+
+
+def test_it_is_clean_for_shellcheck() -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed")
+    result = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_rehearsal_prints_what_would_start() -> None:
+    environment = {**os.environ, "SLURM_JOB_NUM_NODES": "3", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "123"}
+    environment |= {"SLURM_ARRAY_TASK_ID": "5", "ENGINE": "zero2", "PYTHON": "python"}
+    command = ["bash", str(SCRIPT), "--dry-run", "recipes/quickstart.yaml", "--seed", "%a", "--run_name", "two words"]
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.startswith(f"3 nodes x 8 processes, zero2, from {ROOT}:\nsrun ")
+    assert (
+        "--config_file accelerate_configs/zero2.yaml --num_machines 3 --num_processes 24 --machine_rank @NODE@" in said
+    )
+    assert "--main_process_port 20123 pipeline/run.py recipes/quickstart.yaml --seed 5 --run_name two\\ words" in said
+    assert "use_cpu" not in said
+
+
+def test_a_missing_recipe_is_one_line() -> None:
+    result = subprocess.run(["bash", str(SCRIPT)], capture_output=True, text=True)
+    assert result.returncode == 2 and result.stderr.startswith("no recipe; sbatch recipes/launch.slurm")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster()
+    try:
+        print(f"Slurm: installed in {cluster.install():.1f} s, two nodes idle after {cluster.start():.1f} s")
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+class Jobs:
+    """Jobs of one recipe, submitted from a folder that looks like the repository."""
+
+    def __init__(self, cluster: Cluster):
+        self.cluster = cluster
+        self.home = Path(tempfile.mkdtemp(prefix="groklab-jobs-"))
+        for name in ("pipeline", "recipes", "accelerate_configs"):
+            (self.home / name).symlink_to(ROOT / name)
+        (self.home / "logs").mkdir()
+        self.recipe = write_recipe(self.home, TEXT)
+
+    def submit(self, run: str, *options: str, words: tuple[str, ...] = ()) -> str:
+        command = ["sbatch", "--parsable", f"--chdir={self.home}", "--nodes=2", *options]
+        command += [str(SCRIPT), str(self.recipe), "--output_dir", str(self.home / run), *words]
+        return self.cluster.run(*command, PYTHON=sys.executable, SLURM_SUBMIT_DIR=str(self.home)).strip()
+
+    def wait_for_step(self, run: str, step: int) -> None:
+        deadline = time.monotonic() + 120
+        while not any(line["step"] >= step for line in read_history(self.home / run)):
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.1)
+
+    def finish(self, job: str, seconds: float = 400) -> str:
+        """Waits for the end of a job, through its requeues; returns its log."""
+        state = self.cluster.wait(job, seconds=seconds)
+        assert state == "COMPLETED", f"{state}\n{self.logs()}"
+        return (self.home / "logs" / f"groklab-{job}.out").read_text()
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text()[-3000:] for path in (self.home / "logs").glob("*.out"))
+
+    def starts(self, run: str) -> list[dict[str, object]]:
+        return json.loads((self.home / run / "environment.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def jobs(cluster: Cluster) -> Iterator[Jobs]:
+    jobs = Jobs(cluster)
+    yield jobs
+    shutil.rmtree(jobs.home)
+
+
+@pytest.fixture(scope="module")
+def straight(jobs: Jobs) -> Path:
+    """A run that nobody disturbed, on two nodes."""
+    log = jobs.finish(jobs.submit("straight"))
+    assert "starts in" in log and log.count("starts in") == 1
+    return jobs.home / "straight"
+
+
+@pytest.mark.slurm
+def test_two_nodes_train_together(straight: Path, jobs: Jobs) -> None:
+    (start,) = jobs.starts("straight")
+    assert start["processes"] == 2
+    assert Manifest.load(straight).finished["step"] == STEPS  # type: ignore[index]
+    assert not list((jobs.home / "logs").glob(".status*"))
+
+
+@pytest.mark.slurm
+def test_a_job_at_its_time_limit_saves_requeues_itself_and_finishes(straight: Path, jobs: Jobs) -> None:
+    job = jobs.submit("limit", "--time=1", "--signal=USR1@30", words=("--report_to", "wandb"))
+    log = jobs.finish(job)
+    starts = jobs.starts("limit")
+    assert len(starts) >= 2 and f"back into the queue as job {job}" in log
+    assert "SIGUSR1: ending this step and saving" in log or "SIGTERM: ending this step and saving" in log
+    assert not differences(jobs.home / "limit", straight)
+    tracked = list((jobs.home / "limit" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(tracked) >= 2 and len({path.name for path in tracked}) == 1  # one tracked run
+
+
+@pytest.mark.slurm
+def test_a_preempted_job_saves_and_goes_on_later(straight: Path, jobs: Jobs) -> None:
+    job = jobs.submit("preempted")
+    jobs.wait_for_step("preempted", 1500)
+    words = [
+        "sbatch",
+        "--parsable",
+        "--partition=urgent",
+        "--nodes=2",
+        "--exclusive",
+        f"--output={jobs.home}/logs/urgent",
+    ]
+    urgent = jobs.cluster.run(*words, "--wrap", "srun sleep 3").strip()
+    assert jobs.cluster.wait(urgent, seconds=90) == "COMPLETED"
+    log = jobs.finish(job)
+    assert "SIGTERM: ending this step and saving" in log and len(jobs.starts("preempted")) == 2
+    assert not differences(jobs.home / "preempted", straight)
+
+
+@pytest.mark.slurm
+def test_a_cancelled_job_stays_cancelled_and_its_run_can_be_resumed(straight: Path, jobs: Jobs) -> None:
+    run = jobs.home / "cancelled"
+    job = jobs.submit("cancelled")
+    jobs.wait_for_step("cancelled", 1500)
+    jobs.cluster.run("scancel", job)
+    assert jobs.cluster.wait(job, "CANCELLED") == "CANCELLED"
+    jobs.cluster.wait(job, "CANCELLED", "GONE")
+    time.sleep(3)
+    assert jobs.cluster.state(job) == "CANCELLED" and len(jobs.starts("cancelled")) == 1
+    step, passed_over = newest_good(run, Manifest.load(run))
+    assert step is not None and step >= 1000
+    jobs.finish(jobs.submit("cancelled"))
+    assert not differences(run, straight), passed_over
+
+
+@pytest.mark.slurm
+def test_a_dead_node_costs_the_steps_since_the_last_checkpoint(straight: Path, jobs: Jobs) -> None:
+    job = jobs.submit("node")
+    jobs.wait_for_step("node", 2500)
+    jobs.cluster.kill_node("node2")
+    jobs.cluster.wait(job, "PENDING", seconds=120)
+    jobs.cluster.start_node("node2")
+    jobs.finish(job)
+    assert len(jobs.starts("node")) == 2
+    assert not differences(jobs.home / "node", straight)
+
+
+@pytest.mark.slurm
+def test_a_mistake_is_told_once_and_not_requeued(jobs: Jobs) -> None:
+    job = jobs.submit("mistake", words=("--learning_rat", "1"))
+    assert jobs.cluster.wait(job) == "FAILED"
+    log = (jobs.home / "logs" / f"groklab-{job}.out").read_text()
+    assert "did you mean learning_rate" in log
+    assert "ExitCode=2:0" in jobs.cluster.run("scontrol", "show", "job", job)
+
+
+@pytest.mark.slurm
+def test_an_array_is_a_sweep(jobs: Jobs) -> None:
+    words = ("--seed", "%a", "--max_steps", "20", "--output_dir", str(jobs.home / "sweep-%a"))
+    job = jobs.submit("none", "--nodes=1", "--array=0-1", words=words)
+    for index in (0, 1):
+        assert jobs.cluster.wait(f"{job}_{index}") == "COMPLETED", jobs.logs()
+        run = jobs.home / f"sweep-{index}"
+        assert f"seed: {index}\n" in (run / "recipe.yaml").read_text()
+        assert all(damage is None for _, damage in verify(run))
