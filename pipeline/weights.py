@@ -7,6 +7,9 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+# GPT-NeoX's output projection: its name in files, and in models of current transformers.
+RENAMED = {"embed_out.weight": "lm_head.weight"}
+
 
 def load_weights(model: Any, folder: Path) -> None:
     """Copies the weights of a `steps/stepN` folder into a model of the same sizes, on the model's device.
@@ -14,8 +17,11 @@ def load_weights(model: Any, folder: Path) -> None:
     Raises:
         ValueError: when a weight is missing or of another shape, or the folder has one too many.
     """
-    weights = load_file(folder / "model.safetensors")
     places = dict(model.named_parameters(remove_duplicate=False))
+    weights = {
+        name if name in places else RENAMED.get(name, name): weight
+        for name, weight in load_file(folder / "model.safetensors").items()
+    }
     # A tied weight has two names and is stored under one of them.
     filled = {id(places[name]) for name in weights if name in places}
     missing = [name for name, place in places.items() if id(place) not in filled]

@@ -9,7 +9,7 @@ from pipeline.arguments import keys
 from pipeline.parameters import parameters_of
 from pipeline.reading import RecipeError
 from pipeline.recipe import BLOCKS, Options
-from pipeline.rooms import load, names
+from pipeline.rooms import ROOMS, load, names
 from pipeline.run import main
 from pipeline.usage import help_text, split_words, wants_help
 

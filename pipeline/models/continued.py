@@ -173,7 +173,10 @@ class Continued(Architecture):
         from transformers import AutoTokenizer
 
         with self._readable("tokenizer"):
-            return AutoTokenizer.from_pretrained(self.origin[0], **self._loading)
+            tokenizer = AutoTokenizer.from_pretrained(self.origin[0], **self._loading)
+            if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers, where files are missing
+                raise FileNotFoundError("it has no vocabulary")
+            return tokenizer
 
     def tokenizer(self, stored: StoredCorpus) -> PreTrainedTokenizerBase:
         """The base's tokenizer, with the corpus's words as tokens of their own under `vocabulary: tokens`."""
