@@ -11,6 +11,7 @@ import pytest
 from pipeline.history import read_history
 from pipeline.recipe import read_recipe
 from pipeline.run import prepare, train
+from tests.bases import make_base, make_texts
 from tests.tiny import ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -26,14 +27,42 @@ SHORT = {
 }
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What stands in for the Hub: gpt2/, gpt_neox/ and two texts."""
+    folder = tmp_path_factory.mktemp("base")
+    for family in ("gpt2", "gpt_neox"):
+        make_base(folder / family, family, steps=1)
+    make_texts(folder)
+    return folder
+
+
+def stand_ins(path: Path, base: Path) -> dict[str, Path | str]:
+    """Overrides that give a recipe a small base and texts from here in the place of the Hub's."""
+    recipe = read_recipe(path)
+    name = str(recipe.model.as_dict()["model_name_or_path"])
+    found: dict[str, Path | str] = {"model.model_name_or_path": base / ("gpt_neox" if "pythia" in name else "gpt2")}
+    found["model.revision"] = "null"
+    if recipe.replay:
+        found |= {"replay.source": base / "replay.txt", "replay.config": "null"}
+    if "base_perplexity" in recipe.callbacks:
+        prefix = "callbacks.base_perplexity"
+        found |= {f"{prefix}.source": base / "held_out.txt", f"{prefix}.config": "null"}
+    return found
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_it_trains(path: Path, tmp_path: Path) -> None:
-    words = [word for key, value in SHORT.items() for word in (f"--{key}", str(value))]
+def test_it_trains(path: Path, base: Path, tmp_path: Path) -> None:
+    is_continued = "model_name_or_path:" in path.read_text()
+    if "\npeft:" in path.read_text():
+        pytest.importorskip("peft", reason="the extra peft is not installed")
+    values = {**SHORT, **(stand_ins(path, base) if is_continued else {})}
+    words = [word for key, value in values.items() for word in (f"--{key}", str(value))]
     trainer = prepare(read_recipe(path, [*words, "--output_dir", str(tmp_path / "run")]))
     train(trainer)
     assert trainer.state.global_step == 2
     losses = [line["loss"] for line in read_history(tmp_path / "run") if "loss" in line]
-    # Fresh weights know nothing: the first loss is near that of a guess among all tokens.
+    # Fresh weights know nothing: the first loss is near that of a guess among all tokens. So do those that stand in.
     assert losses[0] == pytest.approx(math.log(trainer.model.config.vocab_size), rel=0.25)
     assert (tmp_path / "run" / "steps" / "step2" / "model.safetensors").is_file()
 
