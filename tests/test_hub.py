@@ -19,9 +19,11 @@ from pipeline.files import sha256
 from pipeline.manifest import Manifest
 from pipeline.results import Results
 from pipeline.upkeep import verify
-from tests.hub_server import HubServer, hub_server
-from tests.tiny import RECIPE, ROOT, run_here, run_process, write_recipe
+from tests.bases import make_base
+from tests.hub_server import HubServer, Repo, hub_server
+from tests.tiny import COMPOSITION, RECIPE, ROOT, run_here, run_process, write_recipe
 
+CLOSED = "http://127.0.0.1:9"  # where nobody answers
 TOKEN = "hf_notatokenthatanyonehas0123456789"
 # Weights of 16 kB and one step after the other: 30 kept steps and little else.
 MANY = RECIPE.replace("every: [[10, null]]", "every: [[1, null]]").replace("max_steps: 24", "max_steps: 29")
@@ -291,7 +293,8 @@ from transformers import AutoModelForCausalLM, pipeline
 model = AutoModelForCausalLM.from_pretrained("user/looped", revision="step1", trust_remote_code=True)
 assert type(model).__name__ == "LoopedGPT2LMHeadModel" and model.config.n_loops == 2
 write = pipeline("text-generation", model="user/looped", trust_remote_code=True)
-assert write("3 7 =", max_new_tokens=1, do_sample=False)[0]["generated_text"].startswith("3 7 = ")
+written = write("3 7 =", max_new_tokens=1, do_sample=False)[0]["generated_text"]
+assert written.startswith("3 7 =") and len(written) > 5, written
 assert not any(name.split(".")[0] == "pipeline" for name in sys.modules)
 """
     environment = {**os.environ, **server.environment, "HF_HOME": str(tmp_path)}
@@ -299,3 +302,57 @@ assert not any(name.split(".")[0] == "pipeline" for name in sys.modules)
         [sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
+
+
+def test_a_base_on_the_hub_is_continued_and_what_is_closed_is_said(server: HubServer, tmp_path: Path) -> None:
+    base = make_base(tmp_path / "base", "gpt_neox", steps=1)
+    code = """
+from huggingface_hub import HfApi
+api = HfApi()
+api.create_repo("org/base")
+for branch in ("main", "step1"):
+    if branch != "main":
+        api.create_branch("org/base", branch=branch)
+    api.upload_folder(repo_id="org/base", folder_path="base", revision=branch)
+"""
+    environment = {**server.environment, "HF_HOME": str(tmp_path / "hf")}
+    assert run_process("-c", code, cwd=tmp_path, HF_TOKEN=TOKEN, **environment).returncode == 0
+    text = COMPOSITION.replace(
+        "{name: gpt2, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 8, dropout: 0.1}",
+        "{model_name_or_path: org/base, revision: step1, vocabulary: tokens}",
+    )
+    recipe = write_recipe(tmp_path, text)
+
+    def start(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        run = ("-m", "pipeline.run", str(recipe), "--output_dir", str(tmp_path / "run"), "--max_steps", "1", *words)
+        return run_process(*run, **{**environment, "HF_TOKEN": "", **more})
+
+    done = start()
+    assert done.returncode == 0, done.stderr
+    kept = (tmp_path / "run" / "steps" / "step0" / "config.json").read_text()
+    assert json.loads(kept)["hidden_size"] == json.loads((base / "config.json").read_text())["hidden_size"]
+    server.repos["org/gated"] = Repo("model", private=False, gated=True)
+    server.repos["org/gated"].commit("main", {})
+    other = ("--output_dir", str(tmp_path / "other"))
+    for words, message, more in (
+        (("--model.model_name_or_path", "org/absent"), "org/absent: is neither a folder here nor a repository", {}),
+        (("--model.revision", "step7"), "org/base: has no such revision", {}),
+        (("--model.model_name_or_path", "org/gated", "--model.revision", "null"), "org/gated: is gated", {}),
+        ((), "is not here, and the Hub cannot be reached", {"HF_HOME": str(tmp_path / "empty"), "HF_HUB_OFFLINE": "1"}),
+    ):
+        result = start(*words, *other, **more)
+        assert result.returncode == 2 and message in result.stderr, (words, result.stderr)
+        assert result.stderr.count("\n") == 1, result.stderr
+    assert not (tmp_path / "other").exists() or not (tmp_path / "other" / "steps").exists()
+
+
+@pytest.mark.slow  # the client tries again for a minute
+def test_a_base_behind_a_dead_network_is_one_line(server: HubServer, tmp_path: Path) -> None:
+    text = COMPOSITION.replace(
+        "{name: gpt2, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 8, dropout: 0.1}",
+        "{model_name_or_path: org/base, vocabulary: tokens}",
+    )
+    recipe, environment = str(write_recipe(tmp_path, text)), {**server.environment, "HF_ENDPOINT": CLOSED}
+    result = run_process("-m", "pipeline.run", recipe, cwd=tmp_path, HF_HOME=str(tmp_path), **environment)
+    assert result.returncode == 2 and "is not here, and the Hub cannot be reached" in result.stderr, result.stderr
+    assert result.stderr.count("\n") == 1, result.stderr

@@ -216,6 +216,9 @@ class Continued(Architecture):
     @contextmanager
     def _readable(self, what: str) -> Iterator[None]:
         """Turns what goes wrong in reading the base into one line that says what is missing."""
+        from huggingface_hub.utils.logging import set_verbosity_error
+
+        set_verbosity_error()  # it warns of every attempt
         try:
             yield
         except ParameterError:
