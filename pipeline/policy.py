@@ -223,7 +223,7 @@ FREE = frozenset(
     (
         *("output_dir", "run_name", "stop_when", "stop_patience", "max_eval_samples", "fast"),
         *("push_to_hub", "hub_model_id", "hub_private_repo"),
-        *("report_to", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
+        *("track_steps", "report_to", "project", "trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"),
         *("logging_steps", "logging_strategy", "logging_first_step", "log_level", "log_level_replica"),
         *("eval_steps", "eval_strategy", "eval_delay", "per_device_eval_batch_size"),
         *("save_steps", "save_strategy", "save_total_limit"),

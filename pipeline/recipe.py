@@ -54,6 +54,7 @@ class Options(Parameters):
     grokfast_window: int = param(100, "gradients that ma averages; all are kept in memory", ge=1)
     orthogonal_gradient: bool = param(False, "take from each weight's gradient what only scales the weight")
     fast: bool = param(True, "the training step of this pipeline; false: transformers' own, to compare with")
+    track_steps: bool = param(False, "send every kept step to wandb, as an artifact")
     stop_when: Literal["never", "grokked"] = param("never", "stop early once held-out exact match stays >= 0.99")
     stop_patience: int = param(3, "evaluations in a row that must be >= 0.99 before stopping", ge=1)
 

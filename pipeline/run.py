@@ -126,13 +126,14 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     from pipeline.data import check_held_out, check_rows
     from pipeline.explain import check_analyses
     from pipeline.store import build
-    from pipeline.trackers import prepare_trackers
+    from pipeline.trackers import prepare_trackers, tracked_name
     from pipeline.trainer import GrokTrainer
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     prepare_engine(recipe.training)
     args = training_arguments(recipe.training, recipe.batches(int(os.environ.get("WORLD_SIZE", 1))))
+    args.run_name = tracked_name(recipe)
     with args.main_process_first(desc="corpus"):
         try:
             stored = build(recipe.corpus)
@@ -223,6 +224,7 @@ def finish(trainer: GrokTrainer) -> None:
     """Measures all rows once more, draws the report, and marks the run as finished."""
     from pipeline.explain import explain
     from pipeline.report import summary, write_report
+    from pipeline.trackers import finish_trackers, tracked_name
 
     path = trainer.recipe.output_dir
     trainer.evaluate_every_row()
@@ -233,6 +235,10 @@ def finish(trainer: GrokTrainer) -> None:
         for _ in explain(path, trainer.recipe.circuits, trainer.args.device):
             pass
         results = write_report(path)
+        trackers = list(trainer.args.report_to or ())
+        finish_trackers(
+            trackers, results, tracked_name(trainer.recipe), trainer.args.project, trainer.recipe.options.track_steps
+        )
         manifest = Manifest.load(path)
         stopped = trainer.state.global_step < trainer.total_steps
         manifest.finished = {"step": trainer.state.global_step, "stopped": stopped, **trainer.grok.summary()}

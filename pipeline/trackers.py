@@ -5,11 +5,21 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.files import write_text
+from pipeline.policy import FREE
+from pipeline.reading import Block
+from pipeline.values import plain
+
+if TYPE_CHECKING:
+    from pipeline.recipe import Recipe
+    from pipeline.results import Results
 
 RUN_ID = "tracker_id"
+LENGTH = ("max_steps", "num_train_epochs")  # a run that is made longer stays the same
 
 
 def prepare_trackers(trackers: list[str], folder: Path, project: str) -> None:
@@ -44,3 +54,64 @@ def _has_wandb_key() -> bool:
         return netrc.netrc().authenticators(os.environ.get("WANDB_HOST", "api.wandb.ai")) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def tracked_name(recipe: Recipe) -> str:
+    """What trackers call a run: the recipe, the values that differ from it, and the seed; run_name where it is written.
+
+    `grok_gpt2-ratio=18-weight_decay=0.3-seed0`
+    """
+    if "run_name" in recipe.tree.entries:
+        return recipe.name
+    values = [
+        f"{key.rpartition('.')[2]}={value}"
+        for key, value in _typed(recipe.tree)
+        if key.split(".")[0] not in (*FREE, *LENGTH, "callbacks", "circuits", "seed")
+    ]
+    return "-".join([recipe.name, *values, f"seed{recipe.training['seed']}"])
+
+
+def _typed(block: Block, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """The values that were typed on the command line, with their dotted keys."""
+    for key, node in block.entries.items():
+        if isinstance(node, Block):
+            yield from _typed(node, f"{prefix}{key}.")
+        elif node.where == "command line":
+            yield f"{prefix}{key}", str(plain(node))
+
+
+def finish_trackers(trackers: list[str], results: Results, name: str, project: str, send_steps: bool) -> None:
+    """Gives the trackers what is known at the end: fit and grok step, final numbers, the figures of the report.
+
+    send_steps: also every kept step, as an artifact of wandb's.
+    """
+    step = results.last_step
+    facts = {key: value for key, value in results.grok.summary().items() if value is not None}
+    facts |= {key: series.values[-1] for key, series in results.series.items() if key.startswith("final_")}
+    pictures = sorted((results.path / "figures").glob("*.png"))
+    if "wandb" in trackers:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.run.summary.update(facts)
+            wandb.run.log({f"figures/{picture.stem}": wandb.Image(str(picture)) for picture in pictures})
+            for number, entry in results.manifest.kept.items() if send_steps else ():
+                artifact = wandb.Artifact(f"{name}-step{number}".replace("=", "-"), "model", metadata=entry.metrics)
+                artifact.add_dir(str(results.path / entry.path))
+                wandb.run.log_artifact(artifact)
+    if "tensorboard" in trackers:
+        from matplotlib.image import imread
+        from torch.utils.tensorboard import SummaryWriter
+
+        with SummaryWriter(os.environ["TENSORBOARD_LOGGING_DIR"]) as writer:
+            for key, value in facts.items():
+                writer.add_scalar(f"summary/{key}", value, step)
+            for picture in pictures:
+                writer.add_image(f"figures/{picture.stem}", imread(picture)[..., :3], step, dataformats="HWC")
+    if "trackio" in trackers:
+        import trackio
+
+        trackio.init(project=project, name=name, resume="allow", embed=False)
+        images = {f"figures/{picture.stem}": trackio.Image(str(picture)) for picture in pictures}
+        trackio.log({**{f"summary/{key}": value for key, value in facts.items()}, **images}, step=step)
+        trackio.finish()

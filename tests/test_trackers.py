@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.trackers import prepare_trackers
+from pipeline.recipe import read_recipe
+from pipeline.trackers import prepare_trackers, tracked_name
 from tests.tiny import run_process, write_recipe
 
 SHORT = ("--max_steps", "6", "--callbacks.progress.style", "off")
@@ -23,6 +24,8 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     events = EventAccumulator(str(tmp_path / "runs" / "tiny" / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("eval/id_exact_match")] == [0, 1, 2, 4, 6]
+    tags = events.Tags()
+    assert "summary/final_id_exact_match" in tags["scalars"] and "figures/curve" in tags["images"]
 
 
 def test_trackio(tmp_path: Path) -> None:
@@ -31,21 +34,32 @@ def test_trackio(tmp_path: Path) -> None:
     result = run_process("-m", "pipeline.run", str(recipe), "--report_to", "trackio", *SHORT, cwd=tmp_path, **where)
     assert result.returncode == 0, result.stderr
     with sqlite3.connect(tmp_path / "trackio" / "groklab.db") as database:
-        rows = database.execute("select metrics from metrics where run_name = 'tiny'").fetchall()
+        rows = database.execute("select metrics from metrics where run_name = 'tiny-seed42'").fetchall()
     logged = {key for (row,) in rows for key in json.loads(row)}
-    assert "eval/id_exact_match" in logged
+    assert {"eval/id_exact_match", "summary/final_id_exact_match", "figures/curve"} <= logged
 
 
 def test_wandb_offline_and_the_same_run_after_a_restart(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
     command = ("-m", "pipeline.run", str(recipe), "--report_to", "wandb", "--callbacks.progress.style", "off")
+    command += ("--track_steps", "true")
     for steps in ("6", "12"):
         result = run_process(*command, "--max_steps", steps, cwd=tmp_path, WANDB_MODE="offline")
         assert result.returncode == 0, result.stderr
     run_id = (tmp_path / "runs" / "tiny" / "tracker_id").read_text()
     files = list((tmp_path / "runs" / "tiny" / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
     assert len(files) == 2  # one for each start, all of one run
-    assert all(b"eval/id_exact_match" in file.read_bytes() for file in files)
+    for file in files:
+        content = file.read_bytes()
+        for word in (b"eval/id_exact_match", b"final_id_exact_match", b"figures/curve", b"tiny-seed42-step4"):
+            assert word in content, word
+
+
+def test_a_tracked_run_is_named_by_what_differs(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path)
+    words = ["--corpus.train_fraction=0.4", "--weight_decay", "0.3", "--seed", "7", "--max_steps", "9"]
+    assert tracked_name(read_recipe(recipe, words)) == "tiny-train_fraction=0.4-weight_decay=0.3-seed7"
+    assert tracked_name(read_recipe(recipe, ["--run_name", "mine"])) == "mine"
 
 
 def test_wandb_without_a_key_logs_offline_instead_of_asking(
