@@ -5,7 +5,9 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from pipeline.files import write_text
 
@@ -28,6 +30,31 @@ def prepare_trackers(trackers: list[str], folder: Path, project: str) -> None:
         if "WANDB_MODE" not in os.environ and not _has_wandb_key():
             os.environ["WANDB_MODE"] = "offline"
             print(f"wandb has no key, so it logs offline; send it later with: wandb sync {folder}/wandb/offline-run-*")
+
+
+def shield(callbacks: Iterable[Any]) -> None:
+    """Lets a run go on when a tracker fails after it has begun: metrics.jsonl has every value anyway.
+
+    A tracker's own process hears the SIGTERM that Slurm sends to all, and dies while the run is still saving.
+    """
+    for callback in callbacks:
+        if type(callback).__module__.startswith("transformers.integrations"):
+            for event in ("on_log", "on_save", "on_evaluate", "on_step_end", "on_train_end", "on_predict"):
+                setattr(callback, event, _shielded(callback, getattr(callback, event)))
+
+
+def _shielded(callback: Any, act: Callable[..., Any]) -> Callable[..., Any]:
+    def try_to(*args: Any, **kwargs: Any) -> Any:
+        if getattr(callback, "has_failed", False):
+            return None
+        try:
+            return act(*args, **kwargs)
+        except Exception as error:
+            callback.has_failed = True
+            print(f"{type(callback).__name__} has failed and is left out: {error}; metrics.jsonl goes on", flush=True)
+            return None
+
+    return try_to
 
 
 def _run_id(folder: Path) -> str:
