@@ -35,8 +35,9 @@ MOST_KEYS = 6  # frequencies with a curve of their own
 
 
 def series(table: pa.Table, value: str) -> Series:
-    """A column over the column `step`, without nulls."""
-    found = sorted((s, v) for s, v in zip(table["step"].to_pylist(), table[value].to_pylist()) if v is not None)
+    """A column over the column `step`, without nulls and NaN."""
+    pairs = zip(table["step"].to_pylist(), table[value].to_pylist())
+    found = sorted((step, float(v)) for step, v in pairs if v is not None and np.isfinite(v))
     return Series(array("q", [s for s, _ in found]), array("d", [v for _, v in found]))
 
 

@@ -135,7 +135,8 @@ def explain(
         assert isinstance(analysis, Analysis)
         pairs = analysis.choose(opened.source)
         shared = analysis.fit(at(opened.steps[-1]), pairs) if type(analysis).fit is not Analysis.fit else {}
-        common = {"parameters": analysis.as_dict() | {"steps": ""}, "pairs": fingerprint(pairs), "shared": shared}
+        parameters = analysis.as_dict() | {"steps": ""}
+        common = {"parameters": parameters, "pairs": fingerprint(pairs), "shared": shared, "code": code_hash()}
         for step in steps:
             path = folder / name / f"step{step}.parquet"
             made_of = {**common, "weights": weights_hash(opened.manifest.kept[step])}
@@ -200,6 +201,14 @@ def fingerprint(pairs: Pairs) -> str:
     digest = hashlib.sha256()
     for part in (pairs.clean, pairs.corrupted, pairs.answers, pairs.corrupted_answers, *pairs.notes.values()):
         digest.update(np.ascontiguousarray(part, dtype="<i4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def code_hash() -> str:
+    """A hash of the code of all analyses, so that tables do not outlive what computed them."""
+    digest = hashlib.sha256()
+    for file in sorted((Path(__file__).parent / CIRCUITS).glob("*.py")):
+        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 
 

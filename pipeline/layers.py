@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pipeline.circuits.base import Drawing
-from pipeline.drawing import STYLE, WIDTH
+from pipeline.drawing import INK, STYLE, WIDTH, Mark
 from pipeline.scales import SIZE, text_width
 
 MOST = 6  # steps side by side
@@ -52,8 +52,8 @@ def grids(table: pa.Table, value: str, row: str, column: str, panel: str | None,
     return Grids(values, steps, panels, [str(i) for i in range(size[0])], names)
 
 
-def shown_steps(found: Grids, most: int = MOST) -> list[int]:
-    """At most six steps, the first and the last among them: such that about as much changes between any two.
+def shown_steps(found: Grids, marks: Sequence[Mark] = (), most: int = MOST) -> list[int]:
+    """At most six steps: first and last, those at marks, and others such that about as much changes between any two.
 
     Change is that of all values, and a little for time on a log scale, so that a time of rest is not passed over.
     """
@@ -63,28 +63,37 @@ def shown_steps(found: Grids, most: int = MOST) -> list[int]:
     flat = np.nan_to_num(found.values.reshape(len(steps), -1))
     change, time = np.abs(np.diff(flat, axis=0)).sum(axis=1), np.diff(np.log(np.maximum(steps, 0.5)))
     way = np.concatenate([[0.0], np.cumsum(change / max(change.sum(), 1e-300) + 0.3 * time / time.sum())])
-    chosen: list[int] = []
-    for place in np.linspace(0, way[-1], most):
-        free = [i for i in range(len(steps)) if i not in chosen]
-        chosen.append(min(free, key=lambda i: abs(way[i] - place)))
-    return sorted(steps[i] for i in {0, len(steps) - 1, *chosen[1:-1]})
+    chosen = {0, len(steps) - 1, *(int(np.abs(np.subtract(steps, mark.step)).argmin()) for mark in marks)}
+    while len(chosen) < most:
+        # The step that is farthest from those that are chosen already.
+        gaps = np.abs(way[:, None] - way[sorted(chosen)]).min(axis=1)
+        chosen.add(int(gaps.argmax()))
+    return [steps[i] for i in sorted(chosen)]
 
 
-def drawn_grids(found: Grids, what: str, names: tuple[str, str], signed: bool = False, ending: str = "") -> Drawing:
+def drawn_grids(
+    found: Grids,
+    what: str,
+    names: tuple[str, str],
+    marks: Sequence[Mark] = (),
+    signed: bool = False,
+    ending: str = "",
+) -> Drawing:
     """The grids of some steps side by side, and of all of them as frames; `names` say what rows and columns are."""
-    figure = heat_maps(found, names, signed)
-    steps = len(found.steps)
     caption = f"{what[0].upper()}{what[1:]}{ending}."
-    return Drawing(figure, what, caption, found._asdict() if steps > 1 else {}, names, signed)
+    grids = found._asdict() if len(found.steps) > 1 else {}
+    return Drawing(heat_maps(found, names, marks, signed), what, caption, grids, names, signed)
 
 
 @rc_context(STYLE)
-def heat_maps(found: Grids, names: tuple[str, str] = ("layer", "position"), signed: bool = False) -> Figure:
+def heat_maps(
+    found: Grids, names: tuple[str, str] = ("layer", "position"), marks: Sequence[Mark] = (), signed: bool = False
+) -> Figure:
     """A row of heat maps for each panel, a column for each step, the first row of a grid at the bottom.
 
     Values are in [0, 1], or in [-1, 1] where they are signed; grey is where there is none.
     """
-    steps = shown_steps(found)
+    steps, marked = shown_steps(found, marks), {mark.step: mark for mark in marks}
     rows, columns = len(found.rows), len(found.columns)
     left, gap, name = 0.35 + max(text_width(name) for name in found.rows), 0.12, 0.2 * any(found.panels)
     longest = max(text_width(label) for label in found.columns)
@@ -111,7 +120,10 @@ def heat_maps(found: Grids, names: tuple[str, str] = ("layer", "position"), sign
             axes.set_xticks(*_ticks(found.columns, cell, upright), rotation=90 if upright else 0)
             axes.tick_params(length=0, labelbottom=line == len(found.panels) - 1, labelleft=place == 0)
             if line == 0:
-                axes.set_title(f"step {step:,}" if place == 0 else f"{step:,}", fontsize=SIZE, pad=4)
+                title, colour = f"step {step:,}" if place == 0 else f"{step:,}", INK
+                if step in marked and text_width(marked[step].text) < cell + gap:
+                    title, colour = marked[step].text, marked[step].colour
+                axes.set_title(title, fontsize=SIZE, pad=4, color=colour)
             if place == 0:
                 axes.set_ylabel(names[0])
                 axes.yaxis.set_label_coords(-(left - 0.06) / cell, 0.5)

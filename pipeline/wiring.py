@@ -31,9 +31,9 @@ class Edge(NamedTuple):
     score: float
 
 
-def draw_attribution(table: pa.Table) -> dict[str, Drawing]:
+def draw_attribution(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
     last = pc.max(table["step"]).as_py()
-    found = draw_nodes(table, "expected change of the metric where a node alone is that of the corrupted run")
+    found = draw_nodes(table, "expected change of the metric where a node alone is that of the corrupted run", marks)
     edges = _edges(table, last)
     if edges:
         shown = strongest(edges, MOST_EDGES)
@@ -46,7 +46,7 @@ def draw_attribution(table: pa.Table) -> dict[str, Drawing]:
     return found
 
 
-def draw_nodes(table: pa.Table, what: str) -> dict[str, Drawing]:
+def draw_nodes(table: pa.Table, what: str, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
     """Heads and MLPs by layer, each step's scores over the largest of all steps."""
     nodes = table.filter(pc.field("reader") == "")
     steps = sorted(set(nodes["step"].to_pylist()))
@@ -61,7 +61,7 @@ def draw_nodes(table: pa.Table, what: str) -> dict[str, Drawing]:
     most = max(float(np.nanmax(np.abs(values))), 1e-300)
     found = Grids(values / most, steps, [""], [str(i) for i in range(layers)], [*map(str, range(heads)), "MLP"])
     ending = f", over the largest, {most:.3g}"
-    return {"": drawn_grids(found, what, ("layer", "head"), signed=True, ending=ending)}
+    return {"": drawn_grids(found, what, ("layer", "head"), marks, signed=True, ending=ending)}
 
 
 def _edges(table: pa.Table, step: int) -> list[Edge]:
@@ -163,7 +163,7 @@ def draw_faithfulness(table: pa.Table, target: float, marks: Sequence[Mark] = ()
     if absent:
         caption += "The behaviour is absent: it does not stand out from 0, or from that of the corrupted run."
     else:
-        edges = f"{smallest:,} edges" if smallest else "none"
+        edges = f"{smallest:,.0f} edges" if smallest else "none"
         caption += f"CPR {cpr:.3f}, CMD {cmd:.3f}; smallest circuit at {target:g}: {edges}."
     alt = "faithfulness over the share of edges in a circuit"
     found[""] = Drawing(faithfulness_curve(at_end, target), alt, caption)

@@ -50,5 +50,6 @@ def _attention(
     if attention_mask is not None:
         scores = scores + attention_mask
     scores = watch(module, "scores", scores)
-    pattern = watch(module, "pattern", F.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype))
+    exact = torch.promote_types(scores.dtype, torch.float32)
+    pattern = watch(module, "pattern", F.softmax(scores, dim=-1, dtype=exact).to(value.dtype))
     return (pattern @ value).transpose(1, 2).contiguous(), pattern

@@ -57,7 +57,8 @@ class Attention(Analysis):
             rows = {key: np.append(rows[key], part) for key, part in zip(rows, [*places, none, none])}
             values.append(score_LH.ravel())
             kinds += [name] * score_LH.size
-        return {**rows, "score": kinds, "attention": np.concatenate(values).astype(np.float64)}
+        places = [pairs.places[i] if i >= 0 else "" for i in rows["query"]]
+        return {**rows, "place": places, "score": kinds, "attention": np.concatenate(values).astype(np.float64)}
 
     def _repeated(self, hooks: Hooks, pairs: Pairs, names: list[str]) -> dict[str, Any]:
         """The scores of random repeats, (L, H) each; NaN where the model has no positions for two tokens twice."""
@@ -87,7 +88,7 @@ class Attention(Analysis):
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
         from pipeline.heads import draw_patterns, draw_scores
 
-        return {"": draw_scores(table), "patterns": draw_patterns(table)}
+        return {"": draw_scores(table, marks), "patterns": draw_patterns(table)}
 
 
 def _diagonals(pattern_BHTT: Tensor, start: Any, count: Any, offset: Any) -> Any:

@@ -111,4 +111,4 @@ class Attribution(Analysis):
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
         from pipeline.wiring import draw_attribution
 
-        return draw_attribution(table)
+        return draw_attribution(table, marks)

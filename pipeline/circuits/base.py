@@ -191,9 +191,9 @@ class Analysis(Explanation):
             lengths = sorted(set(pairs.lengths.tolist()))
             raise ValueError(f"{name} compares positions, and the prompts have {lengths[0]} to {lengths[-1]} tokens")
         with evaluating(model), torch.no_grad():
-            return pa.table(
-                {key: pa.array(column) for key, column in self.measure(Hooks(model), pairs, **shared).items()}
-            )
+            columns = self.measure(Hooks(model), pairs, **shared)
+        # What is not a number is null, of the type that it has at other steps.
+        return pa.table({key: pa.array(np.asarray(part), from_pandas=True) for key, part in columns.items()})
 
     @abc.abstractmethod
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:

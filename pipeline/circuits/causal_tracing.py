@@ -67,7 +67,7 @@ class CausalTracing(Analysis):
         found = grids(table, "strength", "layer", "position", None, "place")
         what = "share of right answers lost when the state after a layer, at a position, is that of a corrupted prompt"
         ending = f". Grey: the model answers less than {100 * LEAST:g} % rightly"
-        return {"": drawn_grids(found, what, ("layer", "position"), ending=ending)}
+        return {"": drawn_grids(found, what, ("layer", "position"), marks, ending=ending)}
 
 
 def span(pairs: Pairs, position: int) -> int:

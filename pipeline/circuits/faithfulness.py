@@ -82,7 +82,7 @@ class Faithfulness(Attribution):
             "absent": judge.absent,
             "cpr": float(np.trapezoid(normalized, self.shares)),
             "cmd": float(np.trapezoid(abs(1 - normalized), self.shares)),
-            "smallest": judge.smallest(order),
+            "smallest": float("nan") if (smallest := judge.smallest(order)) is None else float(smallest),
         }
         return {**rows, **{name: [value] * len(rows["curve"]) for name, value in summary.items()}}
 

@@ -42,9 +42,10 @@ class LogitLens(Analysis):
         positions = batch.clean.shape[1]
         names = [f"blocks.{layer}.hook_resid_pre" for layer in range(hooks.n_layer)]
         names.append(f"blocks.{hooks.n_layer - 1}.hook_resid_post")
-        targets = {"answer": batch.answer[:, None].expand(-1, positions), ITSELF: batch.clean}
+        targets = {"answer": batch.answer[:, None].expand(-1, positions)}
         for name, note in pairs.notes.items():
             targets[name] = torch.from_numpy(note).long().to(batch.clean.device)[:, None].expand(-1, positions)
+        targets[ITSELF] = batch.clean
         targets_BPK = torch.stack(list(targets.values()), -1)
         layers, rows = len(names), max(CACHED // (hooks.model.config.vocab_size * positions), 1)
         sums = torch.zeros(3, layers, positions, len(targets), dtype=torch.float64)
@@ -75,4 +76,4 @@ class LogitLens(Analysis):
 
         found = grids(table, "mrr", "layer", "position", "target", "place")
         what = "mean reciprocal rank of a token in the logits read off a layer's state at a position"
-        return {"": drawn_grids(found, what, ("layer", "position"))}
+        return {"": drawn_grids(found, what, ("layer", "position"), marks)}

@@ -63,4 +63,4 @@ class Patching(Analysis):
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
         from pipeline.wiring import draw_nodes
 
-        return draw_nodes(table, "change of the metric where a node alone is that of the corrupted run")
+        return draw_nodes(table, "change of the metric where a node alone is that of the corrupted run", marks)
