@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
 from pipeline.explain import Run, add_step, choose_steps, explain, fingerprint, with_sources, write_table
+from pipeline.folder import TOKENIZER
 from pipeline.pairs import FilePairs, translate
 from pipeline.parameters import ParameterError, parameters_of
 from pipeline.reading import Block, RecipeError, override
@@ -159,10 +160,11 @@ def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **extra)
     except (OSError, ValueError) as error:
         raise RecipeError("--model", " ".join(str(error).split())[:300]) from None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **extra)
-    except (OSError, ValueError, KeyError, TypeError):
-        tokenizer = None  # weights of a run stand without one; ids are then taken as they are
+    # Weights of a run's step stand without a tokenizer, which lies beside the steps. Where there is none, transformers
+    # would make one up; ids are then taken as they are.
+    folders = [Path(path), Path(path).parent.parent / TOKENIZER] if Path(path).is_dir() else [path]
+    named = [folder for folder in folders if isinstance(folder, str) or (folder / "tokenizer_config.json").is_file()]
+    tokenizer = AutoTokenizer.from_pretrained(named[0], **extra) if named else None
     return model.to(chosen.device).eval(), tokenizer
 
 
