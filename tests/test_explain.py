@@ -60,32 +60,21 @@ def test_what_is_done_is_not_done_again(run: Path, capsys: pytest.CaptureFixture
 
 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lens, kept = (str(run), "--analysis", "logit_lens"), (str(run), "--revision")
     for words, message in {
-        (str(tmp_path), "--analysis", "logit_lens"): "is not a run folder",
+        (str(tmp_path), *lens[1:]): "is not a run folder",
         (str(run), "--analysis", "logit_lense"): "did you mean logit_lens?",
-        (str(run), "--analysis", "logit_lens", "--steps", "3"): "step 3 was not kept; kept are 0, 1, 2, 4, 8, 10",
-        (str(run), "--analysis", "logit_lens", "--split", "test"): "no split 'test'; allowed: train, id",
-        (
-            str(run),
-            "--analysis",
-            "logit_lens",
-            "--logit_lens.pair",
-            "3",
-        ): "logit_lens has no such key; did you mean pairs?",
-        (str(run), "--analysis", "attribution", "--attribution.method", "eep"): "'eep' is unknown; allowed: eap, eap-ig",
-        (
-            str(run),
-            "--analysis",
-            "logit_lens",
-            "--logit_lense.pairs",
-            "3",
-        ): "is no option here; did you mean logit_lens?",
-        (str(run), "--analysis", "progress"): "is not the group Z_n with + or -",
-        (str(run), "--analysis", "similarity", "--against", str(run.parent)): "has no tables of attribution",
-        ("--analysis", "logit_lens"): "name a RUN, or a model with --model",
-        ("--analysis", "logit_lens", "--model", str(tmp_path)): "--model: ",
-        ("--analysis", "logit_lens", "--model", str(run), "--revision", "step3"): "has no steps/step3",
-        ("--analysis", "logit_lens", "--model", str(run), "--revision", "step2"): "pairs are needed: --data FILE",
+        (*lens, "--steps", "3"): "step 3 was not kept; kept are 0, 1, 2, 4, 8, 10",
+        (*lens, "--split", "test"): "no split 'test'; allowed: train, id",
+        (*lens, "--logit_lens.pair", "3"): "no such key; did you mean pairs?",
+        (*lens, "--logit_lense.pairs", "3"): "is no option here; did you mean logit_",
+        (*lens[:2], "attribution", "--attribution.method", "eep"): "'eep' is unknown; allowed: eap, eap-ig",
+        (*lens[:2], "progress"): "is not the group Z_n with + or -",
+        (*lens[:2], "similarity", "--against", str(run.parent)): "has no tables of attribution",
+        lens[1:]: "name a RUN, or a model with --model",
+        (*lens[1:], "--model", str(tmp_path)): "--model: ",
+        (*lens[1:], "--model", *kept, "step3"): "has no steps/step3",
+        (*lens[1:], "--model", *kept, "step2"): "pairs are needed: --data FILE",
     }.items():
         assert main(list(words)) == 2
         captured = capsys.readouterr()
