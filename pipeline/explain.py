@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.manifest import Entry, Manifest
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs
 from pipeline.folder import RECIPE
+from pipeline.manifest import Entry, Manifest
 from pipeline.pairs import CorpusPairs
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
