@@ -1,64 +1,167 @@
 """Walks the kept steps of a run with the analyses of `circuits/`, and writes a table for each step.
 
-python -m pipeline.circuits RUN --analysis logit_lens --steps log
+python -m pipeline.circuits RUN --analysis logit_lens,attribution --steps log
 """
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.circuits.base import Analysis, Pairs
-from pipeline.corpora.base import Draws
+from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
 from pipeline.folder import RECIPE
-from pipeline.manifest import Manifest
-from pipeline.neighbours import Neighbours
+from pipeline.manifest import Entry, Manifest
+from pipeline.pairs import CorpusPairs, Renamed
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe, read_recipe
-from pipeline.rooms import load, names
+from pipeline.rooms import load
 from pipeline.store import StoredCorpus, build
 
-CIRCUITS = "circuits"
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CIRCUITS, ALL = "circuits", "all"  # the folder of the tables, and the name of a table of all steps
+MADE_OF = b"groklab"  # key of a table's metadata: what it was computed from
 
 
-def explain(run: Path, analyses: Mapping[str, Analysis], device: Any = "cpu") -> Iterable[Path]:
-    """Runs analyses on the kept steps they name; yields each table's path as it is there, skipping none that was.
+@dataclass(frozen=True)
+class Run:
+    """A run folder, to look into: its kept steps as models, its corpus as pairs, and the tables that are there.
+
+    Raises:
+        RecipeError: when the folder is not that of a run, or its manifest is damaged.
+    """
+
+    path: Path
+
+    def __init__(self, path: str | Path):
+        object.__setattr__(self, "path", Path(path))
+        if not (self.path / RECIPE).is_file():
+            raise RecipeError(str(self.path), "is not a run folder")
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        return read_recipe(self.path / RECIPE)
+
+    @cached_property
+    def stored(self) -> StoredCorpus:
+        return build(self.recipe.corpus)
+
+    @cached_property
+    def source(self) -> Source:
+        ids, pairs = self.recipe.model.token_ids(self.stored), CorpusPairs(self.stored)
+        return pairs if ids == range(len(self.stored.tokens)) else Renamed(pairs, ids)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        try:
+            return Manifest.load(self.path)
+        except ValueError as error:
+            raise RecipeError(str(self.path), str(error)) from None
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that were kept, in order."""
+        return sorted(self.manifest.kept)
+
+    def model(
+        self, step: int | None = None, device: Any = "cpu", into: PreTrainedModel | None = None
+    ) -> PreTrainedModel:
+        """The model at a kept step (None: the last), in eval mode; `into` gives its place to one that is there.
+
+        Raises:
+            ParameterError: when the step was not kept.
+            ValueError: when its weights are not those that were kept.
+        """
+        from pipeline.weights import load_weights
+
+        (step,) = choose_steps(self.manifest, "last" if step is None else str(step))
+        model = self.recipe.model.for_corpus(self.stored).to(device) if into is None else into
+        entry = self.manifest.kept[step]
+        if damage := entry.damage(self.path):
+            raise ValueError(f"{self.path}/{entry.path}: {damage}")
+        load_weights(model, self.path / entry.path)
+        return model.eval()
+
+    def pairs(self, split: str = "id", most: int = 300, seed: int = 0) -> Pairs:
+        """Prompts of a split beside corrupted ones; see `pipeline.circuits.base.Pairs`."""
+        return self.source.pairs(split, most, seed)
+
+    def table(self, analysis: str) -> pa.Table:
+        """All steps of an analysis that was run, in order of their number."""
+        return read_table(self.path, analysis)
+
+
+def explain(
+    run: Path, analyses: Mapping[str, Explanation], device: Any = "cpu", against: Path | None = None
+) -> Iterator[Path]:
+    """Runs analyses on the kept steps they name; yields each table's path once it is there.
+
+    A table that was computed from the same weights, pairs and parameters stays. One model instance takes all steps.
+    Overviews compare with the tables of the run `against` too, where one is named.
 
     Raises:
         ParameterError: when an analysis names a split or a step that the run does not have.
         ValueError: when the weights of a step are not those that were kept.
     """
-    from pipeline.weights import load_weights
+    folder, opened = run / CIRCUITS, Run(run)
+    model: PreTrainedModel | None = None
+    loaded: int | None = None
 
-    recipe = read_recipe(run / RECIPE)
-    stored = build(recipe.corpus)
-    manifest = Manifest.load(run)
-    model = recipe.model.for_corpus(stored).to(device).eval()
-    for name, analysis in analyses.items():
-        pairs = make_pairs(stored, analysis).renamed(recipe.model.token_ids(stored))
-        for step in choose_steps(manifest, analysis.steps):
-            path = run / CIRCUITS / name / f"step{step}.parquet"
-            if not path.exists():
-                damage = manifest.kept[step].damage(run)
-                if damage:
-                    raise ValueError(f"{run}/{manifest.kept[step].path}: {damage}")
-                load_weights(model, run / manifest.kept[step].path)
-                write_table(path, [{"step": step, **row} for row in analysis.run(model, pairs)])
+    def at(step: int) -> PreTrainedModel:
+        nonlocal model, loaded
+        if loaded != step:
+            model, loaded = opened.model(step, device, model), step
+        assert model is not None
+        return model
+
+    for name, analysis in with_sources(analyses).items():
+        steps = choose_steps(opened.manifest, analysis.steps)
+        if isinstance(analysis, Overview):
+            tables = {step: pq.read_table(folder / analysis.source / f"step{step}.parquet") for step in steps}
+            others = None if against is None else by_step(against, analysis.source)
+            write_table(folder / name / f"{ALL}.parquet", analysis.compare(tables, others), {})
+            yield folder / name / f"{ALL}.parquet"
+            continue
+        assert isinstance(analysis, Analysis)
+        pairs = analysis.choose(opened.source)
+        shared = analysis.fit(at(opened.steps[-1]), pairs) if type(analysis).fit is not Analysis.fit else {}
+        parameters = analysis.as_dict() | {"steps": ""}
+        common = {"parameters": parameters, "pairs": fingerprint(pairs), "shared": shared, "code": code_hash()}
+        for step in steps:
+            path = folder / name / f"step{step}.parquet"
+            made_of = {**common, "weights": weights_hash(opened.manifest.kept[step])}
+            if not is_made_of(path, made_of):
+                write_table(path, add_step(analysis.run(at(step), pairs, **shared), step), made_of)
             yield path
+
+
+def with_sources(analyses: Mapping[str, Explanation]) -> dict[str, Explanation]:
+    """The analyses, each overview after the one it looks at, which is run as it is by default where it is not named."""
+    found: dict[str, Explanation] = {}
+    for name, analysis in sorted(analyses.items(), key=lambda item: isinstance(item[1], Overview)):
+        if isinstance(analysis, Overview) and analysis.source not in found:
+            kind: Any = load("circuits", analysis.source, "circuits")
+            found[analysis.source] = kind(steps=analysis.steps)
+        found[name] = analysis
+    return found
 
 
 def choose_steps(manifest: Manifest, words: str) -> list[int]:
     """The kept steps that `all`, `last`, `log` (one for each third of an octave) or a list of numbers stands for."""
     kept = sorted(manifest.kept)
+    if not kept:
+        raise ParameterError("steps", "no step of this run was kept")
     if words == "all":
         return kept
     if words == "last":
@@ -77,65 +180,84 @@ def check_analyses(recipe: Recipe, stored: StoredCorpus) -> None:
     """Whether the analyses of a recipe will find what they name, before anything is trained.
 
     Raises:
-        ParameterError: when one names a split that the corpus lacks, or a step that will not be kept.
+        ParameterError: when one names a split that the corpus lacks, or a step that will not be kept; or when it is
+            not for this corpus.
     """
     if recipe.circuits:
         recipe.model.token_ids(stored)
     for name, analysis in recipe.circuits.items():
         key = f"circuits.{name}"
-        if analysis.split not in stored.sizes:
-            raise ParameterError(f"{key}.split", f"no split {analysis.split!r}; allowed: {', '.join(stored.sizes)}")
+        if isinstance(analysis, Analysis):
+            if analysis.split not in stored.sizes:
+                raise ParameterError(f"{key}.split", f"no split {analysis.split!r}; allowed: {', '.join(stored.sizes)}")
+            try:
+                analysis.choose(CorpusPairs(stored))
+            except ParameterError as error:
+                raise error.inside(key) from None
         for step in analysis.steps.split(",") if analysis.steps[0].isdigit() else ():
             if not recipe.checkpoints.keeps(int(step)) and int(step) != recipe.training.get("max_steps"):
                 raise ParameterError(f"{key}.steps", f"step {step} is not kept by the checkpoints block")
 
 
-def make_pairs(stored: StoredCorpus, analysis: Analysis) -> Pairs:
-    """Prompts of a split beside corrupted ones; of the split's longest block, since pairs have one length."""
-    if analysis.split not in stored.sizes:
-        raise ParameterError("split", f"there is no split {analysis.split!r}; allowed: {', '.join(stored.sizes)}")
-    examples = max(stored.blocks(analysis.split), key=len)
-    neighbours = Neighbours(stored)
-    examples = examples.take(Draws(analysis.seed, "pairs").permutation(len(examples)))
-    examples = examples.take(np.flatnonzero(neighbours.count(examples))[: analysis.pairs])
-    if not len(examples):
-        raise ParameterError("split", f"no prompt of {analysis.split} has a neighbour with another answer")
-    corrupted = neighbours.corrupt(examples, np.random.Generator(np.random.PCG64(analysis.seed)))
-    notes = {name: note for name, note in examples.notes.items() if (note >= 0).all()}
-    return Pairs(examples.prompts, corrupted.prompts, examples.answers, corrupted.answers, notes)
+def fingerprint(pairs: Pairs) -> str:
+    """A hash of the token ids of pairs."""
+    digest = hashlib.sha256()
+    for part in (pairs.clean, pairs.corrupted, pairs.answers, pairs.corrupted_answers, *pairs.notes.values()):
+        digest.update(np.ascontiguousarray(part, dtype="<i4").tobytes())
+    return digest.hexdigest()[:16]
 
 
-def write_table(path: Path, rows: list[dict[str, Any]]) -> None:
+def code_hash() -> str:
+    """A hash of the code of all analyses, so that tables do not outlive what computed them."""
+    digest = hashlib.sha256()
+    for file in sorted((Path(__file__).parent / CIRCUITS).glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def weights_hash(entry: Entry) -> str:
+    return "".join(facts["sha256"] for name, facts in sorted(entry.files.items()) if name.endswith(".safetensors"))
+
+
+def add_step(table: pa.Table, step: int) -> pa.Table:
+    return table.add_column(0, "step", pa.array([step] * len(table), pa.int64()))
+
+
+def is_made_of(path: Path, made_of: Mapping[str, Any]) -> bool:
+    """Whether a table is there and was computed from just this."""
+    try:
+        written = pq.read_schema(path).metadata[MADE_OF]
+    except (OSError, KeyError, TypeError, pa.ArrowInvalid):
+        return False
+    return json.loads(written) == json.loads(json.dumps(made_of))
+
+
+def write_table(path: Path, table: pa.Table, made_of: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
-    pq.write_table(pa.Table.from_pylist(rows), draft)
+    pq.write_table(table.replace_schema_metadata({MADE_OF: json.dumps(made_of)}), draft)
     draft.replace(path)
 
 
-def read_table(run: Path, analysis: str) -> pa.Table:
-    """All steps of an analysis, in order."""
+def by_step(run: Path, analysis: str) -> dict[int, pa.Table]:
+    """The tables of an analysis that was run, by step.
+
+    Raises:
+        ParameterError: when it was not.
+    """
     files = sorted((run / CIRCUITS / analysis).glob("step*.parquet"), key=lambda path: int(path.stem[4:]))
-    return pa.concat_tables([pq.read_table(file) for file in files])
+    if not files:
+        raise ParameterError("against", f"{run} has no tables of {analysis}; run that analysis on it first")
+    return {int(file.stem[4:]): pq.read_table(file) for file in files}
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.circuits", description="Analyses of the kept steps of a run, resumable."
-    )
-    parser.add_argument("run", type=Path, metavar="RUN")
-    known = ", ".join(names("circuits"))
-    parser.add_argument("--analysis", required=True, metavar="NAME[,NAME]", help=f"of {known}")
-    parser.add_argument("--steps", default="all", help="all, last, log, or numbers such as 0,1000 (%(default)s)")
-    parser.add_argument("--device", default="cpu", help="%(default)s")
-    chosen = parser.parse_args(arguments)
-    try:
-        if not (chosen.run / RECIPE).is_file():
-            raise RecipeError(str(chosen.run), "is not a run folder")
-        analyses: dict[str, Any] = {name: load("circuits", name, "analysis")() for name in chosen.analysis.split(",")}
-        analyses = {name: replace(analysis, steps=chosen.steps) for name, analysis in analyses.items()}
-        for path in explain(chosen.run, analyses, chosen.device):
-            print(path)
-    except (RecipeError, ParameterError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+def read_table(run: Path, analysis: str) -> pa.Table:
+    """All steps of an analysis, in order; what all of them share stays in the metadata.
+
+    Raises:
+        FileNotFoundError: when it was not run.
+    """
+    folder = run / CIRCUITS / analysis
+    files = sorted(folder.glob("step*.parquet"), key=lambda path: int(path.stem[4:])) or [folder / f"{ALL}.parquet"]
+    tables = [pq.read_table(file).replace_schema_metadata(None) for file in files]
+    return pa.concat_tables(tables, promote_options="permissive")  # a column may be null at a step

@@ -1,64 +1,145 @@
-"""Heat maps of an analysis by layer and position, one for each of some steps: how something forms over training."""
+"""Heat maps by layer and position, or head, one for each of some steps: how something forms over training."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from pipeline.drawing import STYLE, WIDTH
-from pipeline.scales import SIZE
+from pipeline.circuits.base import Drawing
+from pipeline.drawing import INK, STYLE, WIDTH, Mark
+from pipeline.scales import SIZE, text_width
 
 MOST = 6  # steps side by side
+MISSING = "#e4e4e4"
 
 
-def shown_steps(steps: list[int]) -> list[int]:
-    """At most six of ascending steps, the last among them, as evenly spaced on a log scale as they come."""
-    if len(steps) <= MOST:
+class Grids(NamedTuple):
+    """Values of a table as panels of grids: (S steps, P panels, R rows, C columns), NaN where there is none."""
+
+    values: npt.NDArray[np.float64]
+    steps: list[int]
+    panels: list[str]
+    rows: list[str]
+    columns: list[str]
+
+
+def grids(table: pa.Table, value: str, row: str, column: str, panel: str | None, labels: str | None = None) -> Grids:
+    """The grids of a column `value`, by two columns of small whole numbers, `row` and `column`, and one of names.
+
+    `labels` is a column that names the numbers of `column`.
+    """
+    steps = sorted(pc.unique(table["step"]).to_pylist())
+    panels = pc.unique(table[panel]).to_pylist() if panel else [""]
+    size = [pc.max(table[name]).as_py() + 1 for name in (row, column)]
+    at = [np.searchsorted(steps, table["step"].to_numpy())]
+    at.append(
+        np.array([panels.index(name) for name in table[panel].to_pylist()]) if panel else np.zeros(len(table), int)
+    )
+    at += [table[row].to_numpy(), table[column].to_numpy()]
+    values = np.full((len(steps), len(panels), *size), np.nan)
+    values[tuple(at)] = table[value].to_numpy()
+    names = [str(i) for i in range(size[1])]
+    if labels:
+        for i, name in zip(table[column].to_pylist(), table[labels].to_pylist()):
+            names[i] = name
+    return Grids(values, steps, panels, [str(i) for i in range(size[0])], names)
+
+
+def shown_steps(found: Grids, marks: Sequence[Mark] = (), most: int = MOST) -> list[int]:
+    """At most six steps: first and last, those at marks, and others such that about as much changes between any two.
+
+    Change is that of all values, and a little for time on a log scale, so that a time of rest is not passed over.
+    """
+    steps = found.steps
+    if len(steps) <= most:
         return steps
-    places = np.log(np.maximum(steps, 0.5))
-    wanted = np.linspace(places[0], places[-1], MOST)
-    return sorted({steps[int(np.abs(places - place).argmin())] for place in wanted})
+    flat = np.nan_to_num(found.values.reshape(len(steps), -1))
+    change, time = np.abs(np.diff(flat, axis=0)).sum(axis=1), np.diff(np.log(np.maximum(steps, 0.5)))
+    way = np.concatenate([[0.0], np.cumsum(change / max(change.sum(), 1e-300) + 0.3 * time / time.sum())])
+    chosen = {0, len(steps) - 1, *(int(np.abs(np.subtract(steps, mark.step)).argmin()) for mark in marks)}
+    while len(chosen) < most:
+        # The step that is farthest from those that are chosen already.
+        gaps = np.abs(way[:, None] - way[sorted(chosen)]).min(axis=1)
+        chosen.add(int(gaps.argmax()))
+    return [steps[i] for i in sorted(chosen)]
+
+
+def drawn_grids(
+    found: Grids,
+    what: str,
+    names: tuple[str, str],
+    marks: Sequence[Mark] = (),
+    signed: bool = False,
+    ending: str = "",
+) -> Drawing:
+    """The grids of some steps side by side, and of all of them as frames; `names` say what rows and columns are."""
+    caption = f"{what[0].upper()}{what[1:]}{ending}."
+    grids = found._asdict() if len(found.steps) > 1 else {}
+    return Drawing(heat_maps(found, names, marks, signed), what, caption, grids, names, signed)
 
 
 @rc_context(STYLE)
-def layers_over_steps(table: pa.Table, value: str) -> Figure:
-    """A row of heat maps for each target, a column for each step: `value`, in [0, 1], by layer and position.
+def heat_maps(
+    found: Grids, names: tuple[str, str] = ("layer", "position"), marks: Sequence[Mark] = (), signed: bool = False
+) -> Figure:
+    """A row of heat maps for each panel, a column for each step, the first row of a grid at the bottom.
 
-    `table` has the columns step, layer, position, target, and `value`; layer 0 is at the bottom.
+    Values are in [0, 1], or in [-1, 1] where they are signed; grey is where there is none.
     """
-    steps = shown_steps(sorted(pc.unique(table["step"]).to_pylist()))
-    targets = pc.unique(table["target"]).to_pylist()
-    layers, positions = (pc.max(table[name]).as_py() + 1 for name in ("layer", "position"))
-    left, top, bottom, gap = 0.75, 0.3, 0.5, 0.12
+    steps, marked = shown_steps(found, marks), {mark.step: mark for mark in marks}
+    rows, columns = len(found.rows), len(found.columns)
+    left, gap, name = 0.35 + max(text_width(name) for name in found.rows), 0.12, 0.2 * any(found.panels)
+    longest = max(text_width(label) for label in found.columns)
     cell = (WIDTH - left - 0.75 - gap * (MOST - 1)) / MOST
-    tall = min(max(cell * layers / positions, 0.5), 1.6)
-    height = top + bottom + len(targets) * tall + (len(targets) - 1) * 0.3
+    upright = longest > cell / columns - 0.03
+    top, bottom, between = 0.28 + name, 0.32 + (longest if upright else 0.13), 0.1 + name
+    tall = min(max(cell * rows / columns, 0.5), 1.7)
+    height = top + bottom + len(found.panels) * tall + (len(found.panels) - 1) * between
     figure = Figure(figsize=(WIDTH, height))
-    for row, target in enumerate(targets):
-        y = height - top - (row + 1) * tall - row * 0.3
-        for column, step in enumerate(steps):
-            chosen = table.filter((pc.field("step") == step) & (pc.field("target") == target))
-            grid = np.full((layers, positions), np.nan)
-            grid[chosen["layer"].to_numpy(), chosen["position"].to_numpy()] = chosen[value].to_numpy()
-            x = left + column * (cell + gap)
+    # What lowers the metric when it is corrupted is what the model relies on: blue, as in graphs of circuits.
+    colours: Any = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1} if signed else {"cmap": "Blues", "vmin": 0, "vmax": 1}
+    for line, panel in enumerate(found.panels):
+        y = height - top - (line + 1) * tall - line * between
+        figure.text(left / WIDTH, (y + tall + (0.05 if line else 0.28)) / height, panel, weight="bold")
+        for place, step in enumerate(steps):
+            x = left + place * (cell + gap)
             axes = figure.add_axes((x / WIDTH, y / height, cell / WIDTH, tall / height))
-            image = axes.imshow(grid, vmin=0, vmax=1, cmap="Blues", origin="lower", aspect="auto")
+            grid = found.values[found.steps.index(step), line]
+            image = axes.imshow(grid, origin="lower", aspect="auto", **colours)
+            axes.set_facecolor(MISSING)
             axes.grid(False)
-            axes.set_xticks(range(positions))
-            axes.set_yticks(range(0, layers, max(layers // 4, 1)))
-            axes.tick_params(length=0, labelbottom=row == len(targets) - 1, labelleft=column == 0)
-            if row == 0:
-                axes.set_title(f"step {step:,}", fontsize=SIZE)
-            if column == 0:
-                axes.set_ylabel(f"{target}\nlayer")
-            if row == len(targets) - 1:
-                axes.set_xlabel("position")
+            every = max(-(-rows // max(int(tall / 0.16), 1)), 1)
+            axes.set_yticks(range(0, rows, every), found.rows[::every])
+            axes.set_xticks(*_ticks(found.columns, cell, upright), rotation=90 if upright else 0)
+            axes.tick_params(length=0, labelbottom=line == len(found.panels) - 1, labelleft=place == 0)
+            if line == 0:
+                title, colour = f"step {step:,}" if place == 0 else f"{step:,}", INK
+                if step in marked and text_width(marked[step].text) < cell + gap:
+                    title, colour = marked[step].text, marked[step].colour
+                axes.set_title(title, fontsize=SIZE, pad=4, color=colour)
+            if place == 0:
+                axes.set_ylabel(names[0])
+                axes.yaxis.set_label_coords(-(left - 0.06) / cell, 0.5)
+                axes.yaxis.label.set_verticalalignment("top")
+            if line == len(found.panels) - 1:
+                axes.set_xlabel(names[1] if place == 0 else "")
     edge = left + len(steps) * (cell + gap)
-    scale = figure.add_axes((edge / WIDTH, bottom / height, 0.08 / WIDTH, (height - top - bottom) / height))
+    scale = figure.add_axes((edge / WIDTH, bottom / height, 0.08 / WIDTH, min(height - top - bottom, 2) / height))
     figure.colorbar(image, cax=scale)
     scale.tick_params(length=2)
     scale.grid(False)
     return figure
+
+
+def _ticks(labels: Sequence[str], width: float, upright: bool) -> tuple[list[int], list[str]]:
+    """The columns that are named, as many as there is room for."""
+    room = 0.14 if upright else max(text_width(label) for label in labels) + 0.03
+    every = max(-(-len(labels) // max(int(width / room), 1)), 1)
+    return list(range(0, len(labels), every)), list(labels[::every])

@@ -10,12 +10,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import matplotlib.figure
+import numpy as np
+import numpy.typing as npt
+
+from pipeline import drawing, moving
 from pipeline.files import write_bytes, write_text
-
-if TYPE_CHECKING:
-    import matplotlib.figure
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,23 @@ class Code:
     folded: str = ""  # the summary behind which it is folded away
 
 
-Part = Heading | Paragraph | Table | Figure | Code
+@dataclass(frozen=True)
+class Moving:
+    """Heat maps that a reader can take through the steps; only a page in HTML has them.
+
+    `values` are (steps, panels, rows, columns), in [0, 1], or in [-1, 1] where `signed`; NaN where there is none.
+    """
+
+    values: npt.NDArray[np.float64]
+    steps: Sequence[int]
+    panels: Sequence[str]
+    rows: Sequence[str]
+    columns: Sequence[str]
+    axes: tuple[str, str]
+    signed: bool = False
+
+
+Part = Heading | Paragraph | Table | Figure | Moving | Code
 
 CSS = """
 :root{color-scheme:light dark;--ink:#222;--soft:#666;--line:#ddd;--wash:#f5f5f4;--page:#fff}
@@ -101,8 +118,6 @@ def write_page(
     folder: Path, title: str, parts: Sequence[Part], figures: Mapping[str, matplotlib.figure.Figure]
 ) -> None:
     """report.md, report.html and figures/ of a folder: all is drawn before anything is written, the pages last."""
-    from pipeline import drawing  # with matplotlib, which pages without figures need not wait for
-
     drawn = {name: (drawing.png(figure), drawing.svg(figure)) for name, figure in figures.items()}
     pages = {
         "report.md": as_markdown(parts),
@@ -117,10 +132,10 @@ def write_page(
 
 
 def as_markdown(parts: Sequence[Part]) -> str:
-    return "\n\n".join(_markdown(part) for part in parts) + "\n"
+    return "\n\n".join(_markdown(part) for part in parts if not isinstance(part, Moving)) + "\n"
 
 
-def _markdown(part: Part) -> str:
+def _markdown(part: Heading | Paragraph | Table | Figure | Code) -> str:
     if isinstance(part, Heading):
         return f"{'#' * part.level} {part.text}"
     if isinstance(part, Table):
@@ -140,10 +155,12 @@ def _markdown(part: Part) -> str:
 def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> str:
     """The page with its figures inside, from their SVG by name."""
     body = "\n".join(_html(part, drawings) for part in parts)
+    if any(isinstance(part, Moving) for part in parts):
+        body += f"\n<script>{moving.SCRIPT}</script>"
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{CSS}</style>\n</head>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{CSS}{moving.CSS}</style>\n</head>\n"
         f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
     )
 
@@ -163,6 +180,8 @@ def _html(part: Part, drawings: Mapping[str, str]) -> str:
     if isinstance(part, Figure):
         svg = _embedded(part.name, part.alt, drawings[part.name])
         return f'<figure><div class="wide">{svg}</div><figcaption>{_inline(part.caption)}</figcaption></figure>'
+    if isinstance(part, Moving):
+        return moving.as_html(part.values, part.steps, part.panels, part.rows, part.columns, part.axes, part.signed)
     if isinstance(part, Code):
         block = f"<pre>{html.escape(part.text)}</pre>"
         return f"<details><summary>{html.escape(part.folded)}</summary>{block}</details>" if part.folded else block

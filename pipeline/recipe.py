@@ -19,7 +19,7 @@ import yaml
 from pipeline import arguments
 from pipeline.adapters import Peft
 from pipeline.checkpoints import KeepSchedule
-from pipeline.circuits.base import Analysis
+from pipeline.circuits.base import Explanation
 from pipeline.corpora.base import Corpus
 from pipeline.models.base import Architecture
 from pipeline.parameters import ParameterError, Parameters, param, parameters_of
@@ -82,7 +82,7 @@ class Recipe:
     replay: Replay | None
     checkpoints: KeepSchedule
     callbacks: Mapping[str, Parameters]
-    circuits: Mapping[str, Analysis]
+    circuits: Mapping[str, Explanation]
     paper: Paper
     options: Options
     training: Mapping[str, Any]  # arguments of TrainingArguments; all those that decide what is trained

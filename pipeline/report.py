@@ -9,16 +9,17 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import plots
 from pipeline.comparison import write_comparison
+from pipeline.drawing import Mark
 from pipeline.explain import CIRCUITS, read_table
 from pipeline.folder import RECIPE
 from pipeline.grokking import THRESHOLD, match_key
-from pipeline.layers import layers_over_steps
-from pipeline.pages import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
+from pipeline.pages import Code, Figure, Heading, Moving, Paragraph, Part, Table, code, plain, write_page
 from pipeline.reading import RecipeError
 from pipeline.results import Results
 from pipeline.rooms import load, names
@@ -49,12 +50,9 @@ def write_report(path: Path) -> Results:
         ]
     circuits = list[Part]()
     for name in sorted(file.name for file in (path / CIRCUITS).glob("*") if file.name in names("circuits")):
-        kind: Any = load("circuits", name, "circuits")
-        table = read_table(path, name)
-        figures[name] = layers_over_steps(table, kind.drawn)
-        steps = len(set(table["step"].to_pylist()))
-        caption = f"{kind.drawn_as[0].upper()}{kind.drawn_as[1:]}. Tables of {steps} steps: `circuits/{name}/`."
-        circuits += [Heading(name.replace("_", " ").capitalize()), Figure(name, kind.drawn_as, caption)]
+        drawn, found = _circuits(path, name, plots.step_marks(run.grok))
+        figures |= drawn
+        circuits += found
     parts: list[Part] = [
         Heading(f"{plain(run.name)}: {outcome(run)}", 1),
         *(Paragraph(text) for text in story(run)),
@@ -71,6 +69,23 @@ def write_report(path: Path) -> Results:
     ]
     write_page(path, f"{run.name}: {outcome(run)}", parts, figures)
     return run
+
+
+def _circuits(run: Path, name: str, marks: Sequence[Mark]) -> tuple[dict[str, Any], list[Part]]:
+    """What an analysis found: figures by name, and parts."""
+    kind: Any = load("circuits", name, "circuits")
+    table = read_table(run, name)
+    figures: dict[str, Any] = {}
+    parts: list[Part] = [Heading(name.replace("_", " ").capitalize())]
+    for ending, drawing in kind().draw(table, marks).items():
+        figure = "_".join(filter(None, (name, ending)))
+        figures[figure] = drawing.figure
+        parts.append(Figure(figure, drawing.alt, drawing.caption))
+        if drawing.grids:
+            parts.append(Moving(**drawing.grids, axes=drawing.axes, signed=drawing.signed))
+    steps = len(set(table["step"].to_pylist()))
+    tables = f"Tables of {steps} {'step' if steps == 1 else 'steps'}: `{CIRCUITS}/{name}/`."
+    return figures, [*parts, Paragraph(tables, note=True)]
 
 
 def summary(run: Results) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import netrc
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline.files import write_text
 from pipeline.policy import FREE
@@ -38,6 +38,31 @@ def prepare_trackers(trackers: list[str], folder: Path, project: str) -> None:
         if "WANDB_MODE" not in os.environ and not _has_wandb_key():
             os.environ["WANDB_MODE"] = "offline"
             print(f"wandb has no key, so it logs offline; send it later with: wandb sync {folder}/wandb/offline-run-*")
+
+
+def shield(callbacks: Iterable[Any]) -> None:
+    """Lets a run go on when a tracker fails after it has begun: metrics.jsonl has every value anyway.
+
+    A tracker's own process hears the SIGTERM that Slurm sends to all, and dies while the run is still saving.
+    """
+    for callback in callbacks:
+        if type(callback).__module__.startswith("transformers.integrations"):
+            for event in ("on_log", "on_save", "on_evaluate", "on_step_end", "on_train_end", "on_predict"):
+                setattr(callback, event, _shielded(callback, getattr(callback, event)))
+
+
+def _shielded(callback: Any, act: Callable[..., Any]) -> Callable[..., Any]:
+    def try_to(*args: Any, **kwargs: Any) -> Any:
+        if getattr(callback, "has_failed", False):
+            return None
+        try:
+            return act(*args, **kwargs)
+        except Exception as error:
+            callback.has_failed = True
+            print(f"{type(callback).__name__} has failed and is left out: {error}; metrics.jsonl goes on", flush=True)
+            return None
+
+    return try_to
 
 
 def _run_id(folder: Path) -> str:
@@ -83,8 +108,15 @@ def _typed(block: Block, prefix: str = "") -> Iterator[tuple[str, str]]:
 def finish_trackers(trackers: list[str], results: Results, name: str, project: str, send_steps: bool) -> None:
     """Gives the trackers what is known at the end: fit and grok step, final numbers, the figures of the report.
 
-    send_steps: also every kept step, as an artifact of wandb's.
+    send_steps: also every kept step, as an artifact of wandb's. A tracker that fails leaves the run finished.
     """
+    try:
+        _finish(trackers, results, name, project, send_steps)
+    except Exception as error:
+        print(f"a tracker has failed: {error}; the report has everything", flush=True)
+
+
+def _finish(trackers: list[str], results: Results, name: str, project: str, send_steps: bool) -> None:
     step = results.last_step
     facts = {key: value for key, value in results.grok.summary().items() if value is not None}
     facts |= {key: series.values[-1] for key, series in results.series.items() if key.startswith("final_")}

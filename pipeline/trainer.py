@@ -17,6 +17,7 @@ from pipeline.gradients import token_losses
 from pipeline.grokking import GrokTracker, match_key
 from pipeline.recipe import Recipe
 from pipeline.saving import SavingTrainer
+from pipeline.trackers import shield
 
 
 class GrokTrainer(SavingTrainer):
@@ -44,6 +45,7 @@ class GrokTrainer(SavingTrainer):
         self._stacked: dict[int | None, tuple[Rows, torch.Tensor]] = {}
         super().__init__(model, args, recipe, train_rows, splits, tokenizer)
         self.remove_callback(PrinterCallback)
+        shield(self.callback_handler.callbacks)
         self.splits = {name: rows.to(args.device) for name, rows in splits.items()}
         for callback in callbacks:
             callback.attach(self)

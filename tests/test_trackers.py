@@ -80,3 +80,29 @@ def test_wandb_without_a_key_logs_offline_instead_of_asking(
     prepare_trackers(["wandb"], tmp_path, "project")
     assert "WANDB_MODE" not in os.environ
     del os.environ["WANDB_API_KEY"]
+
+
+def test_a_tracker_that_dies_does_not_take_the_run_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers.integrations import TensorBoardCallback
+
+    from pipeline.recipe import read_recipe
+    from pipeline.run import prepare, train
+
+    words = ["--output_dir", str(tmp_path / "run"), "--report_to", "tensorboard", *SHORT]
+    trainer = prepare(read_recipe(write_recipe(tmp_path), words))
+    (board,) = [each for each in trainer.callback_handler.callbacks if isinstance(each, TensorBoardCallback)]
+
+    class Dead:
+        def add_scalar(self, *_: object) -> None:
+            raise ConnectionResetError("Connection lost")
+
+        def add_text(self, *_: object) -> None:
+            """What is told before the first step."""
+
+        close = flush = add_text
+
+    board.tb_writer = Dead()
+    train(trainer)
+    assert trainer.state.global_step == 6
+    said = capsys.readouterr().out
+    assert said.count("TensorBoardCallback has failed and is left out: Connection lost; metrics.jsonl goes on") == 1

@@ -1,7 +1,7 @@
-"""`python -m pipeline.circuits`: see `pipeline.explain`."""
+"""`python -m pipeline.circuits`: see `pipeline.explaining`."""
 
 import sys
 
-from pipeline.explain import main
+from pipeline.explaining import main
 
 sys.exit(main())

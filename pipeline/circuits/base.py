@@ -1,7 +1,7 @@
-"""What an analysis is: parameters, and a table of rows computed from a model and pairs of prompts.
+"""What an analysis is: parameters, and a table computed from a model and pairs of prompts.
 
 One file per analysis. It knows nothing of run folders, steps or the Hub: `pipeline.explain` walks the kept steps of a
-run with one model instance and adds the step to each row.
+run with one model instance and adds the step to each row. An `Overview` looks at the tables of another analysis.
 """
 
 from __future__ import annotations
@@ -9,33 +9,56 @@ from __future__ import annotations
 import abc
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from pipeline.corpora.base import Ids
+from pipeline.corpora.base import Ids, Numbers
 from pipeline.parameters import ParameterError, Parameters, param
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from matplotlib.figure import Figure
     from transformers import PreTrainedModel
 
-Row = dict[str, Any]
+    from pipeline.circuits.hooks import Hooks
+    from pipeline.drawing import Mark
+
+Columns = Mapping[str, "npt.ArrayLike | Sequence[Any]"]
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """n clean prompts beside corrupted ones, which differ in one token and have another answer; all as token ids.
+    """n clean prompts beside corrupted ones with another answer, of the same length in each pair; all as token ids.
 
-    clean and corrupted are (n, P), answers and corrupted_answers (n, A). `notes` name further tokens to look for, (n,)
-    each, such as the bridge entity of a two-hop fact.
+    clean and corrupted are (n, P), padded on the right where `lengths` (n,) are less than P; answers and
+    corrupted_answers are (n, A), of which analyses take the first token. `notes` name further tokens to look for, (n,)
+    each, such as the bridge entity of a two-hop fact; `places` say what stands at each of the P positions.
     """
 
     clean: Ids
     corrupted: Ids
     answers: Ids
     corrupted_answers: Ids
-    notes: Mapping[str, Ids]
+    notes: Mapping[str, Ids] = field(default_factory=dict)
+    lengths: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
+    places: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        width = self.clean.shape[1] if self.clean.ndim == 2 else 0
+        if not len(self.lengths):
+            object.__setattr__(self, "lengths", np.full(len(self.clean), width, np.int64))
+        if not self.places:
+            object.__setattr__(self, "places", [str(i) for i in range(width)])
+        shapes = {"corrupted": self.corrupted.shape == self.clean.shape, "places": len(self.places) == width}
+        rows: dict[str, Any] = {"answers": self.answers, "corrupted_answers": self.corrupted_answers}
+        rows |= {"lengths": self.lengths, **self.notes}
+        shapes |= {name: len(part) == len(self.clean) for name, part in rows.items()}
+        for name, fits in shapes.items():
+            if not fits:
+                raise ValueError(f"pairs: {name} does not fit {len(self.clean)} prompts of {width} tokens")
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -44,23 +67,86 @@ class Pairs:
         """The same pairs where token i is called ids[i]."""
         new = np.asarray(ids, dtype=np.int32)
         notes = {name: new[note] for name, note in self.notes.items()}
-        return Pairs(new[self.clean], new[self.corrupted], new[self.answers], new[self.corrupted_answers], notes)
+        return Pairs(
+            new[self.clean], new[self.corrupted], new[self.answers], new[self.corrupted_answers],
+            notes, self.lengths, self.places,
+        )  # fmt: skip
+
+    def take(self, rows: Any) -> Pairs:
+        notes = {name: note[rows] for name, note in self.notes.items()}
+        clean, corrupted, answers, wrong = (
+            part[rows] for part in (self.clean, self.corrupted, self.answers, self.corrupted_answers)
+        )
+        return Pairs(clean, corrupted, answers, wrong, notes, self.lengths[rows], self.places)
+
+    @property
+    def where(self) -> Numbers:
+        """The first position at which the prompts of each pair differ, (n,)."""
+        return (self.clean != self.corrupted).argmax(axis=1)
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Whether a model can read them.
+
+        Raises:
+            ValueError: when there is none, or a token or position that the model does not have.
+        """
+        if not len(self):
+            raise ValueError("there is no pair of prompts to look at")
+        vocabulary = model.config.vocab_size
+        largest = max(int(part.max()) for part in (self.clean, self.corrupted, self.answers, self.corrupted_answers))
+        if largest >= vocabulary:
+            raise ValueError(
+                f"the prompts hold token {largest}, and the model has {vocabulary}: they are of another corpus"
+            )
+        longest = getattr(model.config, "max_position_embeddings", self.clean.shape[1])
+        if self.clean.shape[1] > longest:
+            raise ValueError(f"the prompts have {self.clean.shape[1]} tokens, and the model {longest} positions")
+        same = (self.clean == self.corrupted).all(axis=1)
+        if same.any():
+            raise ValueError(f"pair {int(same.argmax())} does not differ between clean and corrupted")
+
+
+class Source(abc.ABC):
+    """Where pairs come from: a corpus, or a file."""
+
+    @abc.abstractmethod
+    def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
+        """At most so many pairs; for each position where prompts can be corrupted so many where that is asked for.
+
+        Raises:
+            ParameterError: when there is no such split, or no pair in it.
+        """
+
+    def table(self) -> tuple[Ids, Ids, Numbers, int]:
+        """Prompts (n, P) and answers (n, A) of a whole operation on Z_n, 1 where trained (n,), and n.
+
+        Raises:
+            ParameterError: when this is no such operation.
+        """
+        raise ParameterError("corpus", "is not the group Z_n with + or -, whose Fourier transform this looks at")
 
 
 @dataclass(frozen=True)
-class Analysis(Parameters, abc.ABC):
-    """An analysis of a language model on pairs of prompts.
+class Drawing:
+    """A figure for the report; `alt` says what it is.
 
-    A report draws the column `drawn`, in [0, 1], by `layer`, `position` and `target`, which are then columns too.
+    `grids`, where it has entries, are the `pipeline.layers.Grids` of all steps, for a figure that moves, with `axes`
+    naming rows and columns; `signed` values are in [-1, 1], others in [0, 1].
     """
 
-    drawn: ClassVar[str]
-    drawn_as: ClassVar[str]  # what it is, in words
+    figure: Figure
+    alt: str
+    caption: str
+    grids: Mapping[str, Any] = field(default_factory=dict)
+    axes: tuple[str, str] = ("", "")
+    signed: bool = False
 
-    split: str = param("id", "split that the prompts are taken from")
-    pairs: int = param(300, "most prompts", ge=1)
+
+@dataclass(frozen=True)
+class Explanation(Parameters, abc.ABC):
+    """What can stand in the `circuits` block of a recipe: an `Analysis` of models, or an `Overview` of tables."""
+
     steps: str = param("all", "kept steps to look at: all, last, log, or numbers such as 0,1000,2000")
-    seed: int = param(0, "of the choice of prompts and of their corruption", ge=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,5 +154,67 @@ class Analysis(Parameters, abc.ABC):
             raise ParameterError("steps", f"{self.steps!r} is not all, last, log, or numbers such as 0,1000,2000")
 
     @abc.abstractmethod
-    def run(self, model: PreTrainedModel, pairs: Pairs) -> list[Row]:
-        """Rows of plain values, the same columns in each; the model is in eval mode and stays as it is."""
+    def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
+        """The figures of a table with a column `step`, by the ending of their name; empty for the main one.
+
+        Curves over steps show `marks`.
+        """
+
+
+@dataclass(frozen=True)
+class Analysis(Explanation):
+    """An analysis of a language model on pairs of prompts; subclasses are frozen dataclasses, one per file."""
+
+    split: str = param("id", "split that the prompts are taken from")
+    pairs: int = param(300, "most pairs of prompts", ge=1)
+    seed: int = param(0, "of the choice of prompts and of their corruption", ge=0)
+
+    needs_float32: ClassVar[bool] = False  # differences of nearly equal numbers drown in half precision
+    same_length: ClassVar[bool] = False  # a position means the same in every prompt
+
+    def choose(self, source: Source) -> Pairs:
+        """The pairs to look at."""
+        return source.pairs(self.split, self.pairs, self.seed)
+
+    def fit(self, model: PreTrainedModel, pairs: Pairs) -> dict[str, Any]:
+        """What all steps share and the last one decides, as plain values for `run`; most analyses have none."""
+        return {}
+
+    def run(self, model: PreTrainedModel, pairs: Pairs, **shared: Any) -> pa.Table:
+        """The table of a model, which is looked at in eval mode and stays as it is, wherever it lies.
+
+        Raises:
+            TypeError: for a model whose parts are not known.
+            ValueError: when model and pairs do not fit, or the analysis cannot take them.
+        """
+        import pyarrow as pa
+        import torch
+
+        from pipeline.circuits.hooks import Hooks, evaluating
+
+        pairs.check(model)
+        name = type(self).__name__
+        if self.needs_float32 and model.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name} needs weights in float32, not {model.dtype}; call model.float() first")
+        if self.same_length and len(set(pairs.lengths.tolist())) > 1:
+            lengths = sorted(set(pairs.lengths.tolist()))
+            raise ValueError(f"{name} compares positions, and the prompts have {lengths[0]} to {lengths[-1]} tokens")
+        with evaluating(model), torch.no_grad():
+            columns = self.measure(Hooks(model), pairs, **shared)
+        # What is not a number is null, of the type that it has at other steps.
+        return pa.table({key: pa.array(np.asarray(part), from_pandas=True) for key, part in columns.items()})
+
+    @abc.abstractmethod
+    def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
+        """The columns of the table, all equally long."""
+
+
+@dataclass(frozen=True)
+class Overview(Explanation):
+    """A look at the tables of all steps of another analysis, without a model."""
+
+    source: ClassVar[str]  # the analysis
+
+    @abc.abstractmethod
+    def compare(self, tables: Mapping[int, pa.Table], others: Mapping[int, pa.Table] | None = None) -> pa.Table:
+        """A table with the column `step`, from the tables of a run by step, and of another run where one is given."""

@@ -1,63 +1,79 @@
 """What each layer would answer: hidden states through the final norm and the output projection.
 
-nostalgebraist 2020; with mean reciprocal ranks over training, as Wang et al. 2024 (arXiv 2405.15071), section 3.3.
+nostalgebraist 2020, "interpreting GPT: the logit lens"; with mean reciprocal ranks over training, as Wang et al. 2024
+(arXiv 2405.15071), section 3.3.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.circuits.base import Analysis, Pairs, Row
+from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    import pyarrow as pa
+
+    from pipeline.circuits.hooks import Hooks
+    from pipeline.drawing import Mark
+
+ITSELF = "the token itself"
 
 
 @dataclass(frozen=True)
 class LogitLens(Analysis):
-    """Mean reciprocal rank and probability of the answer, and of each token in the notes, by layer and position.
+    """Mean rank, reciprocal rank and probability of tokens, by layer and position.
 
-    Layer 0 are the embeddings, the last layer is the model's own output.
+    The tokens are the answer, those in the notes, such as a bridge entity, and the token that stands at the position,
+    such as the second relation at its own place. Rank 0 is the top. Layer 0 are the embeddings, the last layer is the
+    model's own output.
     """
 
-    drawn: ClassVar[str] = "mrr"
-    drawn_as: ClassVar[str] = "mean reciprocal rank of a token in the logits read off a layer's state at a position"
+    same_length: ClassVar[bool] = True
 
-    def run(self, model: PreTrainedModel, pairs: Pairs) -> list[Row]:
+    def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
+        import numpy as np
         import torch
 
-        wanted = {"answer": pairs.answers[:, 0], **pairs.notes}
-        with torch.no_grad():
-            tokens_BL = torch.from_numpy(pairs.clean).long().to(model.device)
-            states = model(tokens_BL, output_hidden_states=True, use_cache=False).hidden_states
-            norm, head = final_norm(model), model.get_output_embeddings()
-            rows = []
-            for layer, hidden_BLD in enumerate(states):
-                # transformers hands out the last states with the final norm applied.
-                logits_BLV = head(hidden_BLD if layer == len(states) - 1 else norm(hidden_BLD)).float()
-                for name, target in wanted.items():
-                    target_BL1 = (
-                        torch.from_numpy(target).long().to(model.device)[:, None, None].expand(*tokens_BL.shape, 1)
-                    )
-                    value_BL1 = logits_BLV.gather(-1, target_BL1)
-                    rank_BL = (logits_BLV > value_BL1).sum(-1)
-                    mrr_L = (1 / (rank_BL + 1)).mean(0).tolist()
-                    probability_L = (value_BL1.squeeze(-1) - logits_BLV.logsumexp(-1)).exp().mean(0).tolist()
-                    rows += [
-                        {"layer": layer, "position": position, "target": name, "mrr": mrr, "probability": probability}
-                        for position, (mrr, probability) in enumerate(zip(mrr_L, probability_L))
-                    ]
-        return rows
+        from pipeline.circuits._batches import CACHED, on_device
 
+        batch = on_device(hooks, pairs)
+        positions = batch.clean.shape[1]
+        names = [f"blocks.{layer}.hook_resid_pre" for layer in range(hooks.n_layer)]
+        names.append(f"blocks.{hooks.n_layer - 1}.hook_resid_post")
+        targets = {"answer": batch.answer[:, None].expand(-1, positions)}
+        for name, note in pairs.notes.items():
+            targets[name] = torch.from_numpy(note).long().to(batch.clean.device)[:, None].expand(-1, positions)
+        targets[ITSELF] = batch.clean
+        targets_BPK = torch.stack(list(targets.values()), -1)
+        layers, rows = len(names), max(CACHED // (hooks.model.config.vocab_size * positions), 1)
+        sums = torch.zeros(3, layers, positions, len(targets), dtype=torch.float64)
+        for start in range(0, len(batch), 256):
+            _, found = hooks.read(batch.clean[start : start + 256], names, logits_to_keep=1)
+            wanted_BPK = targets_BPK[start : start + 256]
+            for layer, name in enumerate(names):
+                states_BPD = hooks.final_norm(found[name])
+                for begin in range(0, len(states_BPD), rows):
+                    logits_BPV = hooks.head(states_BPD[begin : begin + rows]).float()
+                    wanted = wanted_BPK[begin : begin + rows]
+                    values = logits_BPV.gather(-1, wanted)
+                    # Counting what lies above is the rank; nothing is sorted.
+                    above = [(logits_BPV > values[..., k, None]).sum(-1) for k in range(wanted.shape[-1])]
+                    ranks = torch.stack(above, -1).double()
+                    chances = (values - logits_BPV.logsumexp(-1, keepdim=True)).double().exp()
+                    sums[:, layer] += torch.stack([part.sum(0).cpu() for part in (ranks, 1 / (ranks + 1), chances)])
+        target, layer, position = (grid.ravel() for grid in np.indices((len(targets), layers, positions)))
+        means = (sums / len(batch)).permute(0, 3, 1, 2).reshape(3, -1).numpy()
+        return {
+            "layer": layer, "position": position, "place": [pairs.places[i] for i in position],
+            "target": [list(targets)[i] for i in target],
+            "rank": means[0], "mrr": means[1], "probability": means[2],
+        }  # fmt: skip
 
-def final_norm(model: PreTrainedModel) -> Any:
-    """The norm before the output projection of GPT-2, GPT-NeoX and their variants.
+    def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
+        from pipeline.layers import drawn_grids, grids
 
-    Raises:
-        TypeError: for another architecture.
-    """
-    for name in ("ln_f", "final_layer_norm"):
-        if hasattr(model.base_model, name):
-            return getattr(model.base_model, name)
-    raise TypeError(f"{type(model).__name__} has neither ln_f (GPT-2) nor final_layer_norm (GPT-NeoX)")
+        found = grids(table, "mrr", "layer", "position", "target", "place")
+        what = "mean reciprocal rank of a token in the logits read off a layer's state at a position"
+        return {"": drawn_grids(found, what, ("layer", "position"), marks)}

@@ -74,6 +74,13 @@ class AttributeCorpus(Corpus):
             *(f"<{attribute}_{label}>" for attribute in attributes for label in range(3)),
         ]
 
+    def places(self, length: int) -> list[str]:
+        short = {"attribute": "attr", "entity": "e", "first": "e1", "second": "e2"}
+        for prompt, _ in (self.inferred_template, self.atomic_template):
+            if len(words := prompt.split()) == length:
+                return [short.get(word, word) for word in words]
+        return super().places(length)
+
     @functools.cached_property
     def knowledge(self) -> Knowledge:
         draws = Draws(self.seed, "attributes")

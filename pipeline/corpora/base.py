@@ -77,6 +77,10 @@ class Corpus(Parameters, abc.ABC):
             ParameterError: when the parameters ask for more than there is, such as a ratio beyond the pool.
         """
 
+    def places(self, length: int) -> list[str]:
+        """What stands at each position of a prompt of so many tokens, in a word; for the axes of figures."""
+        return [str(position) for position in range(length)]
+
     def fingerprint(self) -> str:
         """What the content depends on besides the parameters: empty, or a hash of the files that are read."""
         return ""

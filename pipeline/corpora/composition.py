@@ -90,6 +90,11 @@ class Composition(Corpus):
             entities = [f"<e_{i}>" for i in range(self.num_entities)]
         return entities + [f"<r_{i}>" for i in range(self.num_relations)] + SPECIALS
 
+    def places(self, length: int) -> list[str]:
+        head = ["first", "last"] if self.token_multiplicity else ["h"]
+        relations = ["r"] if length == len(head) + 1 else ["r1", "r2"]
+        return [*head, *relations] if length == len(head) + len(relations) else super().places(length)
+
     @functools.cached_property
     def graph(self) -> Graph:
         draws = Draws(self.seed, "composition graph")

@@ -119,6 +119,16 @@ class Group(Corpus):
             return Table(names, (number[:, None] + number) % n, -number % n)
         return dihedral(n) if kind == "D" else permutations(n, even=kind == "A")
 
+    @property
+    def cyclic_order(self) -> int | None:
+        """n where this is a+b or a-b on Z_n, without noise, which Fourier transforms take apart; else None."""
+        kind, n = self._kind
+        plain = (kind == "Z" and self.operation in ("+", "-")) or (kind == "C" and self.operation == "*")
+        return n if plain and not self.label_noise else None
+
+    def places(self, length: int) -> list[str]:
+        return self.template.split()[:length]
+
     def vocabulary(self) -> list[str]:
         # The names of the elements come first, so that token i is element i.
         names = self.elements.names

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.circuits.base import Analysis, Pairs
+from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs
 from pipeline.corpora.composition import Composition
-from pipeline.explain import make_pairs
+from pipeline.corpora.group import Group
+from pipeline.explain import add_step
+from pipeline.models.gpt2 import Gpt2
+from pipeline.pairs import CorpusPairs
 from pipeline.parameters import ParameterError, parameters_of
 from pipeline.rooms import load, names
 from pipeline.store import StoredCorpus, build
+from tests.circuits.small import VOCABULARY, random_model, random_pairs
 from tests.models.test_models import small
 from tests.tiny import ROOT
+
+KINDS: dict[str, Any] = {name: load("circuits", name, "circuits") for name in names("circuits")}
+ANALYSES = [name for name, kind in KINDS.items() if issubclass(kind, Analysis)]
 
 
 @pytest.fixture(scope="module")
@@ -25,73 +32,160 @@ def stored() -> StoredCorpus:
     return build(Composition(num_entities=30, num_relations=6, out_degree=4, ratio=3, ood_fraction=0.2))
 
 
+@pytest.fixture(scope="module")
+def group() -> StoredCorpus:
+    return build(Group(group="Z11", template="a b = c"))
+
+
+def corpus_for(name: str, stored: StoredCorpus, group: StoredCorpus) -> StoredCorpus:
+    return group if name == "progress" else stored
+
+
 def count_hooks(model: torch.nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
 @pytest.mark.parametrize("architecture", [name for name in names("models") if name != "continued"])
-@pytest.mark.parametrize("name", names("circuits"))
-def test_it_gives_a_table_and_leaves_the_model_alone(name: str, architecture: str, stored: StoredCorpus) -> None:
-    analysis = load("circuits", name, "circuits")(pairs=16)
-    assert isinstance(analysis, Analysis) and type(analysis).__doc__
-    assert all(field.metadata.get("help") for field in parameters_of(type(analysis)))
+@pytest.mark.parametrize("name", ANALYSES)
+def test_it_gives_a_table_and_leaves_the_model_alone(
+    name: str, architecture: str, stored: StoredCorpus, group: StoredCorpus
+) -> None:
+    corpus = corpus_for(name, stored, group)
+    analysis = KINDS[name](pairs=16)
     torch.manual_seed(0)
-    model = small(architecture).build(len(stored.tokens)).eval()
+    model = small(architecture).build(len(corpus.tokens)).train()  # dropout must not show
     before = {key: weight.clone() for key, weight in model.state_dict().items()}
-    pairs = make_pairs(stored, analysis)
-    model(torch.zeros(1, 2, dtype=torch.long), output_hidden_states=True)  # lets transformers put its own hooks
+    pairs = analysis.choose(CorpusPairs(corpus))
     hooks = count_hooks(model)
-    rows = analysis.run(model, pairs)
-    assert rows and all(row.keys() == rows[0].keys() for row in rows)
-    assert all(isinstance(value, (int, float, str)) for row in rows for value in row.values())
-    assert rows == analysis.run(model, pairs)
+    table = analysis.run(model, pairs)
+    assert len(table) and table.equals(analysis.run(model, pairs))
     assert all(weight.equal(before[key]) for key, weight in model.state_dict().items())
-    assert count_hooks(model) == hooks
+    assert count_hooks(model) == hooks and all(module.training for module in model.modules())
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_it_says_what_it_is(name: str) -> None:
+    kind = KINDS[name]
+    assert issubclass(kind, Explanation) and kind.__doc__ and not kind.__doc__.startswith(kind.__name__)
+    assert all(field.metadata.get("help") for field in parameters_of(kind))
+    if issubclass(kind, Overview):
+        assert kind.source in ANALYSES
+    with pytest.raises(ParameterError, match="steps: 'some' is not all, last, log"):
+        kind(steps="some")
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_it_is_drawn_with_one_step_and_with_many(name: str, stored: StoredCorpus, group: StoredCorpus) -> None:
+    corpus = corpus_for(name, stored, group)
+    analysis = KINDS[name](pairs=16)
+    pairs = analysis.choose(CorpusPairs(corpus))
+    model = small("gpt2").build(len(corpus.tokens))
+    tables = [add_step(analysis.run(model, pairs), step) for step in (0, 1, 2, 4, 8, 16, 32, 64)]
+    import pyarrow as pa
+
+    for table in (tables[0], pa.concat_tables(tables, promote_options="permissive")):
+        drawings = analysis.draw(table)
+        assert drawings
+        for drawing in drawings.values():
+            assert drawing.figure.axes and drawing.alt and drawing.caption.endswith(".")
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_what_does_not_fit_is_refused(name: str) -> None:
+    analysis, model, pairs = KINDS[name](), random_model("gpt2"), random_pairs()
+    refused = {
+        "there is no pair of prompts": pairs.take(slice(0, 0)),
+        f"the prompts hold token {VOCABULARY}, and the model has {VOCABULARY}: they are of another corpus": Pairs(
+            pairs.clean + 1, pairs.corrupted + 1, pairs.answers + VOCABULARY, pairs.corrupted_answers
+        ),
+        "the prompts have 13 tokens, and the model 12 positions": random_pairs(length=13),
+        "pair 0 does not differ": Pairs(pairs.clean, pairs.clean, pairs.answers, pairs.corrupted_answers),
+    }
+    for message, wrong in refused.items():
+        wrong.clean.clip(max=VOCABULARY - 1, out=wrong.clean)
+        wrong.corrupted.clip(max=VOCABULARY - 1, out=wrong.corrupted)
+        wrong.answers.clip(max=VOCABULARY, out=wrong.answers)
+        with pytest.raises(ValueError, match=message):
+            analysis.run(model, wrong)
+    if analysis.same_length:
+        uneven = Pairs(
+            pairs.clean, pairs.corrupted, pairs.answers, pairs.corrupted_answers, lengths=np.array([7] * 5 + [6])
+        )
+        with pytest.raises(ValueError, match="compares positions, and the prompts have 6 to 7 tokens"):
+            analysis.run(model, uneven)
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_half_precision_is_taken_or_refused(name: str, stored: StoredCorpus, group: StoredCorpus) -> None:
+    corpus = corpus_for(name, stored, group)
+    analysis = KINDS[name](pairs=8)
+    pairs = analysis.choose(CorpusPairs(corpus))
+    model = small("gpt2").build(len(corpus.tokens)).to(torch.bfloat16)
+    if analysis.needs_float32:
+        with pytest.raises(ValueError, match=r"needs weights in float32, not torch\.bfloat16; call model\.float"):
+            analysis.run(model, pairs)
+    else:
+        assert len(analysis.run(model, pairs)) == len(analysis.run(model.float(), pairs))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ANALYSES)
+def test_a_gpu_gives_the_same(name: str, stored: StoredCorpus, group: StoredCorpus) -> None:
+    corpus = corpus_for(name, stored, group)
+    analysis = KINDS[name](pairs=16)
+    pairs = analysis.choose(CorpusPairs(corpus))
+    model = small("gpt2").build(len(corpus.tokens))
+    here, there = (analysis.run(model.to(device), pairs) for device in ("cpu", "cuda"))
+    for column in here.column_names:
+        if here[column].type == "double":
+            np.testing.assert_allclose(there[column], here[column], atol=1e-3)
 
 
 def test_naming_an_analysis_needs_no_torch() -> None:
     code = "import sys; from pipeline.rooms import load, names; [load('circuits', n, '') for n in names('circuits')]"
     code += "; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    code += " and 'matplotlib' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
-
-
-def test_pairs_differ_in_one_token_and_in_the_answer(stored: StoredCorpus) -> None:
-    analysis = load("circuits", "logit_lens", "circuits")(split="train_inferred", pairs=50)
-    pairs = make_pairs(stored, analysis)
-    assert 0 < len(pairs) <= 50
-    assert ((pairs.clean != pairs.corrupted).sum(axis=1) == 1).all()
-    assert (pairs.answers != pairs.corrupted_answers).any(axis=1).all()
-    again = make_pairs(stored, analysis)
-    assert (again.clean == pairs.clean).all() and (again.corrupted == pairs.corrupted).all()
-    other = make_pairs(stored, dataclasses.replace(analysis, seed=1))
-    assert (other.clean != pairs.clean).any()
 
 
 def test_the_logit_lens_ends_with_the_model_s_own_output(stored: StoredCorpus) -> None:
     torch.manual_seed(0)
     model = small("gpt2").build(len(stored.tokens)).eval()
-    analysis = load("circuits", "logit_lens", "circuits")(pairs=8)
-    pairs = make_pairs(stored, analysis)
-    rows = {(row["layer"], row["position"], row["target"]): row for row in analysis.run(model, pairs)}
-    assert {key[2] for key in rows} == {"answer", "bridge"} and {key[0] for key in rows} == {0, 1, 2}
-    logits = model(torch.from_numpy(pairs.clean).long()).logits[:, -1].double()
-    for name, target in {"answer": pairs.answers[:, 0], "bridge": pairs.notes["bridge"]}.items():
-        values = logits[np.arange(len(pairs)), target]
-        ranks = (logits > values[:, None]).sum(-1)
-        row = rows[2, 2, name]
-        assert row["mrr"] == pytest.approx((1 / (ranks + 1)).mean().item(), rel=1e-5)
-        assert row["probability"] == pytest.approx((values - logits.logsumexp(-1)).exp().mean().item(), rel=1e-4)
+    analysis = KINDS["logit_lens"](pairs=8)
+    pairs = analysis.choose(CorpusPairs(stored))
+    table = analysis.run(model, pairs)
+    rows = {(row["layer"], row["position"], row["target"]): row for row in table.to_pylist()}
+    assert {key[2] for key in rows} == {"answer", "bridge", "the token itself"} and {key[0] for key in rows} == {
+        0,
+        1,
+        2,
+    }
+    assert rows[0, 1, "answer"]["place"] == "r1"
+    logits = model(torch.from_numpy(pairs.clean).long()).logits.double()
+    targets = {"answer": pairs.answers[:, 0], "bridge": pairs.notes["bridge"]}
+    for position in range(3):
+        for name, target in {**targets, "the token itself": pairs.clean[:, position]}.items():
+            values = logits[np.arange(len(pairs)), position, target]
+            # By sorting, as the papers' code does.
+            order = logits[:, position].sort(descending=True, stable=True).indices
+            ranks = (order == torch.from_numpy(target)[:, None]).int().argmax(-1).double()
+            row = rows[2, position, name]
+            assert row["rank"] == pytest.approx(ranks.mean().item(), rel=1e-5)
+            assert row["mrr"] == pytest.approx((1 / (ranks + 1)).mean().item(), rel=1e-5)
+            probability = (values - logits[:, position].logsumexp(-1)).exp().mean().item()
+            assert row["probability"] == pytest.approx(probability, rel=1e-4)
     # At layer 0 nothing has been read but the token itself.
     embedded = model.transformer.wte.weight[pairs.clean[0, 0]] + model.transformer.wpe.weight[0]
     lens = model.lm_head(model.transformer.ln_f(embedded)).softmax(-1)
-    one = Pairs(pairs.clean[:1], pairs.corrupted[:1], pairs.answers[:1], pairs.corrupted_answers[:1], {})
-    row = next(row for row in analysis.run(model, one) if row["layer"] == row["position"] == 0)
+    row = analysis.run(model, pairs.take(slice(0, 1))).to_pylist()[0]
+    assert (row["layer"], row["position"], row["target"]) == (0, 0, "answer")
     assert row["probability"] == pytest.approx(lens[pairs.answers[0, 0]].item(), rel=1e-5)
 
 
-def test_impossible_requests_are_refused(stored: StoredCorpus) -> None:
-    kind = load("circuits", "logit_lens", "circuits")
-    with pytest.raises(ParameterError, match="steps: 'some' is not all, last, log"):
-        kind(steps="some")
-    with pytest.raises(ParameterError, match="split: there is no split 'test'"):
-        make_pairs(stored, kind(split="test"))
+def test_a_large_vocabulary_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pairs = Gpt2(n_layer=1, n_embd=8, n_head=2, n_positions=8).build(VOCABULARY), random_pairs(n=9)
+    whole = KINDS["logit_lens"]().run(model, pairs)
+    monkeypatch.setattr("pipeline.circuits._batches.CACHED", 1)
+    parts = KINDS["logit_lens"]().run(model, pairs)
+    np.testing.assert_allclose(whole["mrr"], parts["mrr"], rtol=1e-5)

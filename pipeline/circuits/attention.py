@@ -1,0 +1,101 @@
+"""Where heads look: their mean patterns on prompts, and how much of induction and its kin is in each of them.
+
+Olsson et al. 2022, "In-context Learning and Induction Heads"; scores as in Tigges et al. 2024 (arXiv 2407.10827);
+sinks: Xiao et al. 2023 (arXiv 2309.17453), Guo et al. 2024 (arXiv 2410.13835).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs
+from pipeline.parameters import param
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from pipeline.circuits.hooks import Hooks
+    from pipeline.drawing import Mark
+
+SCORES = ("induction", "previous token", "duplicate token", "sink")
+
+
+@dataclass(frozen=True)
+class Attention(Analysis):
+    """Each head's attention from position to position, a mean over prompts, and its scores, all in [0, 1].
+
+    `induction`, `previous token` and `duplicate token` are the attention of random tokens, repeated, to the token after
+    the earlier one like it, to the one before, and to that earlier one: a mean over the second half. Where in a row the
+    repetition begins is random, and so is what stands before it, so that positions do not give it away. `sink` is the
+    attention to the first token, of all later ones, on the prompts. Random tokens are those of the prompts.
+    """
+
+    repeats: int = param(64, "rows of repeated random tokens", ge=1)
+    length: int = param(16, "most tokens that are repeated", ge=2)
+
+    same_length: ClassVar[bool] = True
+
+    def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
+        import numpy as np
+
+        from pipeline.circuits._batches import on_device
+
+        names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(hooks.n_layer)]
+        _, found = hooks.read(on_device(hooks, pairs).clean, names, logits_to_keep=1)
+        mean_LHTT = np.stack([found[name].float().mean(0).cpu().numpy() for name in names])
+        scores = {**self._repeated(hooks, pairs, names), "sink": mean_LHTT[:, :, 1:, 0].mean(axis=-1)}
+        layer, head, query, key = (grid.ravel() for grid in np.indices(mean_LHTT.shape))
+        seen = key <= query
+        rows = {"layer": layer[seen], "head": head[seen], "query": query[seen], "key": key[seen]}
+        values, kinds = [mean_LHTT.ravel()[seen]], ["pattern"] * int(seen.sum())
+        for name, score_LH in scores.items():
+            places = [grid.ravel() for grid in np.indices(score_LH.shape)]
+            none = np.full(score_LH.size, -1)
+            rows = {key: np.append(rows[key], part) for key, part in zip(rows, [*places, none, none])}
+            values.append(score_LH.ravel())
+            kinds += [name] * score_LH.size
+        places = [pairs.places[i] if i >= 0 else "" for i in rows["query"]]
+        return {**rows, "place": places, "score": kinds, "attention": np.concatenate(values).astype(np.float64)}
+
+    def _repeated(self, hooks: Hooks, pairs: Pairs, names: list[str]) -> dict[str, Any]:
+        """The scores of random repeats, (L, H) each; NaN where the model has no positions for two tokens twice."""
+        import numpy as np
+        import torch
+
+        room = int(getattr(hooks.model.config, "max_position_embeddings", 2 * self.length))
+        longest = min(self.length, (room - 1) // 2)
+        if longest < 2:
+            return {name: np.full((hooks.n_layer, hooks.n_head), np.nan) for name in SCORES[:3]}
+        rng = np.random.Generator(np.random.PCG64(self.seed))
+        tokens = np.unique(pairs.clean)
+        width = 2 * longest + 1
+        lead = rng.integers(0, 2, self.repeats)  # a token before, in half of the rows
+        length = rng.integers(max(longest // 2, 2), longest + 1, self.repeats)
+        rows = tokens[rng.integers(len(tokens), size=(self.repeats, width))]
+        for row, start, n in zip(rows, lead, length):
+            row[start : start + n] = rng.permutation(tokens)[:n] if len(tokens) >= n else row[start : start + n]
+            row[start + n : start + 2 * n] = row[start : start + n]
+        _, found = hooks.read(torch.from_numpy(rows).long().to(hooks.model.device), names, logits_to_keep=1)
+        offsets = {"induction": length - 1, "previous token": np.ones_like(length), "duplicate token": length}
+        return {
+            name: np.stack([_diagonals(found[point], lead + length, length, offset) for point in names])
+            for name, offset in offsets.items()
+        }
+
+    def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
+        from pipeline.heads import draw_patterns, draw_scores
+
+        return {"": draw_scores(table, marks), "patterns": draw_patterns(table)}
+
+
+def _diagonals(pattern_BHTT: Tensor, start: Any, count: Any, offset: Any) -> Any:
+    """Each head's mean attention (H,), of `count` tokens from `start` on, to the token `offset` before; all (B,)."""
+    import numpy as np
+
+    pattern = pattern_BHTT.float().cpu().numpy()
+    rows = np.repeat(np.arange(len(pattern)), count)
+    queries = np.concatenate([np.arange(s, s + n) for s, n in zip(start, count)])
+    return pattern[rows, :, queries, queries - np.repeat(offset, count)].mean(axis=0)

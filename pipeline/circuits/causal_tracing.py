@@ -1,0 +1,185 @@
+"""Where what decides the answer lies: states of a corrupted run put into the clean one, by layer and position.
+
+Wang et al. 2024 (arXiv 2405.15071), section 3.3 and appendix D; after Vig et al. 2020 and Meng et al. 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs, Source
+from pipeline.corpora.base import Numbers
+from pipeline.parameters import param
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.circuits.hooks import Hooks
+    from pipeline.drawing import Mark
+
+LEAST = 0.05  # share of right answers below which their loss says nothing
+
+
+@dataclass(frozen=True)
+class CausalTracing(Analysis):
+    """How often the answer is lost when the state at a layer and position is that of a prompt corrupted there.
+
+    For each position the token there is replaced so that the answer changes, and the state of that run after L blocks
+    is put into the clean run. `strength` is the share of prompts, of those answered rightly (`right`, of all), whose
+    top token then is not the answer; `mrr` and `probability` are those of the answer. Tokens that are the same in all
+    prompts, such as `<mask>` after an entity, are patched together with the position before them.
+    """
+
+    split: str = param("train_inferred", "split that the prompts are taken from; where there is none, train")
+    pairs: int = param(300, "most pairs of prompts for each position", ge=1)
+
+    same_length: ClassVar[bool] = True
+
+    def choose(self, source: Source) -> Pairs:
+        return source.pairs(self.split, self.pairs, self.seed, every_position=True)
+
+    def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
+        found: dict[str, list[Any]] = {
+            name: [] for name in ("layer", "position", "place", "strength", "mrr", "probability", "right")
+        }
+        for position in sorted(set(pairs.where.tolist())):
+            chosen = pairs.take(pairs.where == position)
+            ranks, chances, before = trace(hooks, chosen, position, span(pairs, position))
+            right = before == 0
+            known = right.mean() >= LEAST
+            lost = (ranks[:, right] > 0).mean(axis=1) if known else np.full(len(ranks), np.nan)
+            found["layer"] += range(len(ranks))
+            found["position"] += [position] * len(ranks)
+            found["place"] += [pairs.places[position]] * len(ranks)
+            found["strength"] += lost.tolist()
+            found["mrr"] += (1 / (ranks + 1)).mean(axis=1).tolist()
+            found["probability"] += chances.mean(axis=1).tolist()
+            found["right"] += [float(right.mean())] * len(ranks)
+        return found
+
+    def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
+        from pipeline.layers import drawn_grids, grids
+
+        found = grids(table, "strength", "layer", "position", None, "place")
+        what = "share of right answers lost when the state after a layer, at a position, is that of a corrupted prompt"
+        ending = f". Grey: the model answers less than {100 * LEAST:g} % rightly"
+        return {"": drawn_grids(found, what, ("layer", "position"), marks, ending=ending)}
+
+
+def span(pairs: Pairs, position: int) -> int:
+    """Where the states that are patched for a position end: fillers after it, but not the last token, go with it."""
+    constant = (pairs.clean == pairs.clean[:1]).all(axis=0) & (len(pairs) > 1)
+    end = position + 1
+    while end < len(constant) - 1 and constant[end]:
+        end += 1
+    return end
+
+
+def trace(hooks: Hooks, pairs: Pairs, start: int, stop: int) -> tuple[Numbers, Any, Numbers]:
+    """Ranks and probabilities of the answers (L + 1, n), and their ranks before (n,).
+
+    In row l the states at positions start to stop after l blocks, of pairs that differ nowhere before or after, come
+    from the corrupted run; the last row is the state before the final norm.
+    """
+    import torch
+
+    from pipeline.circuits._batches import CACHED, on_device
+
+    batch = on_device(hooks, pairs)
+    if bool((batch.clean != batch.corrupted)[:, stop:].any()):
+        raise ValueError(f"CausalTracing needs pairs that differ in one place; some differ after position {start} too")
+    rows = max(CACHED // hooks.model.config.vocab_size // hooks.n_layer, 1)
+    parts = []
+    for begin in range(0, len(batch), rows):
+        part = batch.rows(begin, rows)
+        logits = torch.stack(list(_patched(hooks, part.clean, part.corrupted, start, stop)))
+        answer = part.answer[None, :, None].expand(len(logits), -1, 1)
+        values = logits.gather(-1, answer)
+        above = (logits > values).sum(-1)
+        parts.append((above.cpu(), (values.squeeze(-1) - logits.logsumexp(-1)).exp().double().cpu()))
+    ranks, chances = (torch.cat(side, dim=1).numpy() for side in zip(*parts))
+    return ranks[1:], chances[1:], ranks[0]
+
+
+def _patched(hooks: Hooks, clean: Any, corrupted: Any, start: int, stop: int) -> Iterator[Any]:
+    """Logits (n, V) at the end of the clean run, then of those patched after 0, 1 ... L blocks.
+
+    What is patched is the first thing that differs, so it goes on as in the corrupted run, and only the tokens after it
+    are run again: behind the keys and values of the clean run before it and of the corrupted run at it, and those of
+    all layers in one pass, which each joins where it is patched.
+    """
+    import torch
+
+    layers, n = hooks.n_layer, len(clean)
+    tail = clean.shape[1] - stop
+    before, states = _run(hooks, clean, range(1, layers))
+    after, _ = _run(hooks, corrupted, ())
+    yield before.logits[:, -1].float()
+    yield after.logits[:, -1].float()
+    if not tail:
+        # At the last token all that is before it is clean in both runs, so the state carries everything.
+        for _ in range(layers):
+            yield after.logits[:, -1].float()
+        return
+    if layers > 1:
+        keys = [_prefix(a, b, start, stop) for a, b in zip(before.past_key_values.layers, after.past_key_values.layers)]
+        joined: dict[str, Any] = {
+            f"blocks.{layer}.hook_resid_pre": _joining(states[layer][:, stop:], first=layer == 1)
+            for layer in range(1, layers)
+        }
+        joined["blocks.0.hook_resid_pre"] = lambda value: states[1][:1, stop:]  # what block 0 gives is not used
+        with hooks.at(joined):
+            out = hooks.model(
+                input_ids=clean[:1, stop:], past_key_values=_cache(keys), use_cache=True, logits_to_keep=1,
+                position_ids=torch.arange(stop, clean.shape[1], device=clean.device)[None],
+            )  # fmt: skip
+        yield from out.logits[:, -1].float().unflatten(0, (layers - 1, n))
+    yield before.logits[:, -1].float()  # nothing after the last block reads an earlier position
+
+
+def _run(hooks: Hooks, tokens: Any, layers: Any) -> tuple[Any, dict[int, Any]]:
+    """A run with its keys and values, and the states before some blocks."""
+    states: dict[int, Any] = {}
+
+    def keep(layer: int) -> Any:
+        return lambda value: states.__setitem__(layer, value)
+
+    with hooks.at({f"blocks.{layer}.hook_resid_pre": keep(layer) for layer in layers}):
+        return hooks.model(input_ids=tokens, use_cache=True, logits_to_keep=1), states
+
+
+def _prefix(clean: Any, corrupted: Any, start: int, stop: int) -> Any:
+    """Keys and values (2, n, H, stop, E) of a layer: clean, and corrupted from `start` on."""
+    import torch
+
+    sides = ((clean.keys, corrupted.keys), (clean.values, corrupted.values))
+    return torch.stack([torch.cat([a[:, :, :start], b[:, :, start:stop]], dim=2) for a, b in sides])
+
+
+def _cache(prefixes: list[Any]) -> Any:
+    """A cache of these keys and values, which stand before the new ones of as many patches as there are."""
+    import torch
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(prefixes):
+        cache.update(keys[:1], values[:1], layer)  # so that it knows its length
+
+    def update(keys: Any, values: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, ...]:
+        times, rows = max(len(keys) // prefixes[layer].shape[1], 1), len(keys)
+        old = prefixes[layer].repeat(1, times, 1, 1, 1)[:, :rows]
+        return tuple(torch.cat([before, new], dim=2) for before, new in zip(old, (keys, values)))
+
+    cache.update = update  # type: ignore[method-assign,assignment]
+    return cache
+
+
+def _joining(clean: Any, first: bool) -> Any:
+    """The clean states below those of the patches that began in earlier layers."""
+    import torch
+
+    return lambda value: clean.contiguous() if first else torch.cat([value, clean])

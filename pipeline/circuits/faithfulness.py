@@ -1,0 +1,167 @@
+"""How well a circuit alone does what the model does, over the number of its edges.
+
+Circuits from the scores of `attribution`: Hanna et al. 2024 (arXiv 2403.17806), with faithfulness normalized by the
+corrupted run; Tigges et al. 2024 (arXiv 2407.10827), with the ratio to the whole model; CPR and CMD: Mueller et al.
+2025, "MIB" (arXiv 2504.13151), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.circuits._graph import Edges, Graph
+from pipeline.circuits.attribution import Attribution
+from pipeline.circuits.base import Columns, Drawing, Pairs
+from pipeline.parameters import ParameterError, param
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.circuits.hooks import Hooks
+    from pipeline.drawing import Mark
+
+SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of all edges, as in MIB
+
+
+@dataclass(frozen=True)
+class Faithfulness(Attribution):
+    """The metric of circuits of growing size, of what is left of the model without them, and of random circuits.
+
+    m is the mean metric of a circuit C, of the whole model, and of the corrupted run, which is the circuit without
+    edges. `ratio` is m(C) / m(model), `normalized` is (m(C) - m(corrupted)) / (m(model) - m(corrupted)); both with the
+    central 95 % of a bootstrap over pairs. `cpr` is the area under `normalized` over the share of edges, `cmd` that
+    between it and 1. `smallest` is the number of edges of the first circuit, found by bisection, whose chosen
+    faithfulness reaches `target`. Where the model's metric does not stand out from 0, or from that of the corrupted
+    run, `absent` is true, and there is no behaviour to be faithful to: the ratios are then left out.
+    """
+
+    selection: Literal["greedy", "top"] = param("greedy", "edges from the logits upwards, or the highest of all")
+    convention: Literal["normalized", "ratio"] = param("normalized", "the faithfulness that has to reach the target")
+    target: float = param(0.8, "faithfulness of the smallest circuit", gt=0, le=1)
+    shares: tuple[float, ...] = param(SHARES, "shares of all edges to measure circuits of")
+
+    needs_float32: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ascending = list(self.shares) == sorted(self.shares)
+        if not self.shares or not ascending or any(not 0 < share <= 1 for share in self.shares):
+            raise ParameterError("shares", f"{list(self.shares)} are not ascending numbers > 0 and <= 1")
+
+    def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
+        from pipeline.circuits._edges import graph_of
+
+        graph = graph_of(hooks)
+        scores = self.scores(hooks, pairs)
+        order = graph.greedy(scores) if self.selection == "greedy" else graph.top(scores)
+        shuffled = order[np.random.Generator(np.random.PCG64(self.seed)).permutation(len(order))]
+        judge = Judge(self, hooks, pairs, graph)
+        counts = [max(round(share * len(order)), 1) for share in self.shares]
+        circuits = {
+            "circuit": [graph.circuit(order, n) for n in counts],
+            "complement": [graph.edges & ~graph.circuit(order, n) for n in counts],
+            "random": [graph.prune(_first(graph, shuffled, n)) for n in counts],
+        }
+        rows: dict[str, list[Any]] = {}
+        for curve, members in circuits.items():
+            for share, asked, circuit, found in zip(self.shares, counts, members, judge.all(members)):
+                row = {"curve": curve, "share": share, "asked": asked, "edges": int(circuit.sum()), **found}
+                for name, value in row.items():
+                    rows.setdefault(name, []).append(value)
+        normalized = np.array(rows["normalized"][: len(counts)])
+        # MIB's integrals begin at the smallest circuit.
+        summary = {
+            "model_metric": judge.clean,
+            "corrupted_metric": judge.corrupted,
+            "absent": judge.absent,
+            "cpr": float(np.trapezoid(normalized, self.shares)),
+            "cmd": float(np.trapezoid(abs(1 - normalized), self.shares)),
+            "smallest": float("nan") if (smallest := judge.smallest(order)) is None else float(smallest),
+        }
+        return {**rows, **{name: [value] * len(rows["curve"]) for name, value in summary.items()}}
+
+    def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
+        from pipeline.wiring import draw_faithfulness
+
+        return draw_faithfulness(table, self.target, marks)
+
+
+def _first(graph: Graph, order: npt.NDArray[np.int64], n: int) -> Edges:
+    found = np.zeros(graph.edges.size, bool)
+    found[order[:n]] = True
+    return found.reshape(graph.edges.shape)
+
+
+def _stands_out(values: Any) -> bool:
+    """Whether a mean is positive beyond two standard errors."""
+    error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return float(values.mean()) > 2 * error
+
+
+class Judge:
+    """Measures circuits of one model on one set of pairs."""
+
+    def __init__(self, wanted: Faithfulness, hooks: Hooks, pairs: Pairs, graph: Graph):
+        from pipeline.circuits._batches import answer_logits, measure, on_device
+
+        self.wanted, self.hooks, self.graph = wanted, hooks, graph
+        self.batch = on_device(hooks, pairs)
+        self.reference = answer_logits(hooks, self.batch.clean, self.batch)
+        self.whole = measure(wanted.metric, self.reference, self.batch, self.reference).double().cpu()
+        broken = answer_logits(hooks, self.batch.corrupted, self.batch)
+        self.empty = measure(wanted.metric, broken, self.batch, self.reference).double().cpu()
+        self.clean, self.corrupted = float(self.whole.mean()), float(self.empty.mean())
+        # A divergence is 0 at best, so there only the distance from the corrupted run says anything.
+        beyond = [self.whole - self.empty] + [self.whole] * (wanted.metric != "kl")
+        self.absent = not all(map(_stands_out, beyond))
+
+    def metrics(self, circuits: list[Edges]) -> Any:
+        """The metric of each circuit on each pair, (C, n)."""
+        import torch
+
+        from pipeline.circuits._edges import cut_metric
+
+        kept = torch.from_numpy(np.stack(circuits)).to(self.batch.clean.device)
+        return cut_metric(self.hooks, self.batch, kept, self.wanted.metric, self.reference).double().cpu()
+
+    def all(self, circuits: list[Edges]) -> list[dict[str, float]]:
+        """Metric and both kinds of faithfulness of each circuit, with their bootstrap intervals."""
+        from pipeline.circuits._batches import bootstrap
+
+        rows = []
+        for values in self.metrics(circuits):
+            row = {"metric": float(values.mean())}
+            for name in ("ratio", "normalized"):
+                row[name] = self.faithfulness(name, values)
+                row[f"{name}_low"], row[f"{name}_high"] = (float("nan"),) * 2
+                if not self.absent:
+                    share = partial(self._share, name, values)
+                    row[f"{name}_low"], row[f"{name}_high"] = bootstrap(share, len(values), self.wanted.seed)
+            rows.append(row)
+        return rows
+
+    def faithfulness(self, name: str, values: Any) -> float:
+        return float("nan") if self.absent else float(self._share(name, values, slice(None)))
+
+    def _share(self, name: str, values: Any, rows: Any) -> Any:
+        """A kind of faithfulness from the pairs of some rows, (n,), or of many draws of them, (draws, n)."""
+        circuit, whole, empty = (part[rows].mean(-1) for part in (values, self.whole, self.empty))
+        return circuit / whole if name == "ratio" else (circuit - empty) / (whole - empty)
+
+    def smallest(self, order: npt.NDArray[np.int64]) -> int | None:
+        """Edges, once pruned, of a circuit that reaches the target and whose predecessor does not; None: no circuit."""
+        if self.absent:
+            return None
+        low, high = 0, len(order)  # the whole model is as faithful as can be
+        while high - low > 1:
+            middle = (low + high) // 2
+            (values,) = self.metrics([self.graph.circuit(order, middle)])
+            reached = self.faithfulness(self.wanted.convention, values) >= self.wanted.target
+            low, high = (low, middle) if reached else (middle, high)
+        return int(self.graph.circuit(order, high).sum())

@@ -1,0 +1,198 @@
+"""The command line of the analyses: on the kept steps of a run, or on any one model.
+
+python -m pipeline.circuits RUN --analysis logit_lens,causal_tracing --steps log
+python -m pipeline.circuits --model gpt2 --data pairs.jsonl --analysis attribution --attribution.method eap
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
+from pipeline.explain import Run, add_step, choose_steps, explain, fingerprint, with_sources, write_table
+from pipeline.folder import TOKENIZER
+from pipeline.pairs import FilePairs, translate
+from pipeline.parameters import ParameterError, parameters_of
+from pipeline.reading import Block, RecipeError, override
+from pipeline.rooms import choose, load, names
+from pipeline.values import fill
+
+GENERAL = ("steps", "split", "pairs", "seed")  # of every analysis that has them
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 a mistake, 130 interrupted."""
+    chosen, rest = parser().parse_known_args(arguments)
+    try:
+        if chosen.run is None and chosen.model is None:
+            raise RecipeError("command line", "name a RUN, or a model with --model")
+        analyses = read_analyses(chosen, rest)
+        if chosen.model is not None:
+            explain_model(chosen, analyses)
+        else:
+            explain_run(chosen, analyses)
+    except (RecipeError, ParameterError, ValueError, TypeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on with the table after the last", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m pipeline.circuits",
+        description="Analyses of the kept steps of a run, or of any GPT-2 or GPT-NeoX. What is done is not done again.",
+        epilog="A parameter of one analysis: --NAME.KEY VALUE, such as --attribution.method eap. "
+        "`python -m pipeline.run --help circuits.NAME` lists them.",
+        allow_abbrev=False,
+    )
+    found.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run; with --model, whose corpus")
+    known = ", ".join(names("circuits"))
+    found.add_argument("--analysis", required=True, metavar="NAME[,NAME]", help=f"of {known}")
+    found.add_argument("--steps", help="all, last, log, or numbers such as 0,1000 (all)")
+    found.add_argument("--split", help="split that prompts are taken from (id)")
+    found.add_argument("--pairs", help="most pairs of prompts")
+    found.add_argument("--seed", help="of the choice of pairs (0)")
+    found.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
+    found.add_argument("--model", metavar="PATH", help="a folder or a Hub name, in the place of a run's steps")
+    found.add_argument("--revision", help="of the model, such as step1000")
+    found.add_argument(
+        "--data", type=Path, metavar="FILE", help="pairs as JSONL or CSV: clean, corrupted, answer, corrupted_answer"
+    )
+    found.add_argument(
+        "--output", type=Path, metavar="DIR", help="for the tables and figures of --model (circuits-NAME)"
+    )
+    found.add_argument("--against", type=Path, metavar="RUN", help="another run that similarity compares with")
+    found.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+    return found
+
+
+def read_analyses(chosen: argparse.Namespace, rest: list[str]) -> dict[str, Explanation]:
+    """The analyses with their parameters from the command line.
+
+    Raises:
+        RecipeError, ParameterError: at the first that there is not, or that is not allowed.
+    """
+    kinds: dict[str, Any] = {name: load("circuits", name, "--analysis") for name in chosen.analysis.split(",")}
+    tree = Block({name: Block({}, "command line") for name in kinds}, "command line")
+    for name, kind in kinds.items():
+        given = {key: getattr(chosen, key) for key in GENERAL if getattr(chosen, key) is not None}
+        fields = {field.name for field in parameters_of(kind)}
+        override(tree, [f"--{name}.{key}={value}" for key, value in given.items() if key in fields])
+    override(tree, rest)
+    for key in tree.entries:
+        if key not in kinds:
+            raise RecipeError("command line", f"--{key} is no option here{choose(key, [*kinds, *GENERAL])}")
+    return {name: fill(kind, tree.entries[name], name, name) for name, kind in kinds.items()}  # type: ignore[arg-type]
+
+
+def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    from pipeline.report import write_report
+
+    run = Run(chosen.run)
+    for analysis in analyses.values():
+        if isinstance(analysis, Analysis) and analysis.split not in run.stored.sizes:
+            raise ParameterError("split", f"no split {analysis.split!r}; allowed: {', '.join(run.stored.sizes)}")
+    total = sum(
+        1 if isinstance(analysis, Overview) else len(choose_steps(run.manifest, analysis.steps))
+        for analysis in with_sources(analyses).values()
+    )
+    console = Console(stderr=True)
+    walk = explain(run.path, analyses, chosen.device, chosen.against)
+    for path in track(walk, "analysing", total, console=console, transient=True, disable=not console.is_terminal):
+        print(path, flush=True)
+    write_report(run.path)
+
+
+def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
+    """One model, from a folder or the Hub, on pairs of a file or of a run's corpus."""
+    model, tokenizer = open_model(chosen)
+    source = open_source(chosen, tokenizer)
+    name = Path(chosen.model).name + (f"-{chosen.revision}" if chosen.revision else "")
+    folder = chosen.output or Path(f"circuits-{name}")
+    digits = "".join(filter(str.isdigit, chosen.revision or ""))
+    for analysis_name, analysis in analyses.items():
+        if not isinstance(analysis, Analysis):
+            raise ParameterError("--analysis", f"{analysis_name} compares the steps of a run, and this is one model")
+        pairs = analysis.choose(source)
+        shared = analysis.fit(model, pairs)
+        table = add_step(analysis.run(model, pairs, **shared), int(digits or 0))
+        path = folder / f"{analysis_name}.parquet"
+        write_table(path, table, {"model": chosen.model, "revision": chosen.revision, "pairs": fingerprint(pairs)})
+        print(path)
+        from pipeline.drawing import png
+        from pipeline.files import write_bytes
+
+        for ending, drawing in analysis.draw(pq.read_table(path)).items():
+            picture = folder / f"{'_'.join(filter(None, (analysis_name, ending)))}.png"
+            write_bytes(picture, png(drawing.figure))
+            print(picture)
+
+
+def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
+    """The model of --model in float32, and its tokenizer or None."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    path, extra = chosen.model, {"trust_remote_code": chosen.trust_remote_code}
+    kept = Path(path) / "steps" / (chosen.revision or "")
+    if chosen.revision and kept.is_dir():
+        path = str(kept)
+    elif chosen.revision and Path(path).is_dir():
+        raise RecipeError("--revision", f"{path} has no steps/{chosen.revision}")
+    elif chosen.revision:
+        extra["revision"] = chosen.revision
+    try:
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **extra)
+    except (OSError, ValueError) as error:
+        raise RecipeError("--model", " ".join(str(error).split())[:300]) from None
+    # Weights of a run's step stand without a tokenizer, which lies beside the steps. Where there is none, transformers
+    # would make one up; ids are then taken as they are.
+    folders = [Path(path), Path(path).parent.parent / TOKENIZER] if Path(path).is_dir() else [path]
+    named = [folder for folder in folders if isinstance(folder, str) or (folder / "tokenizer_config.json").is_file()]
+    tokenizer = AutoTokenizer.from_pretrained(named[0], **extra) if named else None
+    return model.to(chosen.device).eval(), tokenizer
+
+
+def open_source(chosen: argparse.Namespace, tokenizer: Any) -> Source:
+    if chosen.data is not None:
+        pad = getattr(tokenizer, "pad_token_id", None) or 0
+        return FilePairs(chosen.data, tokenizer, pad)
+    if chosen.run is None:
+        raise RecipeError("command line", "pairs are needed: --data FILE, or a RUN whose corpus gives them")
+    run = Run(chosen.run)
+    return run.source if tokenizer is None else Translated(run.source, translate(run.stored, tokenizer))
+
+
+class Translated(Source):
+    """Pairs of a corpus in the token ids of another model."""
+
+    def __init__(self, source: Source, ids: Any):
+        self.source, self.ids = source, ids
+
+    def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
+        found = self.source.pairs(split, most, seed, every_position)
+        notes = {name: self.ids[note] for name, note in found.notes.items()}
+        clean, corrupted = self.ids[found.clean], self.ids[found.corrupted]
+        answers, others = self.ids[found.answers], self.ids[found.corrupted_answers]
+        return Pairs(clean, corrupted, answers, others, notes, found.lengths, found.places)
+
+    def table(self) -> tuple[Any, Any, Any, int]:
+        prompts, answers, trained, n = self.source.table()
+        if not np.array_equal(self.ids[:n], np.arange(n)):
+            raise ParameterError("corpus", "the elements of the group are other token ids in this model")
+        return self.ids[prompts], self.ids[answers], trained, n

@@ -1,0 +1,71 @@
+"""Pictures of attention: the scores of heads over steps, and where each of them looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from pipeline.circuits.base import Drawing
+from pipeline.drawing import STYLE, WIDTH, Mark
+from pipeline.layers import MISSING, drawn_grids, grids
+from pipeline.scales import SIZE
+
+MOST_ACROSS = 12  # heads side by side
+
+
+def draw_scores(table: pa.Table, marks: Sequence[Mark] = ()) -> Drawing:
+    scores = table.filter(pc.field("score") != "pattern")
+    found = grids(scores, "attention", "layer", "head", "score")
+    return drawn_grids(found, "score of each head, by layer", ("layer", "head"), marks)
+
+
+def draw_patterns(table: pa.Table) -> Drawing:
+    last = pc.max(table["step"])
+    chosen = table.filter((pc.field("score") == "pattern") & (pc.field("step") == last))
+    caption = (
+        f"Mean attention on the prompts at step {last.as_py():,}: from a position (down) to those before it (across)."
+    )
+    return Drawing(patterns(chosen), "mean attention pattern of each head at the last step", caption)
+
+
+@rc_context(STYLE)
+def patterns(table: pa.Table) -> Figure:
+    """The mean pattern of each head, layers from bottom to top; at most twelve heads of a layer."""
+    layers, heads, size = (pc.max(table[name]).as_py() + 1 for name in ("layer", "head", "query"))
+    values = np.full((layers, heads, size, size), np.nan)
+    values[tuple(table[name].to_numpy() for name in ("layer", "head", "query", "key"))] = table["attention"].to_numpy()
+    names = dict(zip(table["query"].to_pylist(), table["place"].to_pylist()))
+    shown = min(heads, MOST_ACROSS)
+    left, top, bottom, gap = 0.75, 0.3, 0.3, 0.08
+    cell = min((WIDTH - left - 0.75) / max(shown, 4) - gap, 1.3)
+    height = top + bottom + layers * (cell + gap)
+    figure = Figure(figsize=(WIDTH, height))
+    for layer in range(layers):
+        for head in range(shown):
+            x, y = left + head * (cell + gap), bottom + layer * (cell + gap)
+            axes = figure.add_axes((x / WIDTH, y / height, cell / WIDTH, cell / height))
+            image = axes.imshow(values[layer, head], vmin=0, vmax=1, cmap="Blues")
+            axes.set_facecolor(MISSING)
+            axes.grid(False)
+            places = list(range(size)) if cell / size > 0.13 else []
+            axes.set_xticks(places, [names[i] for i in places])
+            axes.set_yticks(places, [names[i] for i in places])
+            axes.tick_params(length=0, labelbottom=layer == 0, labelleft=head == 0)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+            if layer == layers - 1:
+                axes.set_title(f"head {head}" if cell > 0.6 else str(head), fontsize=SIZE)
+            if head == 0:
+                axes.set_ylabel(f"layer {layer}")
+                axes.yaxis.set_label_coords(-(left - 0.3) / cell, 0.5)
+    edge = left + shown * (cell + gap) + 0.05
+    scale = figure.add_axes((edge / WIDTH, bottom / height, 0.08 / WIDTH, min(layers * (cell + gap) - gap, 2) / height))
+    figure.colorbar(image, cax=scale)
+    scale.tick_params(length=2)
+    scale.grid(False)
+    return figure

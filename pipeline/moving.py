@@ -1,0 +1,106 @@
+"""Heat maps that move: a slider over training steps and a button that plays them, in a page that needs no network."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+CELL, GAP, FONT = 24, 16, 11  # in the units of the drawing
+CSS = """.moving svg{width:auto;max-width:100%;min-width:0}.moving rect{stroke:var(--line);stroke-width:.5}
+.moving .bar{display:flex;gap:.8rem;align-items:center;margin:.4rem 0}.moving input{flex:1;max-width:24rem}
+.moving button{min-width:4rem;font:inherit;padding:.1rem .6rem}.moving output{font-variant-numeric:tabular-nums}
+@media print{.moving{display:none}}
+"""
+# Values come as whole numbers of hundredths, null where there is none. A cell's colour is its value's opacity.
+SCRIPT = """
+for (const figure of document.querySelectorAll('.moving')) {
+  const {steps, values, signed} = JSON.parse(figure.querySelector('script').textContent);
+  const cells = figure.querySelectorAll('rect'), slider = figure.querySelector('input');
+  const button = figure.querySelector('button'), label = figure.querySelector('output');
+  let timer = null;
+  const show = () => {
+    const frame = values[slider.value];
+    cells.forEach((cell, i) => {
+      cell.style.fill = frame[i] === null ? '#8886' : signed && frame[i] > 0 ? '#b2182b' : '#08519c';
+      cell.style.fillOpacity = frame[i] === null ? 1 : Math.abs(frame[i]) / 100;
+      cell.firstChild.textContent = cell.dataset.at + ': ' + (frame[i] === null ? 'none' : frame[i] / 100);
+    });
+    label.textContent = 'step ' + steps[slider.value].toLocaleString('en');
+  };
+  const stop = () => { clearInterval(timer); timer = null; button.textContent = 'play'; };
+  button.onclick = () => {
+    if (timer) return stop();
+    if (+slider.value === steps.length - 1) slider.value = 0;
+    button.textContent = 'pause';
+    timer = setInterval(() => {
+      slider.value = +slider.value + 1;
+      show();
+      if (+slider.value === steps.length - 1) stop();
+    }, Math.max(60, Math.min(500, 8000 / steps.length)));
+    show();
+  };
+  slider.oninput = () => { stop(); show(); };
+  show();
+}
+"""
+
+
+def as_html(
+    values: npt.NDArray[np.float64], steps: Sequence[int], panels: Sequence[str], rows: Sequence[str],
+    columns: Sequence[str], axes: tuple[str, str], signed: bool,
+) -> str:  # fmt: skip
+    """The figure with its data inside; it begins with the last step. Values are (steps, panels, rows, columns)."""
+    hundredths = np.round(100 * values.reshape(len(steps), -1)).clip(-100 if signed else 0, 100)
+    frames = [[None if np.isnan(value) else int(value) for value in frame] for frame in hundredths]
+    data = json.dumps({"steps": [*steps], "values": frames, "signed": signed}, separators=(",", ":"))
+    last = len(steps) - 1
+    return (
+        '<figure class="moving"><div class="bar"><button type="button">play</button>'
+        f'<input type="range" min="0" max="{last}" value="{last}" aria-label="training step">'
+        f"<output></output></div>{_cells(panels, rows, columns, axes)}"
+        f'<script type="application/json">{data}</script></figure>'
+    )
+
+
+def _cells(panels: Sequence[str], rows: Sequence[str], columns: Sequence[str], axes: tuple[str, str]) -> str:
+    """The panels side by side, rows from bottom to top, in the order of the values."""
+    left = 8 + FONT * 0.62 * max(map(len, rows)) + FONT
+    longest = FONT * 0.62 * max(map(len, columns))
+    upright = longest > CELL - 2
+    panel_width = max(CELL * len(columns), FONT * 0.62 * max(map(len, panels)))
+    top, bottom = FONT + 8, (longest if upright else FONT) + 8
+    width = left + len(panels) * (panel_width + GAP)
+    height = top + CELL * len(rows) + bottom
+    parts = []
+    for p, panel in enumerate(panels):
+        x = left + p * (panel_width + GAP)
+        parts.append(_text(panel, x, FONT))
+        for r, row in enumerate(rows):
+            y = top + CELL * (len(rows) - 1 - r)
+            if p == 0:
+                parts.append(_text(row, x - 5, y + CELL / 2 + 4, "end"))
+            for c, column in enumerate(columns):
+                at = html.escape(f"{panel} {axes[0]} {row}, {axes[1]} {column}".strip(), quote=True)
+                place = f'x="{x + CELL * c:g}" y="{y:g}" width="{CELL}" height="{CELL}"'
+                parts.append(f'<rect {place} data-at="{at}"><title></title></rect>')
+        for c, column in enumerate(columns):
+            middle, below = x + CELL * (c + 0.5), top + CELL * len(rows) + FONT + 2
+            parts.append(
+                _text(column, middle, below - FONT + 4, "end", -90)
+                if upright
+                else _text(column, middle, below, "middle")
+            )
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
+    return f'<div class="wide"><svg {size} font-size="{FONT}" fill="currentColor">{"".join(parts)}</svg></div>'
+
+
+def _text(text: str, x: float, y: float, anchor: str = "start", turn: int = 0) -> str:
+    if turn:
+        place = f'transform="translate({x + 4:g} {y:g}) rotate({turn})"'
+    else:
+        place = f'x="{x:g}" y="{y:g}"'
+    return f'<text {place} text-anchor="{anchor}">{html.escape(text)}</text>'

@@ -1,0 +1,205 @@
+"""Pairs of clean and corrupted prompts for the analyses: from any corpus, or from a JSONL or CSV file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.circuits.base import Pairs, Source
+from pipeline.corpora.base import PAD, Draws, Examples, Ids, Numbers
+from pipeline.neighbours import Neighbours
+from pipeline.parameters import ParameterError
+from pipeline.reading import RecipeError
+from pipeline.rooms import choose
+from pipeline.store import StoredCorpus
+
+COLUMNS = ("clean", "corrupted", "answer", "corrupted_answer")
+
+
+@dataclass(frozen=True)
+class CorpusPairs(Source):
+    """Pairs of a stored corpus: a prompt, and a known one that differs from it in one token and has another answer."""
+
+    stored: StoredCorpus
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        return Neighbours(self.stored)
+
+    def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
+        """Of the split's longest block; at every position the first of the same prompts that can be corrupted there."""
+        if split not in self.stored.sizes:
+            raise ParameterError("split", f"there is no split {split!r}; allowed: {', '.join(self.stored.sizes)}")
+        examples = max(self.stored.blocks(split), key=lambda block: (block.prompts.shape[1], len(block)))
+        examples = examples.take(Draws(seed, "pairs").permutation(len(examples)))
+        rng = np.random.Generator(np.random.PCG64(seed))
+        width = examples.prompts.shape[1]
+        found = [
+            (chosen, self._neighbours.corrupt(chosen, rng, position))
+            for position in (range(width) if every_position else (None,))
+            if len(chosen := self._corruptible(examples, position, most))
+        ]
+        if not found:
+            raise ParameterError("split", f"no prompt of {split} has a neighbour with another answer")
+        clean, corrupted = (
+            [np.concatenate([getattr(examples, part) for examples in side]) for part in ("prompts", "answers")]
+            for side in zip(*found)
+        )
+        places = self.stored.corpus.places(width)
+        notes = {name: np.concatenate([chosen.notes[name] for chosen, _ in found]) for name in examples.notes}
+        known = {name: note for name, note in notes.items() if (note >= 0).all()}
+        return first_difference(Pairs(clean[0], corrupted[0], clean[1], corrupted[1], known, places=places))
+
+    def _corruptible(self, examples: Examples, position: int | None, most: int) -> Examples:
+        """The first examples that have a neighbour; counted in parts, as most usually have one."""
+        rows: list[Numbers] = []
+        for start in range(0, len(examples), max(2 * most, 1024)):
+            part = examples.take(slice(start, start + max(2 * most, 1024)))
+            rows.append(start + np.flatnonzero(self._neighbours.count(part, position)))
+            if sum(map(len, rows)) >= most:
+                break
+        return examples.take(np.concatenate(rows)[:most])
+
+    def table(self) -> tuple[Ids, Ids, Numbers, int]:
+        corpus: Any = self.stored.corpus
+        n = getattr(corpus, "cyclic_order", None)
+        if n is None:
+            return super().table()
+        parts = [(block, split == "train") for split in ("train", "id") for block in self.stored.blocks(split)]
+        prompts, answers = (np.concatenate([getattr(b, side) for b, _ in parts]) for side in ("prompts", "answers"))
+        return prompts, answers, np.concatenate([np.full(len(b), trained, np.int64) for b, trained in parts]), n
+
+
+def first_difference(pairs: Pairs) -> Pairs:
+    """The pairs with answers that differ in their first token.
+
+    Tokens with which all answers begin, such as `<a>`, become part of the prompts. Pairs whose answers begin alike
+    beyond that, such as two entities of one first name, are left out.
+    """
+    answers, others, clean, corrupted, places = pairs.answers, pairs.corrupted_answers, pairs.clean, pairs.corrupted, []
+    while answers.shape[1] > 1 and len({*answers[:, 0].tolist(), *others[:, 0].tolist()}) == 1:
+        clean, corrupted = (np.hstack([side, answers[:, :1]]) for side in (clean, corrupted))
+        answers, others = answers[:, 1:], others[:, 1:]
+        places.append("answer")
+    moved = Pairs(clean, corrupted, answers, others, pairs.notes, pairs.lengths + len(places), [*pairs.places, *places])
+    return moved.take(answers[:, 0] != others[:, 0])
+
+
+@dataclass(frozen=True)
+class Renamed(Source):
+    """Pairs of another source for a model that calls token i ids[i]."""
+
+    source: Source
+    ids: Sequence[int]
+
+    def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
+        return self.source.pairs(split, most, seed, every_position).renamed(self.ids)
+
+    def table(self) -> tuple[Ids, Ids, Numbers, int]:
+        prompts, answers, trained, n = self.source.table()
+        new = np.asarray(self.ids, dtype=np.int32)
+        return new[prompts], new[answers], trained, n
+
+
+@dataclass(frozen=True)
+class FilePairs(Source):
+    """Pairs of a file, whatever the split: every line or row has clean, corrupted, answer and corrupted_answer.
+
+    They are text for the tokenizer, or lists of token ids; an answer is its first token. Further columns that hold
+    one token are notes. `.csv` is read as CSV, anything else as JSON lines.
+    """
+
+    path: Path
+    tokenizer: Any
+    pad: int = 0
+
+    def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
+        rows = self._rows
+        chosen = [rows[i] for i in np.sort(Draws(seed, "pairs").choose(len(rows), min(most, len(rows))))]
+        lengths = np.array([len(row["clean"]) for row in chosen], np.int64)
+        sides = [np.full((len(chosen), lengths.max()), self.pad, np.int32) for _ in range(2)]
+        for side, name in zip(sides, COLUMNS):
+            for i, row in enumerate(chosen):
+                side[i, : lengths[i]] = row[name]
+        first = [np.array([row[name][:1] for row in chosen], np.int32) for name in COLUMNS[2:]]
+        extra = [
+            name for name in chosen[0] if name not in COLUMNS and all(len(row.get(name, ())) == 1 for row in chosen)
+        ]
+        notes = {name: np.array([row[name][0] for row in chosen], np.int32) for name in extra}
+        return Pairs(sides[0], sides[1], first[0], first[1], notes, lengths)
+
+    @cached_property
+    def _rows(self) -> list[dict[str, list[int]]]:
+        """Token ids by column, checked.
+
+        Raises:
+            RecipeError: naming file and line, when a row lacks a column, its prompts differ in length or not at all,
+                or its answers begin with the same token; or when there is none.
+        """
+        rows = []
+        for number, row in self._read():
+            where = f"{self.path}, line {number}"
+            for name in COLUMNS:
+                if row.get(name) in (None, "", []):
+                    raise RecipeError(where, f"has no {name}; every row has {', '.join(COLUMNS)}")
+            ids = {name: self._ids(value, where, name) for name, value in row.items() if value not in (None, "")}
+            if len(ids["clean"]) != len(ids["corrupted"]):
+                many, few = len(ids["clean"]), len(ids["corrupted"])
+                raise RecipeError(where, f"clean has {many} tokens and corrupted {few}; they have to be equally long")
+            if ids["clean"] == ids["corrupted"]:
+                raise RecipeError(where, "clean and corrupted are the same")
+            if ids["answer"][0] == ids["corrupted_answer"][0]:
+                raise RecipeError(where, "answer and corrupted_answer begin with the same token")
+            rows.append(ids)
+        if not rows:
+            raise RecipeError(str(self.path), "holds no pair")
+        return rows
+
+    def _read(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise RecipeError(str(self.path), "cannot be read as a text file") from None
+        if self.path.suffix == ".csv":
+            reader = csv.DictReader(text.splitlines())
+            yield from ((reader.line_num, row) for row in reader)
+            return
+        for number, line in enumerate(text.splitlines(), 1):
+            if not line.strip():
+                continue
+            try:
+                yield number, {**json.loads(line)}
+            except (ValueError, TypeError):
+                raise RecipeError(f"{self.path}, line {number}", "is not a JSON object") from None
+
+    def _ids(self, value: Any, where: str, name: str) -> list[int]:
+        if isinstance(value, list) and value and all(isinstance(i, int) and i >= 0 for i in value):
+            return value
+        if not isinstance(value, str):
+            raise RecipeError(where, f"{name} is neither text nor a list of token ids")
+        ids = list(self.tokenizer(value, add_special_tokens=False)["input_ids"])
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        if not ids or (unknown is not None and unknown in ids):
+            raise RecipeError(where, f"{name} {value!r} has a token that the tokenizer does not know")
+        return ids
+
+
+def translate(stored: StoredCorpus, tokenizer: Any) -> Ids:
+    """Token ids of a corpus to those of a model's own tokenizer, (V,); -1 for a token that no example shows.
+
+    Raises:
+        RecipeError: when the tokenizer lacks a token of the corpus: the model was trained on another one.
+    """
+    known = tokenizer.get_vocab()
+    used = stored.tokens[: stored.tokens.index(PAD)]
+    for token in used:
+        if token not in known:
+            raise RecipeError("--model", f"does not know {token}, a token of this corpus{choose(token, known)}")
+    return np.array([known.get(token, -1) for token in stored.tokens], np.int32)

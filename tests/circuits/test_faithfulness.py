@@ -1,0 +1,109 @@
+"""Circuits are chosen and judged as their definitions say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.circuits._batches import answer_logits, bootstrap, measure, on_device
+from pipeline.circuits._edges import graph_of
+from pipeline.circuits.base import Pairs
+from pipeline.circuits.faithfulness import Faithfulness, Judge
+from pipeline.circuits.hooks import Hooks
+from pipeline.parameters import ParameterError
+from tests.circuits.small import random_model, random_pairs, tokens_of
+
+SHARES = (0.02, 0.1, 0.3, 1.0)
+
+
+def answered(kind: str = "gpt2", n: int = 12) -> tuple[Any, Pairs]:
+    """A model, and pairs whose answers are what it says of either prompt."""
+    model, pairs = random_model(kind), random_pairs(n=12 * n)
+    with torch.no_grad():
+        tops = [model(tokens_of(part)).logits[:, -1].argmax(-1).numpy() for part in (pairs.clean, pairs.corrupted)]
+    differ = np.flatnonzero(tops[0] != tops[1])[:n]
+    answers = [top[:, None].astype(np.int32) for top in tops]
+    return model, Pairs(pairs.clean, pairs.corrupted, *answers).take(differ)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "neox-parallel", "looped"])
+@pytest.mark.parametrize("selection", ["greedy", "top"])
+def test_the_curve_ends_at_the_whole_model_and_the_corrupted_run(kind: str, selection: Any) -> None:
+    model, pairs = answered(kind)
+    table = Faithfulness(selection=selection, shares=SHARES).run(model, pairs)
+    rows = {(row["curve"], row["share"]): row for row in table.to_pylist()}
+    assert len(rows) == 3 * len(SHARES)
+    graph, batch = graph_of(Hooks(model)), on_device(Hooks(model), pairs)
+    with torch.no_grad():
+        whole, broken = (
+            measure("logit_diff", answer_logits(Hooks(model), side, batch), batch).mean().item()
+            for side in (batch.clean, batch.corrupted)
+        )
+    for row in rows.values():
+        assert row["model_metric"] == pytest.approx(whole, rel=1e-5)
+        assert row["corrupted_metric"] == pytest.approx(broken, rel=1e-5)
+        assert row["ratio"] == pytest.approx(row["metric"] / whole, rel=1e-5)
+        assert row["normalized"] == pytest.approx((row["metric"] - broken) / (whole - broken), abs=1e-5)
+        assert row["edges"] <= row["asked"] or row["curve"] == "complement"
+    assert rows["circuit", 1.0]["edges"] == rows["circuit", 1.0]["asked"] == graph.edges.sum()
+    assert rows["circuit", 1.0]["normalized"] == pytest.approx(1, abs=1e-5)
+    assert rows["complement", 1.0]["edges"] == 0
+    assert rows["complement", 1.0]["normalized"] == pytest.approx(0, abs=1e-5)
+    for share in SHARES:
+        assert rows["circuit", share]["edges"] + rows["complement", share]["edges"] == graph.edges.sum()
+    normalized = [rows["circuit", share]["normalized"] for share in SHARES]
+    assert table["cpr"][0].as_py() == pytest.approx(np.trapezoid(normalized, SHARES), rel=1e-6)
+    assert table["cmd"][0].as_py() == pytest.approx(np.trapezoid(np.abs(1 - np.array(normalized)), SHARES), rel=1e-6)
+    assert rows["circuit", 0.3]["normalized"] > rows["random", 0.3]["normalized"] + 0.3
+
+
+@pytest.mark.parametrize("convention", ["normalized", "ratio"])
+def test_the_smallest_circuit_reaches_the_target_and_the_one_before_does_not(convention: Any) -> None:
+    model, pairs = answered()
+    analysis = Faithfulness(shares=(1.0,), convention=convention, selection="top")
+    smallest = analysis.run(model, pairs)["smallest"][0].as_py()
+    hooks = Hooks(model)
+    graph = graph_of(hooks)
+    with torch.no_grad():
+        judge, order = Judge(analysis, hooks, pairs, graph), graph.top(analysis.scores(hooks, pairs))
+        circuits = [graph.circuit(order, n) for n in range(len(order) + 1)]
+        found = [judge.faithfulness(convention, values) for values in judge.metrics(circuits)]
+    crossings = {int(circuits[n].sum()) for n in range(1, len(order) + 1) if found[n] >= analysis.target > found[n - 1]}
+    assert smallest in crossings and 0 < smallest < graph.edges.sum()
+
+
+def test_an_interval_holds_the_value_and_narrows_with_more_pairs() -> None:
+    widths = []
+    for n in (6, 60):
+        model, pairs = answered(n=n)
+        row = Faithfulness(shares=(0.2,)).run(model, pairs).to_pylist()[0]
+        for name in ("ratio", "normalized"):
+            assert row[f"{name}_low"] <= row[name] <= row[f"{name}_high"]
+        widths.append(row["normalized_high"] - row["normalized_low"])
+    assert widths[1] < widths[0]
+    values = torch.arange(100.0)
+    low, high = bootstrap(lambda drawn: values[drawn].mean(-1), 100, seed=0)
+    # The standard error of a mean of 100 such numbers is 2.9; 95 % lie within 1.96 of it.
+    assert low == pytest.approx(49.5 - 5.7, abs=0.8) and high == pytest.approx(49.5 + 5.7, abs=0.8)
+
+
+def test_where_there_is_no_behaviour_there_is_no_faithfulness() -> None:
+    model, pairs = random_model("gpt2"), random_pairs(n=30)
+    rng = np.random.default_rng(0)  # answers that the model knows nothing of
+    swap = rng.random(30) < 0.5
+    sides = (pairs.answers, pairs.corrupted_answers)
+    answers = [np.where(swap[:, None], one, other) for one, other in (sides, sides[::-1])]
+    table = Faithfulness(shares=SHARES).run(model, Pairs(pairs.clean, pairs.corrupted, *answers))
+    assert table["absent"].to_pylist() == [True] * len(table)
+    for name in ("ratio", "normalized", "ratio_low", "cpr", "cmd", "smallest"):
+        assert table[name].null_count == len(table)
+    assert table["metric"].null_count == 0
+
+
+@pytest.mark.parametrize("shares", [(), (0.5, 0.1), (0.0, 1.0), (0.5, 1.5)])
+def test_impossible_shares_are_refused(shares: tuple[float, ...]) -> None:
+    with pytest.raises(ParameterError, match=r"shares: .* are not ascending numbers > 0 and <= 1"):
+        Faithfulness(shares=shares)
