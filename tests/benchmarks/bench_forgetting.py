@@ -15,7 +15,7 @@ from pipeline.history import read_history
 from pipeline.run import main
 from tests.bases import make_base, make_texts
 
-STEPS = 1500
+STEPS = 400
 RECIPE = """
 corpus: {{name: composition, num_entities: 30, num_relations: 6, out_degree: 4, ratio: 2, ood_fraction: 0.2}}
 model: {{model_name_or_path: {base}, vocabulary: tokens}}
@@ -29,15 +29,15 @@ global_batch_size: 64
 learning_rate: {rate}
 warmup_steps: 50
 weight_decay: 0.1
-eval_steps: 250
+eval_steps: 100
 save_steps: {steps}
 """
 REPLAY = "replay: {{source: {folder}/replay.txt, ratio: {ratio}, length: 32}}\n"
 LORA = "peft: {{method: lora, r: 8, alpha: 16}}\n"
 WAYS = {
-    "all weights": ("1e-3", ""),
-    "all weights, a tenth replayed": ("1e-3", REPLAY.replace("{ratio}", "0.1")),
-    "all weights, half replayed": ("1e-3", REPLAY.replace("{ratio}", "0.5")),
+    "all weights": ("2e-3", ""),
+    "all weights, a tenth replayed": ("2e-3", REPLAY.replace("{ratio}", "0.1")),
+    "all weights, half replayed": ("2e-3", REPLAY.replace("{ratio}", "0.5")),
     "LoRA of rank 8": ("3e-3", LORA),
     "LoRA of rank 8, half replayed": ("3e-3", LORA + REPLAY.replace("{ratio}", "0.5")),
 }
