@@ -77,6 +77,9 @@ def test_transformer_lens_reads_it(name: str, stored: StoredCorpus, tmp_path: Pa
     model = architecture.for_corpus(stored).eval()  # type: ignore[attr-defined]
     model.save_pretrained(tmp_path)
     architecture.tokenizer(stored).save_pretrained(tmp_path)  # type: ignore[attr-defined]
-    bridge = lens.TransformerBridge.boot_transformers(str(tmp_path), device="cpu")
-    tokens = torch.tensor([[3, 7, 11]])
+    # It tries the tokenizer on a letter, and ours refuses words that it does not know.
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    tokenizer.backend_tokenizer.model.unk_token = tokenizer.pad_token
+    bridge = lens.TransformerBridge.boot_transformers(str(tmp_path), device="cpu", tokenizer=tokenizer)
+    tokens = tokenizer("3 7 =", return_tensors="pt")["input_ids"]
     assert torch.allclose(bridge(tokens), model(tokens).logits, atol=1e-5)
