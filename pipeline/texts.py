@@ -101,7 +101,10 @@ class Replay(Texts):
         from pipeline.data import Rows, joined
 
         count = round(len(rows) * self.ratio / (1 - self.ratio))
-        blocks = self.blocks(tokenizer, count)
+        try:
+            blocks = self.blocks(tokenizer, count)
+        except ParameterError as error:
+            raise error.inside("replay") from None
         blocks = blocks.repeat(-(-count // len(blocks)), 1)[:count]
         ones = torch.ones(count, dtype=torch.int64)
         return joined([rows, Rows(blocks, ones, ones * (self.length - 1))])

@@ -340,3 +340,22 @@ def test_circuits_of_text_are_refused_before_training(
     path = write_recipe(tmp_path, recipe_of(bases, "gpt2", more="\ncircuits: {logit_lens: {}}\n"))
     assert run_here(path) == 2
     assert "circuits: need one token a word; write model.vocabulary: tokens" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--replay.source", "{bases}/none.txt"), "replay.source: "),
+        (("--replay.source", "{bases}/gpt2/model.safetensors"), "has no files of one kind of .txt"),
+        (("--replay.source", "{bases}/replay.txt", "--replay.column", "body"), "replay.column: "),
+        (("--replay.source", "{bases}/replay.txt", "--replay.length", "100000"), "fewer than one row of 100000"),
+        (("--callbacks.base_perplexity.source", "{bases}/none.txt"), "callbacks.base_perplexity.source: "),
+    ],
+)
+def test_texts_that_cannot_be_read_are_one_line(
+    words: tuple[str, ...], message: str, bases: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recipe(tmp_path, recipe_of(bases, "gpt2"))
+    assert run_here(path, *(word.format(bases=bases) for word in words)) == 2
+    error = capfd.readouterr().err
+    assert message in error and error.count("\n") == 1, error

@@ -23,7 +23,7 @@ LINES = {
     "train_fraction: 0.5": "r.yaml:4: train_fraction: unknown key; corpus.train_fraction is one: write it into the block corpus",
     "corpus.seed: 1": "r.yaml:4: corpus.seed: dotted keys are for the command line; in a recipe, write a block",
     "warmup_ratio: 0.1": "r.yaml:4: warmup_ratio: current transformers has no such key; write warmup_steps, of which a number below 1 is a share of all steps",
-    "push_to_hub: true": "r.yaml:4: push_to_hub: is not for recipes: training does not push to the Hub",
+    "push_to_hub: true": "r.yaml: hub_model_id: is missing beside push_to_hub; write user/name",
     "hub_token: x": "r.yaml:4: hub_token: is not for recipes: a secret has no place in a recipe; run hf auth login",
     "max_steps: 20": "r.yaml:4: max_steps: given twice, first at r.yaml:3",
     "learning_rate: inf": "r.yaml:4: learning_rate: 'inf' is not finite; write a number > 0",

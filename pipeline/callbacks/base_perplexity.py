@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.callbacks.base import Callback
 from pipeline.parameters import ParameterError, param
 
+if TYPE_CHECKING:
+    from pipeline.trainer import GrokTrainer
+
 
 @dataclass
 class BasePerplexity(Callback):
-    """Logs `base_perplexity` of a held-out text, in the words of the base's tokenizer, at every evaluation."""
+    """Logs `base_perplexity` of a held-out text, in the words of the base's tokenizer, at every evaluation.
+
+    Logs nothing for a model that is not continued.
+    """
 
     source: str = param("", "a file or folder of text, or a dataset's name")
     config: str | None = param(None, "configuration of a dataset")
@@ -23,19 +29,21 @@ class BasePerplexity(Callback):
     _tokens: Any = field(default=None, init=False, repr=False)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._tokens is None:
-            self._tokens = self._read().to(args.device)
-        self.trainer.log({"base_perplexity": perplexity(self.trainer.model, self._tokens, args.eval_batch_size)})
+        if self._tokens is not None:
+            self.trainer.log({"base_perplexity": perplexity(self.trainer.model, self._tokens, args.eval_batch_size)})
 
-    def _read(self) -> Any:
+    def attach(self, trainer: GrokTrainer) -> None:
+        """Reads the text before anything is trained."""
         from pipeline.texts import Texts
 
-        model: Any = self.trainer.recipe.model
-        texts = Texts(self.source, self.config, self.split, self.column, self.length)
-        try:
-            return texts.blocks(model.own_tokenizer(), self.rows)
-        except ParameterError as error:
-            raise error.inside("callbacks.base_perplexity") from None
+        tokenizer = trainer.recipe.model.own_tokenizer()
+        if tokenizer is not None:
+            texts = Texts(self.source, self.config, self.split, self.column, self.length)
+            try:
+                self._tokens = texts.blocks(tokenizer, self.rows).to(trainer.args.device)
+            except ParameterError as error:
+                raise error.inside("callbacks.base_perplexity") from None
+        super().attach(trainer)
 
 
 def perplexity(model: Any, tokens: Any, batch: int = 64) -> float:

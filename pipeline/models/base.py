@@ -46,6 +46,10 @@ class Architecture(Parameters, abc.ABC):
 
         return build_tokenizer(stored.tokens, stored.corpus.separator)
 
+    def own_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer that the model had before it met a corpus; None where it had none."""
+        return None
+
     def rows(self, stored: StoredCorpus, split: str, most: int | None = None) -> Rows:
         """A split in the tokens of the model; `most` draws that many rows, the same ones every time."""
         from pipeline.data import load_rows

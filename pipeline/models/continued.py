@@ -37,7 +37,10 @@ class Continued(Architecture):
     vocabulary: Literal["text", "tokens"] = param("text", "the base's words for the corpus, or one token for each word")
     templates: dict[str, str] = field(
         default_factory=lambda: {"default": "{prompt} {answer}"},
-        metadata={"help": "type of example, * for any part -> text that ends with {answer}; default: of all others"},
+        metadata={
+            "help": "type of example, * for any part -> text that ends with {answer}; default is for all others, "
+            "and {prompt} {answer} where none is written"
+        },
     )
     new_embeddings: Literal["mean", "normal"] = param(
         "mean", "added tokens begin near the mean of all others, or at random with the base's initializer_range"
