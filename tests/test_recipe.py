@@ -178,7 +178,7 @@ TOGETHER = {
     "gradient_accumulation_steps",
     "max_steps",
 }
-TOGETHER |= {"report_to", "deepspeed", "fsdp_config", "output_dir"}
+TOGETHER |= {"report_to", "deepspeed", "fsdp_config", "output_dir", "push_to_hub", "hub_model_id"}
 TOGETHER |= {"activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"}
 FEW = {
     **dict.fromkeys(("eval_steps", "save_steps", "logging_steps", "warmup_steps"), steps),
