@@ -123,10 +123,8 @@ def tracing() -> bool:
     model = model_of(vocabulary, n_layer=8, n_embd=768, n_head=12, n_positions=16, initializer_range=0.1)
     pairs = pairs_of(n, 3, vocabulary, [0, 1, 2])
     with torch.no_grad():  # what the model answers is right
-        tops = [
-            model(torch.from_numpy(part).long().to(model.device)).logits[:, -1].argmax(-1)
-            for part in np.split(pairs.clean[:n], 10)
-        ]
+        parts = (torch.from_numpy(part).long().to(model.device) for part in np.split(pairs.clean[:n], 10))
+        tops = [model(part).logits[:, -1].argmax(-1) for part in parts]
     pairs.answers[:] = np.tile(torch.cat(tops).cpu().numpy()[:, None], (3, 1))
 
     def ours(count: int) -> dict[tuple[Any, ...], float]:
