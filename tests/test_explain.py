@@ -199,6 +199,9 @@ def test_the_api_is_as_short_as_shown(run: Path) -> None:
     table = analysis.run(model, pairs)
     assert table["mrr"].equals(pq.read_table(run / "circuits" / "logit_lens" / "step8.parquet")["mrr"])
     assert analysis.draw(add_step(table, 8))[""].figure.axes
+    looked = opened.look(LogitLens(pairs=10), step=8)
+    assert looked["mrr"].equals(table["mrr"]) and analysis.draw(looked)[""].figure.axes
+    assert opened.look(LogitLens(pairs=10))["step"][0].as_py() == 10
     assert opened.model() is not model and opened.table("logit_lens").num_rows > len(table)
 
 

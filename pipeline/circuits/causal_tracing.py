@@ -73,7 +73,10 @@ class CausalTracing(Analysis):
 
 def span(pairs: Pairs, position: int) -> int:
     """Where the states that are patched for a position end: fillers after it, but not the last token, go with it."""
-    constant = (pairs.clean == pairs.clean[:1]).all(axis=0) & (len(pairs) > 1)
+    constant = (pairs.clean == pairs.clean[:1]).all(axis=0)
+    # One prompt alone does not show what is the same in all, and what is corrupted somewhere is no filler.
+    constant &= not constant.all()
+    constant[pairs.where] = False
     end = position + 1
     while end < len(constant) - 1 and constant[end]:
         end += 1
