@@ -22,6 +22,7 @@ from pipeline.explaining import main
 from pipeline.manifest import Entry, Manifest
 from pipeline.models.gpt2 import Gpt2
 from pipeline.pairs import COLUMNS
+from pipeline.report import write_report
 from pipeline.store import as_text
 from pipeline.tokenizer import build_tokenizer
 from pipeline.weights import load_weights
@@ -189,6 +190,19 @@ def test_many_steps_need_the_memory_of_few(tmp_path: Path, steps: int) -> None:
     assert len(sizes) == 4
     for early, late in (sizes[:2], sizes[2:]):
         assert late[0] == early[0] and late[1] < early[1] + 2000
+
+
+def test_tables_of_another_version_do_not_break_the_report(run: Path) -> None:
+    path = run / "circuits" / "logit_lens" / "step4.parquet"
+    kept = {file: file.read_bytes() for file in path.parent.glob("*.parquet")}
+    try:
+        for file in kept:
+            pq.write_table(pq.read_table(file).drop_columns(["mrr"]), file)
+        write_report(run)
+        assert "were written by another version; `python -m pipeline.circuits" in (run / "report.md").read_text()
+    finally:
+        for file, content in kept.items():
+            file.write_bytes(content)
 
 
 def test_the_api_is_as_short_as_shown(run: Path) -> None:
