@@ -50,7 +50,7 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
             assert (ROOT / "pyproject.toml").is_file()  # what `make` does in every run of these tests
         elif words[0] == "sbatch":  # the tests of Slurm submit it; here, what it would start
             script = words.index("recipes/launch.slurm")
-            assert words[-1] in run(["bash", words[script], "--dry-run", *words[script + 1 :]])
+            assert words[script + 1] in run(["bash", words[script], "--dry-run", *words[script + 1 :]])
         elif "--config_file" in words:  # the tests of engines launch every one of them, with a small recipe
             assert (ROOT / words[words.index("--config_file") + 1]).is_file()
         else:
