@@ -59,8 +59,9 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
             run([*words, *short, *probes] if command == LONG else words)
             ran += 1
     assert ran >= 8
-    for code in blocks("python"):
-        assert re.search(r"12 90 = \d+", run([sys.executable, "-c", code]))
+    printed = [run([sys.executable, "-c", code]) for code in blocks("python")]
+    assert re.search(r"12 90 = \d+", printed[0])
+    assert (tmp_path / "lens.png").stat().st_size > 1000
 
 
 def test_the_recipe_it_shows_is_the_shipped_one() -> None:
