@@ -105,7 +105,7 @@ def test_help_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert text in help_text(["--help", "corpus"])
     assert help_text(["--help", "stop_patience"]).startswith("stop_patience: 3\n  evaluations in a row")
     assert "adamw_torch" in help_text(["--help", "optim"]) and "lomo" not in help_text(["--help", "--optim"])
-    assert help_text(["--help", "callbacks"]).startswith("callbacks: {keep_steps: {}}\n")
+    assert help_text(["--help", "callbacks"]).startswith("callbacks: {finite: {}}\n")
 
 
 def test_help_of_nothing() -> None:
