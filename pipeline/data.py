@@ -19,7 +19,7 @@ from pipeline.parameters import ParameterError
 from pipeline.recipe import Recipe
 from pipeline.store import StoredCorpus
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # tensors, and under `tail` a number
 IGNORED = -100  # a label that cross-entropy passes over
 
 
@@ -50,6 +50,12 @@ class Rows(Dataset[Batch]):
         """Answer tokens of every row; None where rows differ."""
         return self.longest_answer if int(self.answer_N.min()) == self.longest_answer else None
 
+    @cached_property
+    def tail(self) -> int | None:
+        """Answer tokens, where they are the last ones of every row; None where rows differ."""
+        ends_at_once = int((self.prompt_N + self.answer_N).min()) == self.tokens_NT.shape[1]
+        return self.same_answer if ends_at_once else None
+
     def renamed(self, ids: Sequence[int]) -> Rows:
         """The same rows where token i is called ids[i]."""
         return Rows(torch.tensor(ids)[self.tokens_NT], self.prompt_N, self.answer_N)
@@ -62,7 +68,7 @@ class Rows(Dataset[Batch]):
         return Rows(self.tokens_NT[:most], self.prompt_N[:most], self.answer_N[:most])
 
     def __getitems__(self, index_B: torch.Tensor) -> Batch:
-        """The batch of these rows: input_ids (B, L), and positions and labels of the answer tokens, both (B, A).
+        """The batch of these rows: input_ids (B, L), positions and labels of the answer tokens (B, A), and `tail`.
 
         The hidden state at `positions[b, a]` is the one that predicts `labels[b, a]`.
         """
@@ -74,7 +80,7 @@ class Rows(Dataset[Batch]):
         labels_BA = tokens_BT.gather(1, place_BA)
         if self.same_answer is None:
             labels_BA = labels_BA.masked_fill(step_A > last_B1, IGNORED)
-        return {"input_ids": tokens_BT[:, :-1], "positions": place_BA - 1, "labels": labels_BA}
+        return {"input_ids": tokens_BT[:, :-1], "positions": place_BA - 1, "labels": labels_BA, "tail": self.tail}
 
 
 def stack(parts: Sequence[Rows]) -> tuple[Rows, torch.Tensor]:

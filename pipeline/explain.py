@@ -97,6 +97,13 @@ class Run:
         """Prompts of a split beside corrupted ones; see `pipeline.circuits.base.Pairs`."""
         return self.source.pairs(split, most, seed)
 
+    def look(self, analysis: Analysis, step: int | None = None, device: Any = "cpu") -> pa.Table:
+        """The table of an analysis at a kept step (None: the last), with the pairs that it chooses; for `draw`."""
+        step = self.steps[-1] if step is None else step
+        pairs = analysis.choose(self.source)
+        shared = analysis.fit(self.model(device=device), pairs)
+        return add_step(analysis.run(self.model(step, device), pairs, **shared), step)
+
     def table(self, analysis: str) -> pa.Table:
         """All steps of an analysis that was run, in order of their number."""
         return read_table(self.path, analysis)

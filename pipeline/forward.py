@@ -36,7 +36,7 @@ def stock_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 def short_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Logits by way of `install`."""
-    return model(input_ids=batch["input_ids"], answers=batch["positions"])
+    return model(input_ids=batch["input_ids"], answers=batch["tail"] or batch["positions"])
 
 
 def fast_logits(model: PreTrainedModel, sample: Rows, compiled: bool = False) -> tuple[Logits, str | None]:

@@ -42,7 +42,11 @@ class RunLock:
         try:
             self.run.mkdir(parents=True, exist_ok=True)
             self._file = self._open()
-            self._write()
+            try:
+                self._write()
+            except OSError:
+                self._leave()
+                raise
         except OSError as error:
             reason = refusal(error, self.run)
             if reason is None:
@@ -53,6 +57,9 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
+        self._leave()
+
+    def _leave(self) -> None:
         self._path.unlink(missing_ok=True)
         os.close(self._file)
         if not any(self.run.iterdir()):

@@ -124,7 +124,8 @@ class Manifest:
             with writing(run / MANIFEST):
                 _journal(run, self.generation).touch()
                 write_json(run / MANIFEST, dataclasses.asdict(self))
-            for _, journal in old:
+            # A finished run has nothing to add; one that goes on after all begins by writing its manifest.
+            for _, journal in [*old, *([(0, _journal(run, self.generation))] if self.finished else [])]:
                 journal.unlink(missing_ok=True)
 
     def chain(self) -> dict[int, Entry]:

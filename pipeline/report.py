@@ -77,7 +77,12 @@ def _circuits(run: Path, name: str, marks: Sequence[Mark]) -> tuple[dict[str, An
     table = read_table(run, name)
     figures: dict[str, Any] = {}
     parts: list[Part] = [Heading(name.replace("_", " ").capitalize())]
-    for ending, drawing in kind().draw(table, marks).items():
+    try:
+        drawings = kind().draw(table, marks)
+    except KeyError:  # a column that tables have today
+        again = f"python -m pipeline.circuits {shlex.quote(str(run))} --analysis {name}"
+        return {}, [*parts, Paragraph(f"Its tables were written by another version; {code(again)} computes them anew.")]
+    for ending, drawing in drawings.items():
         figure = "_".join(filter(None, (name, ending)))
         figures[figure] = drawing.figure
         parts.append(Figure(figure, drawing.alt, drawing.caption))

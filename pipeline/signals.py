@@ -74,6 +74,7 @@ def stop_signals() -> Iterator[Request]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        REQUEST.forget()
 
 
 class Agreement:

@@ -230,6 +230,14 @@ def report(points: Sequence[Point]) -> Path | None:
     return output / "report.html"
 
 
+def _joined(words: Sequence[str]) -> list[str]:
+    """`--slurm OPTIONS` as one word, since argparse takes options that begin with a dash for its own."""
+    if "--slurm" not in words[:-1]:
+        return list(words)
+    at = words.index("--slurm")
+    return [*words[:at], f"--slurm={words[at + 1]}", *words[at + 2 :]]
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake in a recipe, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
@@ -245,7 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, help="runs at a time (default: one for each GPU, or half of the cores)")
     parser.add_argument("--slurm", metavar="OPTIONS", help='as a Slurm array with these: "--gpus=1 --time=8:00:00"')
     parser.add_argument("--report", action="store_true", help="only report what there is")
-    chosen, words = parser.parse_known_args(argv)
+    chosen, words = parser.parse_known_args(_joined(argv))
     jobs = chosen.jobs or len(gpu_names()) or max(1, cores() // 2)
     try:
         points = grid(chosen.recipe, words, chosen.output_dir)

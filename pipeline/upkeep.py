@@ -14,6 +14,7 @@ from pipeline.checkpoints import KeepSchedule, unlisted
 from pipeline.lock import RunLock
 from pipeline.manifest import MANIFEST, Entry, Manifest
 from pipeline.reading import RecipeError
+from pipeline.recipe import read_recipe
 
 COMMANDS = {
     "list": "the kept steps with their sizes and exact matches, and the checkpoints that training can resume from",
@@ -49,6 +50,28 @@ def _missing(run: Path, manifest: Manifest) -> list[int]:
     return sorted(step for step in schedule.steps(last) if step <= last and step not in manifest.chain())
 
 
+def is_rebuilt(run: Path) -> bool:
+    """Whether step 0 holds, bit by bit, the untrained weights that recipe.yaml builds here and now.
+
+    Raises:
+        RecipeError: when step 0 was not kept.
+    """
+    manifest = Manifest.load(run)
+    if 0 not in manifest.kept:
+        raise RecipeError("--rebuild", f"{run} has not kept step 0")
+    from safetensors.torch import load_file
+    from transformers import set_seed
+
+    from pipeline.store import build
+
+    recipe = read_recipe(run / "recipe.yaml")
+    tokens = build(recipe.corpus).tokens
+    set_seed(recipe.training["seed"])
+    untrained = recipe.model.build(len(tokens)).state_dict()
+    kept = load_file(run / manifest.kept[0].path / "model.safetensors")
+    return all(name in untrained and untrained[name].equal(weight) for name, weight in kept.items())
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m pipeline.checkpoints", description="The weights a run has kept.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -57,6 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("run", type=Path, metavar="RUN")
         if name == "show":
             command.add_argument("step", type=int, metavar="STEP")
+        if name == "verify":
+            words = "also build the untrained weights again, with the same torch, and compare them with step 0"
+            command.add_argument("--rebuild", action="store_true", help=words)
         if name == "prune":
             words = "all, last, log (one for each third of an octave), or numbers such as 0,1000; the others go"
             command.add_argument("--keep", required=True, metavar="STEPS", help=words)
@@ -70,7 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _prune(chosen.run, chosen.keep, chosen.dry_run)
         if chosen.command == "show":
             return _show(chosen.run, chosen.step)
-        return _list(chosen.run) if chosen.command == "list" else _verify(chosen.run)
+        return _list(chosen.run) if chosen.command == "list" else _verify(chosen.run, chosen.rebuild)
     except (RecipeError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -111,8 +137,10 @@ def _show(run: Path, step: int) -> int:
     return 0
 
 
-def _verify(run: Path) -> int:
+def _verify(run: Path, rebuild: bool) -> int:
     found = list(verify(run))
+    if rebuild and not is_rebuilt(run):
+        found.append(("steps/step0", "is not what recipe.yaml builds: the run does not descend from its own seed"))
     for path, damage in found:
         print(f"{path}: {damage or 'ok'}")
     bad = sum(damage is not None for _, damage in found)

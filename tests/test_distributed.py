@@ -44,7 +44,7 @@ def test_micro_batches_train_the_same(whole: Path) -> None:
     assert curves(run, EXACT) == curves(whole / "run", EXACT)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_to_the_launcher_saves_on_all_processes(number: signal.Signals, tmp_path: Path) -> None:
     recipe, run, status = write_recipe(tmp_path, ENDLESS), tmp_path / "run", tmp_path / "status"
     command = [*LAUNCH, "--config_file", str(ROOT / "accelerate_configs" / "cpu.yaml")]

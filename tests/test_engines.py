@@ -26,8 +26,8 @@ WATCHED = ("loss", "grad_norm", "eval_train_loss", "eval_id_loss", "eval_ood_los
 EXACT = ("eval_train_exact_match", "eval_id_exact_match", "final_id_exact_match", "final_ood_exact_match")
 # Dropout's random numbers depend on how the batch is divided. Four micro-batches on two processes.
 TEXT = COMPOSITION.replace("dropout: 0.1", "dropout: 0.0") + "per_device_train_batch_size: 4\n"
-# Sums in another order: float32 rounding, over 24 steps of Adam.
-CLOSE = 2e-4
+# Sums in another order: float32 rounding, over 24 steps of Adam. Measured: 2.6e-6 at most.
+CLOSE = 2e-5
 
 
 def curves(run: Path, keys: tuple[str, ...]) -> list[float]:
@@ -51,7 +51,9 @@ def test_every_config_is_here_and_holds_no_hyperparameter() -> None:
         assert not any("batch" in key or "accumulation" in key or "clipping" in key for key in flat)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    "engine", [pytest.param(name, marks=[pytest.mark.slow] if name in ("cpu", "zero1") else []) for name in ENGINES]
+)
 def test_an_engine_trains_saves_resumes_and_its_weights_load(engine: str, alone: Path, tmp_path: Path) -> None:
     recipe, config = write_recipe(tmp_path, TEXT), CONFIGS / f"{engine}.yaml"
     straight, parts, fewer = (tmp_path / name for name in ("straight", "parts", "fewer"))
@@ -62,6 +64,8 @@ def test_an_engine_trains_saves_resumes_and_its_weights_load(engine: str, alone:
     checkpoint = straight / "checkpoint-24"
     assert bool(list(checkpoint.glob("global_step24/*_optim_states.pt"))) == engine.startswith("zero")
 
+    pairs = zip(curves(straight, WATCHED), curves(alone, WATCHED))
+    print(f"{engine}: at most {max(abs(one / other - 1) for one, other in pairs):.1e} off a single process")
     assert curves(straight, WATCHED) == pytest.approx(curves(alone, WATCHED), rel=CLOSE)
     assert curves(straight, EXACT) == curves(alone, EXACT)
 

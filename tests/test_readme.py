@@ -28,7 +28,7 @@ def commands() -> list[str]:
 
 
 def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
-    for name in ("pipeline", "recipes"):
+    for name in ("pipeline", "recipes", "accelerate_configs"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {
         **os.environ,
@@ -48,14 +48,20 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path) -> None:
             run(["make", "--dry-run", "-C", str(ROOT), *words[1:]])
         elif words[:2] == ["pip", "install"]:
             assert (ROOT / "pyproject.toml").is_file()  # what `make` does in every run of these tests
+        elif words[0] == "sbatch":  # the tests of Slurm submit it; here, what it would start
+            script = words.index("recipes/launch.slurm")
+            assert words[script + 1] in run(["bash", words[script], "--dry-run", *words[script + 1 :]])
+        elif "--config_file" in words:  # the tests of engines launch every one of them, with a small recipe
+            assert (ROOT / words[words.index("--config_file") + 1]).is_file()
         else:
             short = [word for key, value in SHORT.items() for word in (f"--{key}", str(value))]
             probes = ["--corpus.probe_cap", "8"]  # the last evaluation takes all rows
             run([*words, *short, *probes] if command == LONG else words)
             ran += 1
     assert ran >= 8
-    for code in blocks("python"):
-        assert re.search(r"12 90 = \d+", run([sys.executable, "-c", code]))
+    printed = [run([sys.executable, "-c", code]) for code in blocks("python")]
+    assert re.search(r"12 90 = \d+", printed[0])
+    assert (tmp_path / "lens.png").stat().st_size > 1000
 
 
 def test_the_recipe_it_shows_is_the_shipped_one() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.recipe import read_recipe
-from pipeline.report import main, summary
+from pipeline.report import main, summary, write_report
 from tests.test_pages import Reader, needs_nothing_but_itself, rendered, seen
 from tests.test_plots import Drawing
 from tests.tiny import ROOT
@@ -163,7 +163,7 @@ def test_a_missing_environment_is_named(tmp_path: Path) -> None:
 
 def test_the_terminal_gets_the_story(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", GROKKED, final=[1, 1])
-    text = summary(run)
+    text = summary(write_report(run))
     assert "generalizes at step 1,000, after 10 times as many steps" in text
     assert text.endswith(f"report: {run / 'report.html'}")
 

@@ -40,6 +40,7 @@ def test_a_run_folder_holds_all_that_later_stages_read(straight: Path) -> None:
         *("recipe.yaml", "environment.json", "corpus", "metrics.jsonl", "steps", "manifest.json"),
         *("report.md", "report.html", "figures", "checkpoint-18", "checkpoint-24"),
     }
+    assert not any(name.endswith((".journal", ".draft")) or name == "lock.json" for name in names)
     assert "checkpoint-6" not in names  # save_total_limit is 2
     manifest = Manifest.load(straight)
     assert sorted(manifest.kept) == [0, 1, 2, 4, 8, 10, 16, 20, 24]

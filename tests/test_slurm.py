@@ -26,7 +26,7 @@ from tests.slurm_cluster import Cluster
 from tests.tiny import RECIPE, ROOT, write_recipe
 
 SCRIPT = ROOT / "recipes" / "launch.slurm"
-STEPS = 5000  # half a minute and more, on two processes
+STEPS = 4000  # half a minute and more, on two processes
 TEXT = RECIPE.replace("every: [[10, null]]", "every: [[1000, null]]").replace("max_steps: 24", f"max_steps: {STEPS}")
 TEXT = TEXT.replace("eval_steps: 6", "eval_steps: 2000").replace("save_steps: 6", "save_steps: 1000")
 TEXT = TEXT.replace("logging_steps: 3", "logging_steps: 100")
@@ -85,12 +85,12 @@ class Jobs:
         return self.cluster.run(*command, PYTHON=sys.executable, SLURM_SUBMIT_DIR=str(self.home)).strip()
 
     def wait_for_step(self, run: str, step: int) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not any(line["step"] >= step for line in read_history(self.home / run)):
             assert time.monotonic() < deadline, self.logs()
             time.sleep(0.1)
 
-    def finish(self, job: str, seconds: float = 400) -> str:
+    def finish(self, job: str, seconds: float = 600) -> str:
         """Waits for the end of a job, through its requeues; returns its log."""
         state = self.cluster.wait(job, seconds=seconds)
         assert state == "COMPLETED", f"{state}\n{self.logs()}"
@@ -128,8 +128,8 @@ def test_two_nodes_train_together(straight: Path, jobs: Jobs) -> None:
 
 @pytest.mark.slurm
 def test_a_job_at_its_time_limit_saves_requeues_itself_and_finishes(straight: Path, jobs: Jobs) -> None:
-    job = jobs.submit("limit", "--time=1", "--signal=USR1@30", words=("--report_to", "wandb"))
-    log = jobs.finish(job)
+    job = jobs.submit("limit", "--time=2", "--signal=USR1@45", words=("--report_to", "wandb"))
+    log = jobs.finish(job, 900)
     starts = jobs.starts("limit")
     assert len(starts) >= 2 and f"back into the queue as job {job}" in log
     assert "SIGUSR1: ending this step and saving" in log or "SIGTERM: ending this step and saving" in log
@@ -141,7 +141,7 @@ def test_a_job_at_its_time_limit_saves_requeues_itself_and_finishes(straight: Pa
 @pytest.mark.slurm
 def test_a_preempted_job_saves_and_goes_on_later(straight: Path, jobs: Jobs) -> None:
     job = jobs.submit("preempted")
-    jobs.wait_for_step("preempted", 1500)
+    jobs.wait_for_step("preempted", 1200)
     words = [
         "sbatch",
         "--parsable",
@@ -161,7 +161,7 @@ def test_a_preempted_job_saves_and_goes_on_later(straight: Path, jobs: Jobs) -> 
 def test_a_cancelled_job_stays_cancelled_and_its_run_can_be_resumed(straight: Path, jobs: Jobs) -> None:
     run = jobs.home / "cancelled"
     job = jobs.submit("cancelled")
-    jobs.wait_for_step("cancelled", 1500)
+    jobs.wait_for_step("cancelled", 1200)
     jobs.cluster.run("scancel", job)
     assert jobs.cluster.wait(job, "CANCELLED") == "CANCELLED"
     jobs.cluster.wait(job, "CANCELLED", "GONE")
@@ -176,12 +176,12 @@ def test_a_cancelled_job_stays_cancelled_and_its_run_can_be_resumed(straight: Pa
 @pytest.mark.slurm
 def test_a_dead_node_costs_the_steps_since_the_last_checkpoint(straight: Path, jobs: Jobs) -> None:
     job = jobs.submit("node")
-    jobs.wait_for_step("node", 2500)
+    jobs.wait_for_step("node", 1200)
     jobs.cluster.kill_node("node2")
     jobs.cluster.wait(job, "PENDING", seconds=120)
     jobs.cluster.start_node("node2")
     jobs.finish(job)
-    assert len(jobs.starts("node")) == 2
+    assert len(jobs.starts("node")) >= 2  # more, where a machine under load answers Slurm late
     assert not differences(jobs.home / "node", straight)
 
 

@@ -14,6 +14,7 @@ import torch
 from pipeline.checkpoints import facts_of, files_of
 from pipeline.engines import prepare_engine
 from pipeline.manifest import Manifest
+from pipeline.upkeep import main
 from tests.tiny import ROOT, run_here, write_recipe
 
 
@@ -45,6 +46,19 @@ def test_code_in_a_checkpoint_is_not_run(name: str, tmp_path: Path, capsys: pyte
     else:
         assert status == 2
         assert "checkpoint-6 holds code in the place of weights, which is not run" in capsys.readouterr().err
+
+
+def test_step_0_is_what_the_recipe_builds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = write_recipe(tmp_path)
+    for seed in ("1", "2"):
+        assert run_here(recipe, "--output_dir", str(tmp_path / seed), "--seed", seed, "--max_steps", "2") == 0
+        assert main(["verify", str(tmp_path / seed), "--rebuild"]) == 0
+    capsys.readouterr()
+    # All of another run, with a manifest that fits it, under this one's recipe.
+    (tmp_path / "1" / "recipe.yaml").write_bytes((tmp_path / "2" / "recipe.yaml").read_bytes())
+    assert main(["verify", str(tmp_path / "1")]) == 0
+    assert main(["verify", str(tmp_path / "1"), "--rebuild"]) == 1
+    assert "steps/step0: is not what recipe.yaml builds" in capsys.readouterr().out
 
 
 def test_a_library_that_asks_for_pickled_code_does_not_get_it(tmp_path: Path) -> None:

@@ -27,10 +27,11 @@ SCORES = ("induction", "previous token", "duplicate token", "sink")
 class Attention(Analysis):
     """Each head's attention from position to position, a mean over prompts, and its scores, all in [0, 1].
 
-    `induction`, `previous token` and `duplicate token` are the attention of random tokens, repeated, to the token after
-    the earlier one like it, to the one before, and to that earlier one: a mean over the second half. Where in a row the
-    repetition begins is random, and so is what stands before it, so that positions do not give it away. `sink` is the
-    attention to the first token, of all later ones, on the prompts. Random tokens are those of the prompts.
+    `induction` and `duplicate token` are the attention of random tokens that are repeated to the token after the
+    earlier one like it, and to that earlier one; `previous token` is the attention, in both halves, to the token
+    before. Where in a row a repetition begins, and how long it is, is random, so that positions do not give it away.
+    `sink` is the attention to the first token, of all later ones, on the prompts. Random tokens are those of the
+    prompts.
     """
 
     repeats: int = param(64, "rows of repeated random tokens", ge=1)
@@ -79,11 +80,14 @@ class Attention(Analysis):
             row[start : start + n] = rng.permutation(tokens)[:n] if len(tokens) >= n else row[start : start + n]
             row[start + n : start + 2 * n] = row[start : start + n]
         _, found = hooks.read(torch.from_numpy(rows).long().to(hooks.model.device), names, logits_to_keep=1)
-        offsets = {"induction": length - 1, "previous token": np.ones_like(length), "duplicate token": length}
-        return {
-            name: np.stack([_diagonals(found[point], lead + length, length, offset) for point in names])
-            for name, offset in offsets.items()
+        second = lead + length
+        # What is looked at begins where, is how long, and how far back it looks.
+        places = {
+            "induction": (second, length, length - 1),
+            "previous token": (lead + 1, 2 * length - 1, np.ones_like(length)),
+            "duplicate token": (second, length, length),
         }
+        return {name: np.stack([_diagonals(found[point], *place) for point in names]) for name, place in places.items()}
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
         from pipeline.heads import draw_patterns, draw_scores

@@ -17,6 +17,7 @@ from pipeline.parameters import param
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
     from pipeline.circuits.hooks import Hooks
     from pipeline.drawing import Mark
@@ -72,7 +73,10 @@ class CausalTracing(Analysis):
 
 def span(pairs: Pairs, position: int) -> int:
     """Where the states that are patched for a position end: fillers after it, but not the last token, go with it."""
-    constant = (pairs.clean == pairs.clean[:1]).all(axis=0) & (len(pairs) > 1)
+    constant = (pairs.clean == pairs.clean[:1]).all(axis=0)
+    # One prompt alone does not show what is the same in all, and what is corrupted somewhere is no filler.
+    constant &= not constant.all()
+    constant[pairs.where] = False
     end = position + 1
     while end < len(constant) - 1 and constant[end]:
         end += 1
@@ -87,26 +91,26 @@ def trace(hooks: Hooks, pairs: Pairs, start: int, stop: int) -> tuple[Numbers, A
     """
     import torch
 
-    from pipeline.circuits._batches import CACHED, on_device
+    from pipeline.circuits._batches import FLOATS, on_device, split, standing
 
     batch = on_device(hooks, pairs)
     if bool((batch.clean != batch.corrupted)[:, stop:].any()):
         raise ValueError(f"CausalTracing needs pairs that differ in one place; some differ after position {start} too")
-    rows = max(CACHED // hooks.model.config.vocab_size // hooks.n_layer, 1)
-    parts = []
-    for begin in range(0, len(batch), rows):
-        part = batch.rows(begin, rows)
-        logits = torch.stack(list(_patched(hooks, part.clean, part.corrupted, start, stop)))
-        answer = part.answer[None, :, None].expand(len(logits), -1, 1)
-        values = logits.gather(-1, answer)
-        above = (logits > values).sum(-1)
-        parts.append((above.cpu(), (values.squeeze(-1) - logits.logsumexp(-1)).exp().double().cpu()))
-    ranks, chances = (torch.cat(side, dim=1).numpy() for side in zip(*parts))
-    return ranks[1:], chances[1:], ranks[0]
+    # Keys, values, and the neurons of the patches that go through a block together.
+    per_row = 8 * hooks.n_layer * batch.clean.shape[1] * hooks.d_model
+    ranks: list[Tensor] = []
+    chances: list[Tensor] = []
+    for part in split(batch, per_row, FLOATS // 2):
+        normed = torch.stack(list(_patched(hooks, part.clean, part.corrupted, start, stop)))
+        found = standing(hooks, normed.flatten(0, 1), part.answer.repeat(len(normed))[:, None])
+        for parts, side in zip((ranks, chances), found):
+            parts.append(side.view(normed.shape[:2]))
+    every, chance = (torch.cat(parts, dim=1).numpy() for parts in (ranks, chances))
+    return every[1:], chance[1:], every[0]
 
 
 def _patched(hooks: Hooks, clean: Any, corrupted: Any, start: int, stop: int) -> Iterator[Any]:
-    """Logits (n, V) at the end of the clean run, then of those patched after 0, 1 ... L blocks.
+    """Last states (n, D), after the norm, of the clean run, then of those patched after 0, 1 ... L blocks.
 
     What is patched is the first thing that differs, so it goes on as in the corrupted run, and only the tokens after it
     are run again: behind the keys and values of the clean run before it and of the corrupted run at it, and those of
@@ -118,12 +122,12 @@ def _patched(hooks: Hooks, clean: Any, corrupted: Any, start: int, stop: int) ->
     tail = clean.shape[1] - stop
     before, states = _run(hooks, clean, range(1, layers))
     after, _ = _run(hooks, corrupted, ())
-    yield before.logits[:, -1].float()
-    yield after.logits[:, -1].float()
+    clean_end, corrupted_end = before.last_hidden_state[:, -1], after.last_hidden_state[:, -1]
+    yield clean_end
+    yield corrupted_end
     if not tail:
         # At the last token all that is before it is clean in both runs, so the state carries everything.
-        for _ in range(layers):
-            yield after.logits[:, -1].float()
+        yield from [corrupted_end] * layers
         return
     if layers > 1:
         keys = [_prefix(a, b, start, stop) for a, b in zip(before.past_key_values.layers, after.past_key_values.layers)]
@@ -132,24 +136,24 @@ def _patched(hooks: Hooks, clean: Any, corrupted: Any, start: int, stop: int) ->
             for layer in range(1, layers)
         }
         joined["blocks.0.hook_resid_pre"] = lambda value: states[1][:1, stop:]  # what block 0 gives is not used
+        places = torch.arange(stop, clean.shape[1], device=clean.device)[None]
+        base: Any = hooks.model.base_model
         with hooks.at(joined):
-            out = hooks.model(
-                input_ids=clean[:1, stop:], past_key_values=_cache(keys), use_cache=True, logits_to_keep=1,
-                position_ids=torch.arange(stop, clean.shape[1], device=clean.device)[None],
-            )  # fmt: skip
-        yield from out.logits[:, -1].float().unflatten(0, (layers - 1, n))
-    yield before.logits[:, -1].float()  # nothing after the last block reads an earlier position
+            out = base(input_ids=clean[:1, stop:], past_key_values=_cache(keys), use_cache=True, position_ids=places)
+        yield from out.last_hidden_state[:, -1].unflatten(0, (layers - 1, n))
+    yield clean_end  # nothing after the last block reads an earlier position
 
 
 def _run(hooks: Hooks, tokens: Any, layers: Any) -> tuple[Any, dict[int, Any]]:
-    """A run with its keys and values, and the states before some blocks."""
+    """A run with its keys and values, up to the final norm, and the states before some blocks."""
     states: dict[int, Any] = {}
 
     def keep(layer: int) -> Any:
         return lambda value: states.__setitem__(layer, value)
 
+    base: Any = hooks.model.base_model
     with hooks.at({f"blocks.{layer}.hook_resid_pre": keep(layer) for layer in layers}):
-        return hooks.model(input_ids=tokens, use_cache=True, logits_to_keep=1), states
+        return base(input_ids=tokens, use_cache=True), states
 
 
 def _prefix(clean: Any, corrupted: Any, start: int, stop: int) -> Any:

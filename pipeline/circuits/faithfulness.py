@@ -44,14 +44,14 @@ class Faithfulness(Attribution):
     selection: Literal["greedy", "top"] = param("greedy", "edges from the logits upwards, or the highest of all")
     convention: Literal["normalized", "ratio"] = param("normalized", "the faithfulness that has to reach the target")
     target: float = param(0.8, "faithfulness of the smallest circuit", gt=0, le=1)
-    shares: tuple[float, ...] = param(SHARES, "shares of all edges to measure circuits of")
+    shares: tuple[float, ...] = param((), "of all edges, to measure circuits of; []: those of MIB, 0.001 to 1")
 
     needs_float32: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         ascending = list(self.shares) == sorted(self.shares)
-        if not self.shares or not ascending or any(not 0 < share <= 1 for share in self.shares):
+        if not ascending or any(not 0 < share <= 1 for share in self.shares):
             raise ParameterError("shares", f"{list(self.shares)} are not ascending numbers > 0 and <= 1")
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
@@ -62,7 +62,8 @@ class Faithfulness(Attribution):
         order = graph.greedy(scores) if self.selection == "greedy" else graph.top(scores)
         shuffled = order[np.random.Generator(np.random.PCG64(self.seed)).permutation(len(order))]
         judge = Judge(self, hooks, pairs, graph)
-        counts = [max(round(share * len(order)), 1) for share in self.shares]
+        shares = self.shares or SHARES
+        counts = [max(round(share * len(order)), 1) for share in shares]
         circuits = {
             "circuit": [graph.circuit(order, n) for n in counts],
             "complement": [graph.edges & ~graph.circuit(order, n) for n in counts],
@@ -70,7 +71,7 @@ class Faithfulness(Attribution):
         }
         rows: dict[str, list[Any]] = {}
         for curve, members in circuits.items():
-            for share, asked, circuit, found in zip(self.shares, counts, members, judge.all(members)):
+            for share, asked, circuit, found in zip(shares, counts, members, judge.all(members)):
                 row = {"curve": curve, "share": share, "asked": asked, "edges": int(circuit.sum()), **found}
                 for name, value in row.items():
                     rows.setdefault(name, []).append(value)
@@ -80,8 +81,8 @@ class Faithfulness(Attribution):
             "model_metric": judge.clean,
             "corrupted_metric": judge.corrupted,
             "absent": judge.absent,
-            "cpr": float(np.trapezoid(normalized, self.shares)),
-            "cmd": float(np.trapezoid(abs(1 - normalized), self.shares)),
+            "cpr": float(_area(shares, normalized)),
+            "cmd": float(_area(shares, abs(1 - normalized))),
             "smallest": float("nan") if (smallest := judge.smallest(order)) is None else float(smallest),
         }
         return {**rows, **{name: [value] * len(rows["curve"]) for name, value in summary.items()}}
@@ -90,6 +91,11 @@ class Faithfulness(Attribution):
         from pipeline.wiring import draw_faithfulness
 
         return draw_faithfulness(table, self.target, marks)
+
+
+def _area(x: Sequence[float], y: npt.NDArray[np.float64]) -> float:
+    """Under a curve of straight lines."""
+    return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())
 
 
 def _first(graph: Graph, order: npt.NDArray[np.int64], n: int) -> Edges:

@@ -36,7 +36,7 @@ class LogitLens(Analysis):
         import numpy as np
         import torch
 
-        from pipeline.circuits._batches import CACHED, on_device
+        from pipeline.circuits._batches import on_device, standing
 
         batch = on_device(hooks, pairs)
         positions = batch.clean.shape[1]
@@ -46,23 +46,16 @@ class LogitLens(Analysis):
         for name, note in pairs.notes.items():
             targets[name] = torch.from_numpy(note).long().to(batch.clean.device)[:, None].expand(-1, positions)
         targets[ITSELF] = batch.clean
-        targets_BPK = torch.stack(list(targets.values()), -1)
-        layers, rows = len(names), max(CACHED // (hooks.model.config.vocab_size * positions), 1)
+        targets_BPK, layers = torch.stack(list(targets.values()), -1), len(names)
         sums = torch.zeros(3, layers, positions, len(targets), dtype=torch.float64)
         for start in range(0, len(batch), 256):
             _, found = hooks.read(batch.clean[start : start + 256], names, logits_to_keep=1)
             wanted_BPK = targets_BPK[start : start + 256]
             for layer, name in enumerate(names):
-                states_BPD = hooks.final_norm(found[name])
-                for begin in range(0, len(states_BPD), rows):
-                    logits_BPV = hooks.head(states_BPD[begin : begin + rows]).float()
-                    wanted = wanted_BPK[begin : begin + rows]
-                    values = logits_BPV.gather(-1, wanted)
-                    # Counting what lies above is the rank; nothing is sorted.
-                    above = [(logits_BPV > values[..., k, None]).sum(-1) for k in range(wanted.shape[-1])]
-                    ranks = torch.stack(above, -1).double()
-                    chances = (values - logits_BPV.logsumexp(-1, keepdim=True)).double().exp()
-                    sums[:, layer] += torch.stack([part.sum(0).cpu() for part in (ranks, 1 / (ranks + 1), chances)])
+                normed_BPD = hooks.final_norm(found[name])
+                ranks, chances = standing(hooks, normed_BPD.flatten(0, 1), wanted_BPK.flatten(0, 1))
+                parts = [part.view(wanted_BPK.shape).sum(0) for part in (ranks, 1 / (ranks + 1), chances)]
+                sums[:, layer] += torch.stack(parts)
         target, layer, position = (grid.ravel() for grid in np.indices((len(targets), layers, positions)))
         means = (sums / len(batch)).permute(0, 3, 1, 2).reshape(3, -1).numpy()
         return {

@@ -25,9 +25,10 @@ def lens_scores(model: Any, pairs: Pairs) -> Callable[[], Any]:
     graph = graph_of(Hooks(model))
     writers = {name: i for i, name in enumerate(graph.writers)}
     readers = {name: i for i, name in enumerate(graph.readers)}
+    device = model.device
     bridge = build_bridge_from_module(model, type(model).__name__, hf_config=model.config, tokenizer=None)
     bridge.eval()
-    clean, corrupted = (torch.from_numpy(part).long() for part in (pairs.clean, pairs.corrupted))
+    clean, corrupted = (torch.from_numpy(part).long().to(device) for part in (pairs.clean, pairs.corrupted))
 
     def writer_of(node: Any) -> int:
         names = {"embed": "input", "attn_head_out": f"a{node.layer}.h{node.head}", "mlp_out": f"m{node.layer}"}

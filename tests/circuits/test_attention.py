@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from pipeline.circuits.attention import Attention
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.base import Pairs
-from pipeline.models.gpt2 import Gpt2
+from pipeline.models.pythia import Pythia
 from tests.circuits.small import random_model, random_pairs, tokens_of
 
 
@@ -61,22 +61,20 @@ def test_without_positions_for_repeats_there_is_no_score() -> None:
     assert np.isnan(found["induction"]).all() and not np.isnan(found["sink"]).any()
 
 
-def repeats(rng: np.random.Generator, n: int, width: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of random tokens that repeat themselves after a length that differs from row to row, and the lengths."""
-    rows, length = rng.integers(0, vocabulary, (n, width)), rng.integers(6, 17, n)
-    return np.take_along_axis(rows, np.arange(width)[None] % length[:, None], 1), length
-
-
 @pytest.fixture(scope="module")
 def induction() -> Any:
-    """A model of two layers that has learned to go on with a repetition."""
+    """A model of two layers that has learned to go on with a repetition of random tokens, wherever it begins."""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    model: Any = Gpt2(n_layer=2, n_embd=64, n_head=4, n_positions=32, dropout=0, tie_word_embeddings=False).build(64)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(300):
-        rows, length = repeats(rng, 64, 32, 64)
-        tokens, told = tokens_of(rows), torch.from_numpy(np.arange(1, 32) >= length[:, None])
+    model: Any = Pythia(n_layer=2, n_embd=64, n_head=4, n_positions=32, rotary_pct=1, initializer_range=0.05).build(64)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98))
+    place = np.arange(1, 32)
+    for _ in range(250):
+        rows, length = rng.integers(0, 64, (64, 32)), rng.integers(6, 16, 64)
+        for row, size in zip(rows, length):
+            row[size : 2 * size] = row[:size]
+        tokens = tokens_of(rows)
+        told = torch.from_numpy((place > length[:, None]) & (place < 2 * length[:, None]))
         logits = model(tokens).logits[:, :-1]
         loss = F.cross_entropy(logits[told], tokens[:, 1:][told])
         optimizer.zero_grad()

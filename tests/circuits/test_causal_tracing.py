@@ -65,6 +65,13 @@ def test_a_filler_is_patched_with_what_it_follows(kind: str) -> None:
         assert [before[i], *ranks[:, i]] == naive(model, hooks, *one, int(pairs.answers[i, 0]), 2, 4)
 
 
+def test_one_prompt_does_not_show_what_a_filler_is() -> None:
+    pairs = random_pairs(n=4, position=2)
+    pairs.clean[:] = pairs.clean[0]
+    pairs.corrupted[:, [0, 1, 3, 4, 5, 6]] = pairs.clean[:, [0, 1, 3, 4, 5, 6]]
+    assert span(pairs, 2) == 3
+
+
 def test_strength_is_the_share_of_right_answers_that_are_lost() -> None:
     model, pairs = random_model("gpt2"), random_pairs(n=40, position=1)
     with torch.no_grad():
