@@ -48,6 +48,8 @@ def prepare_engine(training: Mapping[str, Any]) -> None:
         from deepspeed.utils.tensor_fragment import fragment_address
 
         torch.serialization.add_safe_globals([LossScaler, ZeroStageEnum, fragment_address])
+        # Python before 3.11.4 writes it as a call of getattr, which no one should be allowed to load.
+        ZeroStageEnum.__reduce_ex__ = lambda stage, _: (ZeroStageEnum, (stage.value,))
         # DeepSpeed calls by their old names what torch 2.13 has renamed, and is told so at every step.
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
         if on_cpu:

@@ -152,7 +152,8 @@ def _start(point: Point, path: str, slot: int, jobs: int) -> None:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     point.folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pipeline.run", path, *point.words, "--callbacks.progress.style=plain"]
+    # Unbuffered, so that the last line of the log is the last one it wrote, whichever stream it went to.
+    command = [sys.executable, "-u", "-m", "pipeline.run", path, *point.words, "--callbacks.progress.style=plain"]
     paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
     with open(point.log, "ab") as log:
