@@ -10,6 +10,7 @@ import os
 import pickle
 import shutil
 import sys
+import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 # `finite` comes first: what is not a number is neither kept nor saved.
 CALLBACKS = ("finite", "metrics_log", "weight_norm", "stop", "keep_steps", "progress", "preemption")
 
+# Seconds for the first process of a machine to say what is wrong: a launcher ends all of them once one has failed.
+LAST_WORDS = 10.0
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a recipe. Returns the exit status.
@@ -65,6 +69,8 @@ def _main(argv: list[str]) -> int:
     except RecipeError as error:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of a machine find the same
             print(error, file=sys.stderr)
+        else:
+            time.sleep(LAST_WORDS)
         return 2
     except Stopped as stop:
         if _is_first():
