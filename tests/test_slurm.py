@@ -26,7 +26,7 @@ from tests.slurm_cluster import Cluster
 from tests.tiny import RECIPE, ROOT, write_recipe
 
 SCRIPT = ROOT / "recipes" / "launch.slurm"
-STEPS = 4000  # half a minute and more, on two processes
+STEPS = 8000  # well past the warning of the time limit, on a quiet machine too
 TEXT = RECIPE.replace("every: [[10, null]]", "every: [[1000, null]]").replace("max_steps: 24", f"max_steps: {STEPS}")
 TEXT = TEXT.replace("eval_steps: 6", "eval_steps: 2000").replace("save_steps: 6", "save_steps: 1000")
 TEXT = TEXT.replace("logging_steps: 3", "logging_steps: 100")
@@ -128,7 +128,7 @@ def test_two_nodes_train_together(straight: Path, jobs: Jobs) -> None:
 
 @pytest.mark.slurm
 def test_a_job_at_its_time_limit_saves_requeues_itself_and_finishes(straight: Path, jobs: Jobs) -> None:
-    job = jobs.submit("limit", "--time=2", "--signal=USR1@45", words=("--report_to", "wandb"))
+    job = jobs.submit("limit", "--time=2", "--signal=USR1@90", words=("--report_to", "wandb"))
     log = jobs.finish(job, 900)
     starts = jobs.starts("limit")
     assert len(starts) >= 2 and f"back into the queue as job {job}" in log
