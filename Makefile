@@ -28,7 +28,7 @@ format: $(VENV)/.developed  ## mend what ruff can mend
 	@$(BIN)/ruff format .
 
 bench: $(VENV)/.installed  ## time what is meant to be fast
-	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || exit; done
+	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || failed=1; done; exit $${failed:-0}
 
 clean:  ## remove the environment; runs stay
 	rm -rf $(VENV)

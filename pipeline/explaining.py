@@ -91,7 +91,8 @@ def read_analyses(chosen: argparse.Namespace, rest: list[str]) -> dict[str, Expl
     for key in tree.entries:
         if key not in kinds:
             raise RecipeError("command line", f"--{key} is no option here{choose(key, [*kinds, *GENERAL])}")
-    return {name: fill(kind, tree.entries[name], name, name) for name, kind in kinds.items()}  # type: ignore[arg-type]
+    blocks: dict[str, Any] = tree.entries
+    return {name: fill(kind, blocks[name], name, name) for name, kind in kinds.items()}
 
 
 def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:

@@ -172,7 +172,8 @@ class Remote:
             except RevisionNotFoundError:
                 raise
             except Exception as error:
-                status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response else None
+                response = error.response if isinstance(error, HfHubHTTPError) else None
+                status = None if response is None else response.status_code
                 # Errors of the network are OSErrors, or come from the HTTP client, which huggingface_hub changes.
                 network = isinstance(error, (OSError, LocalEntryNotFoundError)) or "httpx" in type(error).__module__
                 if status is None and not network:

@@ -73,6 +73,6 @@ def make_base(folder: Path, family: str, steps: int = 60) -> Path:
         model(input_ids=batch, labels=batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-    model.save_pretrained(folder)  # type: ignore[operator]
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -9,7 +9,7 @@ import pytest
 from tests.kills import kill_many
 
 
-@pytest.mark.parametrize(("times", "processes"), [(8, 1), (4, 2)])
+@pytest.mark.parametrize(("times", "processes"), [(8, 1), (8, 2)])
 def test_a_run_survives(times: int, processes: int, tmp_path: Path) -> None:
     counts = kill_many(tmp_path, times, processes=processes)
     assert counts["killed"] == counts["saved"] == times // 2 and counts["compared"]

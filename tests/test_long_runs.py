@@ -25,7 +25,7 @@ class Watch(TrainerCallback):
         self.seen: dict[int, int] = {}
 
     def on_step_end(self, args: object, state: object, control: object, **kwargs: object) -> None:
-        step = state.global_step  # type: ignore[attr-defined]
+        step = state.global_step
         if step % 10_000 == 0:
             self.seen[step] = resident()
 
@@ -56,5 +56,5 @@ def test_a_million_lines_are_read_where_they_must_be(tmp_path: Path) -> None:
     assert last_line(tmp_path) == {"step": 1_000_000, "seconds": 1.0, "eval_id_exact_match": 0.5}
     assert sum(1 for _ in read_lines(tmp_path, "_exact_match")) == 10
     rewind_history(tmp_path, 999_990)
-    assert last_line(tmp_path)["step"] == 999_990  # type: ignore[index]
+    assert last_line(tmp_path)["step"] == 999_990
     assert resident() - before < 20e6

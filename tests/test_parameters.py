@@ -41,7 +41,7 @@ def test_defaults_are_values_and_state_is_no_parameter() -> None:
 )
 def test_a_value_out_of_bounds_is_refused(values: dict[str, float], message: str) -> None:
     with pytest.raises(ParameterError) as caught:
-        Shape(**values)  # type: ignore[arg-type]
+        Shape(**values)
     assert str(caught.value) == message
     assert caught.value.inside("block").key == f"block.{caught.value.key}"
     assert str(caught.value.inside("block")) == f"block.{message}"

@@ -35,7 +35,7 @@ def test_nodes_remember_text_and_line(tmp_path: Path) -> None:
     tree = read(path)
     assert structure(tree) == {"rate": "2e-5", "list": ["yes", "no"], "block": {"a": "010", "b": ""}}
     assert tree.entries["rate"] == Scalar("2e-5", f"{path}:2")
-    assert tree.entries["list"].items[1] == Scalar("no", f"{path}:5", quoted=True)  # type: ignore[union-attr]
+    assert tree.entries["list"].items[1] == Scalar("no", f"{path}:5", quoted=True)
     assert tree.places == {"rate": f"{path}:2", "list": f"{path}:3", "block": f"{path}:6"}
 
 

@@ -45,7 +45,7 @@ def test_command_line_before_recipe_before_default(tmp_path: Path) -> None:
     text = BASE + "seed: 1\nlearning_rate: 1e-3\ncheckpoints: {initial: false}\n"
     recipe = recipe_of(tmp_path, text, "--seed", "2", "--corpus.seed=3", "--checkpoints.every", "[[5, null]]")
     assert (recipe.training["seed"], recipe.training["learning_rate"], recipe.training["eval_steps"]) == (2, 1e-3, 100)
-    assert recipe.corpus == load("corpora", "group", "")(seed=3)  # type: ignore[call-arg]
+    assert recipe.corpus == load("corpora", "group", "")(seed=3)
     assert recipe.checkpoints == KeepSchedule(initial=False, every=((5, None),))
     assert recipe.options == Options(global_batch_size=512)
     assert (recipe.name, recipe.training["output_dir"]) == ("r", "runs/r")

@@ -122,7 +122,7 @@ def straight(jobs: Jobs) -> Path:
 def test_two_nodes_train_together(straight: Path, jobs: Jobs) -> None:
     (start,) = jobs.starts("straight")
     assert start["processes"] == 2
-    assert Manifest.load(straight).finished["step"] == STEPS  # type: ignore[index]
+    assert Manifest.load(straight).finished["step"] == STEPS
     assert not list((jobs.home / "logs").glob(".status*"))
 
 

@@ -70,7 +70,7 @@ def test_runs_are_finished_resumed_and_reported(tmp_path: Path, capsys: pytest.C
     out = capsys.readouterr().out
     assert "[2/2]" in out and "id 0." in out and str(output / "report.html") in out
     assert "resumes after step 6" in (output / f"{name}.{sweep.LOG}").read_text()
-    assert [Manifest.load(output / f"seed={seed}").finished["step"] for seed in (0, 1)] == [8, 8]  # type: ignore[index]
+    assert [Manifest.load(output / f"seed={seed}").finished["step"] for seed in (0, 1)] == [8, 8]
     page = (output / "report.html").read_text()
     assert "2 runs over seed" in page
     # Once more, there is nothing to run.

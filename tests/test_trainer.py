@@ -111,7 +111,7 @@ def test_any_number_of_processes_counts_every_row_once_in_as_many_batches(
             batches.append(0)
             args = SimpleNamespace(world_size=ranks, process_index=rank, eval_batch_size=batch, device="cpu")
             trainer = SimpleNamespace(args=args, splits=sizes, _judge=judge)
-            total_S4 += GrokTrainer._sums(trainer, rows, split_N)  # type: ignore[arg-type]
+            total_S4 += GrokTrainer._sums(trainer, rows, split_N)
     assert total_S4.tolist() == [[size] * 4 for size in sizes]
     assert len(set(batches)) == 1
 

@@ -47,9 +47,10 @@ FAMILIES = (
 
 def module_at(module: nn.Module, path: str) -> Any:
     """The module below another, or None."""
+    found: Any = module
     for name in path.split("."):
-        module = getattr(module, name, None)  # type: ignore[assignment]
-    return module
+        found = getattr(found, name, None)
+    return found
 
 
 def linear_weight(module: Any) -> Tensor:

@@ -26,7 +26,7 @@ def random_model(kind: str, n_layer: int = 2, seed: int = 0, n_embd: int = 32, n
     torch.manual_seed(seed)
     architecture, more = KINDS[kind]
     sizes = {"n_layer": n_layer, "n_embd": n_embd, "n_head": 4, "n_positions": n_positions, "initializer_range": 0.2}
-    model: Any = load("models", architecture, "model")(**sizes, **more).build(VOCABULARY).eval()  # type: ignore[attr-defined]
+    model: Any = load("models", architecture, "model")(**sizes, **more).build(VOCABULARY).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 1 and weight.requires_grad:

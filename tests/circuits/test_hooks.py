@@ -78,7 +78,10 @@ def test_every_point_can_be_replaced(kind: str) -> None:
 def test_derivatives_are_those_of_finite_differences(kind: str) -> None:
     model = random_model(kind).double()
     hooks = Hooks(model)
-    metric: Any = lambda logits: logits[:, -1, 3].sum()  # noqa: E731
+
+    def metric(logits: Any) -> Any:
+        return logits[:, -1, 3].sum()
+
     value, found, slopes = hooks.gradients(TOKENS, list(hooks.points), metric)
     assert value == pytest.approx(metric(model(TOKENS).logits).item(), abs=1e-9)
     step = 1e-7  # so small that no ReLU turns on or off on the way

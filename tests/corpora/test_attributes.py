@@ -252,5 +252,5 @@ def test_every_number_of_a_pair_is_another_pair() -> None:
 )
 def test_impossible_parameters_are_named(corpus: type[AttributeCorpus], parameters: dict[str, float], key: str) -> None:
     with pytest.raises(ParameterError) as error:
-        corpus(**parameters).splits()  # type: ignore[arg-type]
+        corpus(**parameters).splits()
     assert error.value.key == key and "\n" not in str(error.value)

@@ -168,5 +168,5 @@ def test_vocabulary_is_the_published_one() -> None:
 )
 def test_impossible_parameters_are_named(parameters: dict[str, float], key: str) -> None:
     with pytest.raises(ParameterError) as error:
-        Composition(**parameters).splits()  # type: ignore[arg-type]
+        Composition(**parameters).splits()
     assert error.value.key == key and "\n" not in str(error.value)

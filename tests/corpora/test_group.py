@@ -114,7 +114,7 @@ def test_cyclic_table() -> None:
     ],
 )
 def test_sizes_are_those_of_the_papers(parameters: dict[str, str], pairs: int, tokens: int) -> None:
-    corpus = Group(**parameters)  # type: ignore[arg-type]
+    corpus = Group(**parameters)
     stored = build(corpus)
     assert stored.sizes == {"train": round(0.3 * pairs), "id": pairs - round(0.3 * pairs)}
     assert len(corpus.vocabulary()) == tokens
@@ -167,5 +167,5 @@ def test_label_noise_replaces_trained_answers_only() -> None:
 )
 def test_impossible_parameters_are_named(parameters: dict[str, object], key: str) -> None:
     with pytest.raises(ParameterError) as error:
-        Group(**parameters).splits()  # type: ignore[arg-type]
+        Group(**parameters).splits()
     assert error.value.key == key and "\n" not in str(error.value)

@@ -26,8 +26,8 @@ def folder(request: pytest.FixtureRequest, stored: StoredCorpus, tmp_path: Path)
     """A model and its tokenizer, as keep_step writes them."""
     architecture = load("models", request.param, "model")(**SIZES)
     torch.manual_seed(0)
-    architecture.for_corpus(stored).save_pretrained(tmp_path)  # type: ignore[attr-defined]
-    architecture.tokenizer(stored).save_pretrained(tmp_path)  # type: ignore[attr-defined]
+    architecture.for_corpus(stored).save_pretrained(tmp_path)
+    architecture.tokenizer(stored).save_pretrained(tmp_path)
     return tmp_path
 
 
@@ -59,7 +59,7 @@ def test_tied_weights_are_stored_once_and_come_back_tied(folder: Path, tied: boo
     architecture = {"gpt2": "gpt2", "gpt2_bare": "gpt2_bare", "gpt2_looped": "gpt2_looped", "gpt_neox": "pythia"}
     name = architecture[model.config.model_type]
     torch.manual_seed(0)
-    fresh = load("models", name, "model")(**SIZES, tie_word_embeddings=tied).build(24)  # type: ignore[attr-defined]
+    fresh = load("models", name, "model")(**SIZES, tie_word_embeddings=tied).build(24)
     fresh.save_pretrained(tmp_path / "again")
     with safe_open(tmp_path / "again" / "model.safetensors", "pt") as file:
         heads = [key for key in file.keys() if key.startswith(("lm_head", "embed_out"))]  # noqa: SIM118  # not a dict
@@ -74,9 +74,9 @@ def test_transformer_lens_reads_it(name: str, stored: StoredCorpus, tmp_path: Pa
     lens = pytest.importorskip("transformer_lens.model_bridge", reason="the extra lens is not installed")
     architecture = load("models", name, "model")(**SIZES)
     torch.manual_seed(0)
-    model = architecture.for_corpus(stored).eval()  # type: ignore[attr-defined]
+    model = architecture.for_corpus(stored).eval()
     model.save_pretrained(tmp_path)
-    architecture.tokenizer(stored).save_pretrained(tmp_path)  # type: ignore[attr-defined]
+    architecture.tokenizer(stored).save_pretrained(tmp_path)
     # It tries the tokenizer on a letter, and ours refuses words that it does not know.
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     tokenizer.backend_tokenizer.model.unk_token = tokenizer.pad_token
