@@ -24,7 +24,7 @@ from pipeline.data import AnswerPositions, Batch, Rows
 
 # Positions of the answers (B, A), or A, when they are the last A positions of every row.
 Answers = torch.Tensor | int
-SHORT = 8  # tokens up to which attention is written out
+SHORT = 6  # tokens up to which attention is written out
 # (model, batch) -> logits (B, A, V) at the batch's answer positions; the model may be wrapped.
 Logits = Callable[[nn.Module, Batch], torch.Tensor]
 
@@ -134,7 +134,7 @@ def dropout(hidden: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     # Four values share a 64-bit draw of torch's generator, whose state checkpoints keep.
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     kept = bits[:count].view(hidden.shape) >= dropped - 32768
-    return hidden * kept * (65536 / (65536 - dropped))
+    return hidden * kept.to(hidden.dtype).mul_(65536 / (65536 - dropped))
 
 
 def attend(

@@ -17,10 +17,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from pipeline.allocator import keep_memory
 from pipeline.capture import Captured, why_not_captured
 from pipeline.data import IGNORED, Batch, RowOrder, Rows, loader
 from pipeline.forward import Logits, fast_logits, stock_logits
 from pipeline.gradients import attach, check_sharding, token_losses
+from pipeline.products import quicken
 from pipeline.recipe import Recipe
 
 
@@ -60,6 +62,10 @@ class StepTrainer(Trainer):
             obstacle = self._obstacle()
             self._note("the Trainer's own loop is used", obstacle)
             self.has_own_loop = obstacle is None
+        if self.has_own_loop:  # what DeepSpeed or FSDP shards has to pass through torch's own layers
+            quicken(model)
+        if recipe.options.fast and args.device.type == "cpu":
+            keep_memory()
         self._captured: Captured | None = None
 
     def _note(self, what: str, reason: str | None) -> None:

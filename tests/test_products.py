@@ -1,0 +1,103 @@
+"""Products by oneDNN: the same as torch's own, in the same layers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+from transformers.pytorch_utils import Conv1D
+
+from pipeline import products
+from pipeline.products import QUICK, quicken, swap
+
+
+def layer_of(kind: type[nn.Module], bias: bool = True) -> Any:
+    torch.manual_seed(0)
+    layer: Any = nn.Linear(96, 160, bias=bias) if kind is nn.Linear else Conv1D(160, 96)
+    if bias:
+        nn.init.normal_(layer.bias)
+    return layer
+
+
+def results(layer: Any, rows: torch.Tensor, weights: torch.Tensor) -> list[torch.Tensor]:
+    """What the layer gives, and the gradients of input, weight and bias."""
+    rows = rows.detach().requires_grad_()
+    given = layer(rows)
+    (given * weights).sum().backward()
+    found = [given.detach(), rows.grad, *(parameter.grad for parameter in layer.parameters())]
+    layer.zero_grad(set_to_none=True)
+    return found
+
+
+@pytest.mark.parametrize("shape", [(128, 96), (40, 5, 96), (2, 96)])
+@pytest.mark.parametrize(("kind", "bias"), [(nn.Linear, True), (nn.Linear, False), (Conv1D, True)])
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_results_and_gradients_are_torchs(
+    kind: type[nn.Module], bias: bool, shape: tuple[int, ...], is_turned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "SMALL", 0)
+    layer = layer_of(kind, bias)
+    rows, weights = torch.randn(shape), torch.randn(*shape[:-1], 160)
+    if is_turned:  # in another order in memory
+        weights = weights.transpose(0, -1).contiguous().transpose(0, -1)
+        if kind is nn.Linear:  # Conv1D of transformers takes no such input
+            rows = rows.transpose(0, -1).contiguous().transpose(0, -1)
+    expected = results(layer, rows, weights)
+    swap(layer)
+    assert type(layer) is QUICK[kind] and isinstance(layer, kind)
+    for ours, theirs in zip(results(layer, rows, weights), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
+def test_only_float32_on_a_cpu_is_taken(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SMALL", 0)
+    calls = []
+    monkeypatch.setattr(products, "_multiply", lambda *parts: calls.append(parts) or torch.zeros(4, 160))
+    layer = layer_of(kind)
+    swap(layer)
+    rows = torch.randn(4, 96)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(rows).dtype == torch.bfloat16
+    assert layer.double()(rows.double()).dtype == torch.float64
+    assert not calls
+    layer.float()(rows)
+    monkeypatch.setattr(products, "SMALL", 10**6)
+    layer(rows)
+    assert len(calls) == 1
+
+
+def test_a_copy_has_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SMALL", 0)
+    layer = layer_of(nn.Linear)
+    names = list(layer.state_dict())
+    swap(layer)
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        other.weight.zero_()
+    rows = torch.randn(8, 96)
+    assert list(other.state_dict()) == names
+    assert torch.equal(other(rows), other.bias.expand(8, 160)) and layer(rows).std() > 0.1
+    assert torch.equal(functional_call(layer, dict(other.named_parameters()), rows), other(rows))
+
+
+@pytest.mark.parametrize(("vendor", "swapped"), [("AuthenticAMD", True), ("GenuineIntel", False)])
+def test_intels_processors_keep_mkl(vendor: str, swapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(products.Path, "read_text", lambda path: f"vendor_id\t: {vendor}\nmodel name\t: a CPU\n")
+    layer = layer_of(nn.Linear)
+    quicken(layer)
+    assert (type(layer) is not nn.Linear) == swapped
+
+
+def test_no_processor_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(products.Path, "read_text", lambda path: "")
+    assert not products.is_faster()
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    assert not products.is_faster()
