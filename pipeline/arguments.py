@@ -228,7 +228,7 @@ def training_arguments(training: Mapping[str, Any], batches: Mapping[str, int]) 
     from torch import nn
     from torch.optim import SGD
     from transformers import Trainer, TrainingArguments, get_scheduler
-    from transformers.utils import is_torch_bf16_gpu_available
+    from transformers.utils import is_torch_bf16_gpu_available, is_torch_tf32_available
 
     values = {**training, **batches, **FIXED}
     for key in OURS:
@@ -241,6 +241,8 @@ def training_arguments(training: Mapping[str, Any], batches: Mapping[str, int]) 
     if values["bf16"] is True and not has_bf16 and not on_cpu:
         raise ParameterError("bf16", "no GPU here has it; write auto to take it where there is one, or use_cpu: true")
     values["bf16"] = has_bf16 if values["bf16"] == "auto" else values["bf16"]
+    if values.get("tf32") is None:  # torch's own default has changed, and differs between kinds of products
+        values["tf32"] = is_torch_tf32_available() and not on_cpu
 
     with _refusals_of("training arguments"):
         arguments = TrainingArguments(**values)

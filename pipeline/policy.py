@@ -188,6 +188,7 @@ HELP = {
     "report_to": "Trackers beside metrics.jsonl: one, a list of them, all, or none.",
     "run_name": "What trackers and the report call the run; null: the recipe's name.",
     "save_total_limit": "Resumable checkpoints kept; null keeps all.",
+    "tf32": "TF32 for products of float32; null: where the GPU has it.",
     "warmup_steps": "Updates of linear warm-up; below 1, a share of all updates.",
     "weight_decay": "See decay_embeddings and decay_norms_and_biases.",
 }

@@ -77,7 +77,7 @@ def _is_ours(input: torch.Tensor, weight: torch.Tensor) -> bool:
     )
 
 
-def _multiply(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def multiply(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """left (..., K) times right (N, K), both transposed: (..., N)."""
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
@@ -87,7 +87,7 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, is_turned: bool) -> Any:
         ctx.save_for_backward(input, weight)
         ctx.is_turned = is_turned
-        return _multiply(input, weight.t() if is_turned else weight, bias)
+        return multiply(input, weight.t() if is_turned else weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -96,7 +96,7 @@ class _Product(torch.autograd.Function):
         of_input, of_weight, of_bias, _ = ctx.needs_input_grad
         rows, grads = input.flatten(0, -2), grad.flatten(0, -2)
         return (
-            _multiply(grad, weight if ctx.is_turned else weight.t()) if of_input else None,
+            multiply(grad, weight if ctx.is_turned else weight.t()) if of_input else None,
             _over_rows(*((rows, grads) if ctx.is_turned else (grads, rows))) if of_weight else None,
             grads.sum(0) if of_bias else None,
             None,
@@ -107,5 +107,5 @@ def _over_rows(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """left (N, I) transposed times right (N, J): (I, J)."""
     # oneDNN gets its left operand copied into its order, so the narrower one is put there.
     if left.shape[1] <= right.shape[1]:
-        return _multiply(left.t(), right.t())
-    return _multiply(right.t(), left.t()).t()
+        return multiply(left.t(), right.t())
+    return multiply(right.t(), left.t()).t()

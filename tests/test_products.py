@@ -57,7 +57,7 @@ def test_results_and_gradients_are_torchs(
 def test_only_float32_on_a_cpu_is_taken(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "SMALL", 0)
     calls = []
-    monkeypatch.setattr(products, "_multiply", lambda *parts: calls.append(parts) or torch.zeros(4, 160))
+    monkeypatch.setattr(products, "multiply", lambda *parts: calls.append(parts) or torch.zeros(4, 160))
     layer = layer_of(kind)
     swap(layer)
     rows = torch.randn(4, 96)
