@@ -62,10 +62,10 @@ class StepTrainer(Trainer):
             obstacle = self._obstacle()
             self._note("the Trainer's own loop is used", obstacle)
             self.has_own_loop = obstacle is None
-        if self.has_own_loop:  # what DeepSpeed or FSDP shards has to pass through torch's own layers
-            quicken(model)
         if recipe.options.fast and args.device.type == "cpu":
             keep_memory()
+            if self.has_own_loop:  # what DeepSpeed or FSDP shards has to pass through torch's own layers
+                quicken(model)
         self._captured: Captured | None = None
 
     def _note(self, what: str, reason: str | None) -> None:
