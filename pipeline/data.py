@@ -17,6 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from pipeline.parameters import ParameterError
 from pipeline.recipe import Recipe
+from pipeline.shapes import Shape, widths
 from pipeline.store import StoredCorpus
 
 Batch = dict[str, Any]  # tensors, and under `tail` a number
@@ -42,19 +43,27 @@ class Rows(Dataset[Batch]):
         return Rows(self.tokens_NT.to(device), self.prompt_N.to(device), self.answer_N.to(device))
 
     @cached_property
-    def longest_answer(self) -> int:
-        return int(self.answer_N.max())
+    def shape(self) -> Shape:
+        """That of a batch of any of the rows."""
+        return Shape.of(self.prompt_N, self.answer_N)
 
     @cached_property
-    def same_answer(self) -> int | None:
-        """Answer tokens of every row; None where rows differ."""
-        return self.longest_answer if int(self.answer_N.min()) == self.longest_answer else None
+    def cuts(self) -> tuple[torch.Tensor, list[Shape]]:
+        """Which piece of a batch a row belongs to, (N,) on the CPU, and the shapes of the pieces."""
+        prompt_N, answer_N = self.prompt_N.cpu(), self.answer_N.cpu()
+        piece_N = torch.bucketize(prompt_N + answer_N, torch.tensor(widths(prompt_N + answer_N)))
+        pieces = [piece_N == number for number in range(int(piece_N.max()) + 1)]
+        return piece_N, [Shape.of(prompt_N[chosen_N], answer_N[chosen_N]) for chosen_N in pieces]
 
-    @cached_property
-    def tail(self) -> int | None:
-        """Answer tokens, where they are the last ones of every row; None where rows differ."""
-        ends_at_once = int((self.prompt_N + self.answer_N).min()) == self.tokens_NT.shape[1]
-        return self.same_answer if ends_at_once else None
+    def pieces(self, index_B: torch.Tensor) -> list[Batch]:
+        """The batch of these rows, cut by their lengths; their numbers are best on the CPU where `cuts` has several."""
+        piece_N, shapes = self.cuts
+        if len(shapes) == 1:
+            return [self.__getitems__(index_B)]
+        piece_B = piece_N[index_B.cpu()]
+        chosen = [(index_B[piece_B == number], shape) for number, shape in enumerate(shapes)]
+        device = self.tokens_NT.device
+        return [self._batch(rows_B.to(device, non_blocking=True), shape) for rows_B, shape in chosen if len(rows_B)]
 
     def renamed(self, ids: Sequence[int]) -> Rows:
         """The same rows where token i is called ids[i]."""
@@ -72,15 +81,18 @@ class Rows(Dataset[Batch]):
 
         The hidden state at `positions[b, a]` is the one that predicts `labels[b, a]`.
         """
-        tokens_BT = self.tokens_NT[index_B]
+        return self._batch(index_B, self.shape)
+
+    def _batch(self, index_B: torch.Tensor, shape: Shape) -> Batch:
+        tokens_BT = self.tokens_NT[:, : shape.width][index_B]
         last_B1 = self.answer_N[index_B, None] - 1
-        step_A = torch.arange(self.longest_answer, device=tokens_BT.device)
+        step_A = torch.arange(shape.answer, device=tokens_BT.device)
         # A shorter answer repeats its last place, which is ignored below.
         place_BA = self.prompt_N[index_B, None] + torch.minimum(step_A, last_B1)
         labels_BA = tokens_BT.gather(1, place_BA)
-        if self.same_answer is None:
+        if not shape.is_even:
             labels_BA = labels_BA.masked_fill(step_A > last_B1, IGNORED)
-        return {"input_ids": tokens_BT[:, :-1], "positions": place_BA - 1, "labels": labels_BA, "tail": self.tail}
+        return {"input_ids": tokens_BT[:, :-1], "positions": place_BA - 1, "labels": labels_BA, "tail": shape.tail}
 
 
 def stack(parts: Sequence[Rows]) -> tuple[Rows, torch.Tensor]:

@@ -52,8 +52,9 @@ class StepTrainer(Trainer):
         self.logits: Logits = stock_logits
         # Activation checkpointing recomputes the blocks' own forward, and is for rows that are not short.
         if recipe.options.fast and not recipe.training.keys() & {"activation_checkpointing", "gradient_checkpointing"}:
-            # Written in the recipe, torch_compile is accelerate's, on any device.
-            compiled = args.device.type == "cuda" and "torch_compile" not in recipe.training
+            # Written in the recipe, torch_compile is accelerate's, on any device. Pieces of a batch differ in size with
+            # every batch, and would be compiled for each.
+            compiled = args.device.type == "cuda" and "torch_compile" not in recipe.training and not self._is_cut
             self.logits, reason = fast_logits(model, self.train_rows.first(4), compiled)
             self._note("the model's own forward is used", reason)
         check_sharding(recipe.options, self.is_deepspeed_enabled or self.is_fsdp_enabled)
@@ -100,14 +101,19 @@ class StepTrainer(Trainer):
             ranks=args.world_size,
             seed=args.seed if args.data_seed is None else args.data_seed,
             updates_done=lambda: self.state.global_step,
-            device=args.device,
+            device="cpu" if self._is_cut else args.device,
         )
         return loader(self.train_rows, order)
 
+    @property
+    def _is_cut(self) -> bool:
+        """Whether the own loop cuts batches by the lengths of their rows."""
+        return len(self.train_rows.cuts[1]) > 1
+
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int | torch.Tensor | None:
         """Answer tokens in the whole global batch, by which every process divides its summed loss."""
-        if self.train_rows.same_answer is not None:
-            return self.rows_per_update * self.train_rows.same_answer
+        if self.train_rows.shape.is_even:
+            return self.rows_per_update * self.train_rows.shape.answer
         tokens = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batch_samples]).sum()
         if self.args.world_size > 1:
             dist.all_reduce(tokens)
@@ -217,7 +223,8 @@ class StepTrainer(Trainer):
             self._load_rng_state(resume_from_checkpoint)
             done = steps_trained_in_current_epoch // args.gradient_accumulation_steps
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        if self._captured is None and why_not_captured(args, self._optimizer, events.callbacks) is None:
+        obstacle = why_not_captured(args, self._optimizer, events.callbacks)
+        if self._captured is None and obstacle is None and not self._is_cut:
             self._captured = Captured(self._optimizer, self.rows_per_update, args.device)
         for update in range(done, num_update_steps_per_epoch):
             self.control = events.on_step_begin(args, state, self.control)
@@ -252,16 +259,17 @@ class StepTrainer(Trainer):
         args, events = self.args, self.callback_handler
         size = args.train_batch_size
         starts = range(args.process_index * size, len(rows_B), args.world_size * size)
-        batches = [self.train_rows.__getitems__(rows_B[start : start + size]) for start in starts]
-        items = self._get_num_items_in_batch(batches, args.device)
+        batches = [self.train_rows.pieces(rows_B[start : start + size]) for start in starts]
+        items = self._get_num_items_in_batch([piece for pieces in batches for piece in pieces], args.device)
         losses = []
-        for number, batch in enumerate(batches, 1):
-            is_last = number == len(batches)
-            with contextlib.nullcontext() if is_last or args.world_size == 1 else model.no_sync():
-                loss = self.compute_loss(model, batch, num_items_in_batch=items)
-                loss.backward()
-            losses.append(loss.detach())
-            if not is_last:
+        for number, pieces in enumerate(batches, 1):
+            for piece in pieces:
+                is_last = number == len(batches) and piece is pieces[-1]
+                with contextlib.nullcontext() if is_last or args.world_size == 1 else model.no_sync():
+                    loss = self.compute_loss(model, piece, num_items_in_batch=items)
+                    loss.backward()
+                losses.append(loss.detach())
+            if number < len(batches):
                 self.control = events.on_substep_end(args, self.state, self.control)
         most = args.max_grad_norm if args.max_grad_norm > 0 else torch.inf
         norm = nn.utils.clip_grad_norm_(weights, most)

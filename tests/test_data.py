@@ -95,7 +95,7 @@ def test_batches_name_the_answers(stored: StoredCorpus, rows: Rows) -> None:
 def test_short_answers_are_padded_with_ignored_labels() -> None:
     tokens = torch.tensor([[1, 2, 3, 4], [1, 2, 3, 9]])
     rows = Rows(tokens, torch.tensor([1, 2]), torch.tensor([3, 1]))
-    assert rows.same_answer is None
+    assert not rows.shape.is_even
     batch = rows.__getitems__(torch.tensor([0, 1]))
     assert batch["labels"].tolist() == [[2, 3, 4], [3, -100, -100]]
     assert batch["positions"].tolist() == [[0, 1, 2], [1, 1, 1]]

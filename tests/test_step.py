@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from pipeline import products, shapes
 from pipeline.capture import INNER_EVENTS, Captured, why_not_captured
 from pipeline.history import read_history
 from pipeline.trainer import GrokTrainer
@@ -46,6 +47,23 @@ def curves(folder: Path) -> list[list[float]]:
 @pytest.mark.parametrize("text", [RECIPE, COMPOSITION], ids=["group", "composition"])
 @pytest.mark.parametrize("micro", [(), ("--per_device_train_batch_size", "4")], ids=["whole", "accumulated"])
 def test_it_trains_as_transformers_does(text: str, micro: tuple[str, ...], tmp_path: Path) -> None:
+    check_against_transformers(tmp_path, text, *micro)
+
+
+def test_batches_that_are_cut_and_products_by_onednn_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shapes, "WORTH", 0.0)
+    monkeypatch.setattr(products, "SMALL", 0)
+    monkeypatch.setattr(products, "is_faster", lambda: True)
+    fast = check_against_transformers(tmp_path, COMPOSITION)
+    assert [shape.width for shape in fast.train_rows.cuts[1]] == [4, 5]
+    assert [shape.tail for shape in fast.train_rows.cuts[1]] == [2, 2]
+    assert any(isinstance(module, products.QuickConv1D) for module in fast.model.modules())
+
+
+def check_against_transformers(tmp_path: Path, text: str, *micro: str) -> GrokTrainer:
+    """Trains 200 steps in both ways, and compares every loss and norm; the trainer of the fast way."""
     fast = trained(tmp_path / "fast", text, *LONG, *micro)
     stock = trained(tmp_path / "stock", text, *LONG, *micro, "--fast", "false")
     assert fast.has_own_loop and not stock.has_own_loop and not fast.notes
@@ -57,6 +75,7 @@ def test_it_trains_as_transformers_does(text: str, micro: tuple[str, ...], tmp_p
     assert ours[0] == pytest.approx(theirs[0], rel=1e-6)
     # It learned, so that the equality says something.
     assert ours[-1][0] < 0.7 * ours[0][0]
+    return fast
 
 
 class Listener(TrainerCallback):

@@ -143,7 +143,7 @@ class EagerLoop:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
         self.tokens_NT = setting.rows.tokens_NT.to(setting.device)
         self.answer_NA = (
-            setting.rows.prompt_N[:, None] + torch.arange(setting.rows.longest_answer)
+            setting.rows.prompt_N[:, None] + torch.arange(setting.rows.shape.answer)
         ).to(setting.device)  # fmt: skip
         self.order = torch.empty(0, dtype=torch.int64)
 

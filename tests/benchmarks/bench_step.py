@@ -57,7 +57,7 @@ def floor(setting: Setting, model: Any) -> dict[str, float]:
     size, rows = setting.size, setting.rows
     weights = sum(weight.numel() for weight in model.parameters())
     blocks = sum(weight.numel() for weight in model.transformer.h.parameters())
-    inputs, answers = rows.tokens_NT.shape[1] - 1, rows.longest_answer
+    inputs, answers = rows.tokens_NT.shape[1] - 1, rows.shape.answer
     head = setting.vocabulary * size.width
     return {
         "parameters": weights,
