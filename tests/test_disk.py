@@ -18,8 +18,8 @@ from pipeline.files import DiskError, append, writing
 from pipeline.history import read_history
 from pipeline.manifest import Manifest
 from pipeline.upkeep import verify
+from tests.kept_steps import checkpoint, write_weights
 from tests.kills import TEXT, Runner, differences
-from tests.test_checkpoints import checkpoint, write_weights
 from tests.tiny import RECIPE, run_here, write_recipe
 
 MEGABYTE = 1 << 20
