@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.recipe import read_recipe
+from pipeline.sweep import grid
 from tests.hub_server import HubServer, hub_server
 from tests.test_recipes import SHORT
 from tests.tiny import ROOT
@@ -74,6 +76,23 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path, server: HubServer
     for text in (printed[0], printed[-1]):
         assert re.search(r"12 90 = \d+", text)
     assert (tmp_path / "lens.png").stat().st_size > 1000
+
+
+def test_the_commands_of_the_recipes_are_understood() -> None:
+    lines = [
+        line for block in blocks("bash", (ROOT / "recipes" / "README.md").read_text()) for line in block.splitlines()
+    ]
+    ran = {"run": 0, "sweep": 0}
+    for line in lines:
+        words = line.split()
+        kind = words[2].removeprefix("pipeline.") if words[:2] == ["python", "-m"] else ""
+        if kind == "run":
+            read_recipe(words[3], words[4:])
+        elif kind == "sweep":
+            assert len(grid(words[3], words[4:], None)) > 1
+        if kind in ran:
+            ran[kind] += 1
+    assert min(ran.values()) > 2
 
 
 def test_the_recipe_it_shows_is_the_shipped_one() -> None:
