@@ -182,7 +182,8 @@ def gpu_names() -> list[str]:
 def submit(points: Sequence[Point], path: str, jobs: int, options: str, again: Sequence[str]) -> str:
     """Submits what is unfinished as one Slurm array, and the report as a job after it; returns the array's number.
 
-    `options` are sbatch's, for every run; `again` is the command that reports. A task that Slurm requeues resumes.
+    Each run is a job of recipes/launch.slurm, which saves and requeues it at its time limit. `options` are sbatch's,
+    for every run; `again` is the command that reports.
 
     Raises:
         RecipeError: when there is no Slurm, or it refuses the job.
@@ -192,20 +193,19 @@ def submit(points: Sequence[Point], path: str, jobs: int, options: str, again: S
     output.mkdir(parents=True, exist_ok=True)
     if not waiting:
         return ""
-    run = [sys.executable, "-m", "pipeline.run", path, "--callbacks.progress.style=plain"]
-    script = output / "sweep.slurm"
-    lines = [
-        "#!/bin/bash",
-        f"#SBATCH --job-name={Path(path).stem}-sweep --requeue --open-mode=append",
-        f"#SBATCH --array=0-{len(waiting) - 1}%{jobs} --output={output.resolve()}/slurm-%a.{LOG}",
-        f"export PYTHONPATH={shlex.quote(str(Path(__file__).parent.parent))}:$PYTHONPATH",
-        "runs=(",
-        *(f"  {shlex.quote(shlex.join([*run, *point.words]))}" for point in waiting),
-        ")",
-        'eval "exec ${runs[$SLURM_ARRAY_TASK_ID]}"',
-    ]
-    script.write_text("\n".join(lines) + "\n")
-    number = _sbatch([*shlex.split(options), str(script)])
+    runs = output / "runs.txt"
+    lines = [shlex.join([path, *point.words, "--callbacks.progress.style=plain"]) for point in waiting]
+    runs.write_text("\n".join(lines) + "\n")
+    repository = Path(__file__).parent.parent
+    told = {"RUNS": runs.resolve(), "REPOSITORY": repository, "PYTHON": sys.executable}
+    number = _sbatch(
+        [
+            *("--job-name", f"{Path(path).stem}-sweep", f"--array=0-{len(waiting) - 1}%{jobs}"),
+            f"--output={output.resolve()}/slurm-%a.{LOG}",
+            "--export=" + ",".join(["ALL", *(f"{name}={value}" for name, value in told.items())]),
+            *(*shlex.split(options), str(repository / "recipes" / "launch.slurm")),
+        ]
+    )
     last = ["--dependency", f"afterany:{number}", "--output", f"{output.resolve()}/slurm-report.{LOG}"]
     _sbatch([*last, "--wrap", shlex.join(again)])
     return number

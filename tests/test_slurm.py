@@ -52,6 +52,17 @@ def test_a_rehearsal_prints_what_would_start() -> None:
     assert "use_cpu" not in said
 
 
+def test_a_job_of_an_array_takes_its_own_words(tmp_path: Path) -> None:
+    runs = tmp_path / "runs.txt"
+    runs.write_text("a.yaml --seed=0\n'b c.yaml' --seed=1 '--run_name=x y'\n")
+    environment = {**os.environ, "RUNS": str(runs), "SLURM_ARRAY_TASK_ID": "1", "REPOSITORY": str(ROOT)}
+    said = subprocess.run(
+        ["bash", str(SCRIPT), "--dry-run"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert f"{ROOT}/pipeline/run.py b\\ c.yaml --seed=1 --run_name=x\\ y" in said
+    assert f"--config_file {ROOT}/accelerate_configs/" in said
+
+
 def test_a_missing_recipe_is_one_line() -> None:
     result = subprocess.run(["bash", str(SCRIPT)], capture_output=True, text=True)
     assert result.returncode == 2 and result.stderr.startswith("no recipe; sbatch recipes/launch.slurm")
