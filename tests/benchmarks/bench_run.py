@@ -8,6 +8,8 @@ Each case is measured in a process of its own: CPU seconds of one thread, or wal
 - `loading`: the paper's training rows from the cache to the device, beside a plain read of their file.
 - `overhead`: share of a step of 2 x 128, batch 64, that is not its update: events, logging, schedule, the loop itself.
 - `evaluation`: share of training time at a recipe's own schedule, for each recipe that a CPU trains.
+- `mixed`: a pass forward and backward of 512 rows, a tenth of them text of 64 tokens and the others facts of 5: whole,
+  over cut by length.
 - `saving`: share of 1,000 steps of the paper's model for which training waits while one step is kept, the seconds that
   the writer then needs, and those of a plain write of as many bytes.
 - `memory`: peak of the process (of the device, on a GPU) after 3 steps of the paper's recipe, beside the bytes of
@@ -160,6 +162,38 @@ def evaluation() -> dict[str, float]:
     return found
 
 
+def mixed() -> dict[str, float]:
+    import torch
+    from baselines import Setting, Size
+    from machine import device
+
+    from pipeline.data import IGNORED, Batch, Rows, joined
+    from pipeline.forward import install, short_logits
+
+    setting = Setting.of(Size(2, 128, 4, 512), device())
+    torch.manual_seed(0)
+    text = Rows(torch.randint(0, 2000, (1000, 64)), torch.ones(1000, dtype=torch.int64), torch.full((1000,), 63))
+    facts = setting.rows.first(9000)
+    rows = joined([facts, text]).to(setting.device)
+    model = setting.model(setting.vocabulary).train()
+    install(model)
+
+    def spent(batches: list[Batch]) -> float:
+        started = setting.now()
+        for batch in batches:
+            logits = short_logits(model, batch).flatten(0, 1).float()
+            torch.nn.functional.cross_entropy(logits, batch["labels"].flatten(), ignore_index=IGNORED).backward()
+        return setting.now() - started
+
+    seconds: dict[str, list[float]] = {"whole": [], "cut": []}
+    for _ in range(5):
+        chosen = torch.randperm(len(rows))[:512]
+        seconds["whole"].append(spent([rows.__getitems__(chosen.to(setting.device))]))
+        seconds["cut"].append(spent(rows.pieces(chosen)))
+    whole, cut = (statistics.median(sample) for sample in seconds.values())
+    return {"seconds_whole": whole, "seconds_cut": cut, "ratio": whole / cut}
+
+
 def saving() -> dict[str, float]:
     import torch
     from baselines import Ours, Setting, Size
@@ -213,7 +247,7 @@ def memory() -> dict[str, float]:
 
 
 ROOT = Path(__file__).parent.parent.parent
-CASES = {case.__name__: case for case in (startup, loading, overhead, evaluation, saving, memory)}
+CASES = {case.__name__: case for case in (startup, loading, overhead, evaluation, mixed, saving, memory)}
 
 
 def main(wanted: list[str]) -> int:
