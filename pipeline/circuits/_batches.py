@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.hooks import Hooks
+from pipeline.products import quicken
 
 Metric = Literal["logit_diff", "prob_diff", "kl"]
 FLOATS = 1 << 26  # that a batch may hold beside the model, 256 MB
-CACHED = 1 << 23  # logits at once: what is still in a processor's cache when it is compared
+ROWS, TOKENS = 1280, 1024  # logits at once: many enough for a fast product, and still in the cache when compared
 
 
 class Batch(NamedTuple):
@@ -72,22 +73,54 @@ def answer_logits(hooks: Hooks, tokens: Tensor, batch: Batch) -> Tensor:
 def standing(hooks: Hooks, normed: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Ranks, from 0, and probabilities of tokens (N, K) in the logits of states (N, D) after the final norm; float64.
 
-    A rank is how many logits lie above; nothing is sorted. Logits are formed in parts that stay in the cache.
+    A rank is how many other logits lie above; nothing is sorted, and no row of logits is in memory as a whole: they
+    are formed, compared and summed in tiles, of float32 or better.
     """
-    rows = max(CACHED // hooks.model.config.vocab_size, 1)
-    ranks, chances = (torch.empty(tokens.shape, dtype=torch.float64) for _ in range(2))
-    above: Tensor | None = None
-    for start in range(0, len(normed), rows):
-        part = slice(start, start + rows)
-        logits = hooks.head(normed[part])
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        values = logits.gather(1, tokens[part])
-        chances[part] = (values - logits.logsumexp(1, keepdim=True)).double().exp().cpu()
-        # Comparisons as numbers, into the same place every time: several times faster than counting booleans.
-        above = torch.empty_like(logits) if above is None or len(above) != len(logits) else above
-        for k in range(tokens.shape[1]):
-            ranks[part, k] = torch.gt(logits, values[:, k : k + 1], out=above).sum(1).double().cpu()
+    exact = torch.promote_types(normed.dtype, torch.float32)
+    tiles = dict(_tiles(hooks.head, exact))
+    quicken(nn.ModuleList(tiles.values()))
+    parts = -(-len(normed) // ROWS)
+    found = [
+        _standing(hooks.head, tiles, states.to(exact), wanted)
+        for states, wanted in zip(normed.chunk(parts), tokens.chunk(parts))
+    ]
+    ranks, chances = (torch.cat(side) for side in zip(*found))
     return ranks, chances
+
+
+def _tiles(head: Any, dtype: torch.dtype) -> Iterator[tuple[int, nn.Linear]]:
+    """The output projection in parts of the vocabulary, which share its weights, with the first token of each."""
+    for first in range(0, len(head.weight), TOKENS):
+        weight = head.weight[first : first + TOKENS].to(dtype)
+        tile = nn.Linear(weight.shape[1], len(weight), bias=head.bias is not None, device="meta")
+        tile.weight = nn.Parameter(weight, requires_grad=False)
+        if head.bias is not None:
+            tile.bias = nn.Parameter(head.bias[first : first + TOKENS].to(dtype), requires_grad=False)
+        yield first, tile
+
+
+def _standing(head: Any, tiles: Mapping[int, nn.Linear], states: Tensor, tokens: Tensor) -> tuple[Tensor, ...]:
+    values = torch.einsum("nd,nkd->nk", states, head.weight[tokens].to(states.dtype))
+    if head.bias is not None:
+        values = values + head.bias[tokens]
+    ranks = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
+    tops, sums = [], []
+    above = torch.empty(0)
+    for first, tile in tiles.items():
+        logits = tile(states)
+        above = above if above.shape == logits.shape else torch.empty_like(logits)
+        for k in range(tokens.shape[1]):
+            # Comparisons as numbers, into the same place every time: many times faster than counting booleans.
+            ranks[:, k] += torch.gt(logits, values[:, k : k + 1], out=above).sum(1)
+        # A token's own logit, formed in another order, does not lie above itself.
+        own = logits.gather(1, (tokens - first).clamp(0, logits.shape[1] - 1))
+        ranks -= ((own > values) & (tokens >= first) & (tokens < first + logits.shape[1])).double()
+        tops.append(logits.amax(1))
+        sums.append(logits.sub_(tops[-1][:, None]).exp_().sum(1))
+    highest, summed = torch.stack(tops).double(), torch.stack(sums).double()
+    top = highest.amax(0)
+    total = (summed * (highest - top).exp()).sum(0)
+    return ranks.cpu(), ((values.double() - top[:, None]).exp() / total[:, None]).cpu()
 
 
 def measure(metric: Metric, logits: Tensor, batch: Batch, clean: Tensor | None = None) -> Tensor:

@@ -5,11 +5,13 @@ Wang et al. 2024 (arXiv 2405.15071), section 3.3 and appendix D; after Vig et al
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs, Source
 from pipeline.corpora.base import Numbers
@@ -17,11 +19,11 @@ from pipeline.parameters import param
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from torch import Tensor
 
     from pipeline.circuits.hooks import Hooks
     from pipeline.drawing import Mark
 
+Floats = npt.NDArray[np.float64]
 LEAST = 0.05  # share of right answers below which their loss says nothing
 
 
@@ -44,22 +46,24 @@ class CausalTracing(Analysis):
         return source.pairs(self.split, self.pairs, self.seed, every_position=True)
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
+        where = pairs.where
+        stops = {position: span(pairs, position) for position in sorted(set(where.tolist()))}
+        ranks, chances, before = trace(hooks, pairs, stops)
         found: dict[str, list[Any]] = {
             name: [] for name in ("layer", "position", "place", "strength", "mrr", "probability", "right")
         }
-        for position in sorted(set(pairs.where.tolist())):
-            chosen = pairs.take(pairs.where == position)
-            ranks, chances, before = trace(hooks, chosen, position, span(pairs, position))
-            right = before == 0
-            known = right.mean() >= LEAST
+        for position in stops:
+            here = where == position
+            right = here & (before == 0)
+            known = right.sum() >= LEAST * here.sum()
             lost = (ranks[:, right] > 0).mean(axis=1) if known else np.full(len(ranks), np.nan)
             found["layer"] += range(len(ranks))
             found["position"] += [position] * len(ranks)
             found["place"] += [pairs.places[position]] * len(ranks)
             found["strength"] += lost.tolist()
-            found["mrr"] += (1 / (ranks + 1)).mean(axis=1).tolist()
-            found["probability"] += chances.mean(axis=1).tolist()
-            found["right"] += [float(right.mean())] * len(ranks)
+            found["mrr"] += (1 / (ranks[:, here] + 1)).mean(axis=1).tolist()
+            found["probability"] += chances[:, here].mean(axis=1).tolist()
+            found["right"] += [float(right.sum() / here.sum())] * len(ranks)
         return found
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
@@ -83,100 +87,131 @@ def span(pairs: Pairs, position: int) -> int:
     return end
 
 
-def trace(hooks: Hooks, pairs: Pairs, start: int, stop: int) -> tuple[Numbers, Any, Numbers]:
+def trace(hooks: Hooks, pairs: Pairs, stops: Mapping[int, int]) -> tuple[Floats, Floats, Floats]:
     """Ranks and probabilities of the answers (L + 1, n), and their ranks before (n,).
 
-    In row l the states at positions start to stop after l blocks, of pairs that differ nowhere before or after, come
+    In row l the states after l blocks, from where the two prompts of a pair differ to `stops` of that position, come
     from the corrupted run; the last row is the state before the final norm.
+
+    Raises:
+        ValueError: when a pair differs after its stop too.
     """
     import torch
 
-    from pipeline.circuits._batches import FLOATS, on_device, split, standing
+    from pipeline.circuits._batches import FLOATS, on_device, standing
 
-    batch = on_device(hooks, pairs)
-    if bool((batch.clean != batch.corrupted)[:, stop:].any()):
-        raise ValueError(f"CausalTracing needs pairs that differ in one place; some differ after position {start} too")
+    batch, where, width = on_device(hooks, pairs), pairs.where, pairs.clean.shape[1]
+    for start, stop in stops.items():
+        if (pairs.clean != pairs.corrupted)[where == start, stop:].any():
+            text = f"CausalTracing needs pairs that differ in one place; some differ after position {start} too"
+            raise ValueError(text)
+    # A prompt that is corrupted in several places is run once: its pairs lie side by side.
+    asked = np.hstack([pairs.clean, pairs.answers[:, :1]])
+    _, first, prompt = np.unique(asked, axis=0, return_index=True, return_inverse=True)
+    prompt = prompt.ravel()
+    ranks, chances = (np.empty((hooks.n_layer + 2, len(pairs))) for _ in range(2))
     # Keys, values, and the neurons of the patches that go through a block together.
-    per_row = 8 * hooks.n_layer * batch.clean.shape[1] * hooks.d_model
-    ranks: list[Tensor] = []
-    chances: list[Tensor] = []
-    for part in split(batch, per_row, FLOATS // 2):
-        normed = torch.stack(list(_patched(hooks, part.clean, part.corrupted, start, stop)))
-        found = standing(hooks, normed.flatten(0, 1), part.answer.repeat(len(normed))[:, None])
-        for parts, side in zip((ranks, chances), found):
-            parts.append(side.view(normed.shape[:2]))
-    every, chance = (torch.cat(parts, dim=1).numpy() for parts in (ranks, chances))
-    return every[1:], chance[1:], every[0]
+    most = max(FLOATS // (8 * hooks.n_layer * width * hooks.d_model), 1)
+    for part in np.array_split(np.argsort(prompt, kind="stable"), -(-len(prompt) // most)):
+        prompts, own = np.unique(prompt[part], return_inverse=True)
+        clean = _run(hooks, batch.clean[first[prompts]], range(1, hooks.n_layer))
+        ends, answers, size = [clean.end], [batch.answer[first[prompts]]], len(prompts)
+        source = np.tile(own, (len(ranks), 1))  # the row of `ends` that each value is read off
+        for start, stop in stops.items():
+            here = np.flatnonzero(where[part] == start)
+            if not len(here):
+                continue
+            found = _patched(hooks, clean, own[here], batch.corrupted[part[here]], start, stop)
+            ends.append(found.flatten(0, 1))
+            answers.append(batch.answer[part[here]].repeat(len(found)))
+            # At the last token all that is before it is clean in both runs, so the state carries everything, whatever
+            # the layer; at others nothing reads the state after the last block.
+            rows = size + np.arange(found.shape[0] * len(here)).reshape(-1, len(here))
+            source[1 : None if stop == width else -1, here] = rows
+            size += rows.size
+        for side, of_ends in zip((ranks, chances), standing(hooks, torch.cat(ends), torch.cat(answers)[:, None])):
+            side[:, part] = of_ends[:, 0].numpy()[source]
+    return ranks[1:], chances[1:], ranks[0]
 
 
-def _patched(hooks: Hooks, clean: Any, corrupted: Any, start: int, stop: int) -> Iterator[Any]:
-    """Last states (n, D), after the norm, of the clean run, then of those patched after 0, 1 ... L blocks.
+class Ran(NamedTuple):
+    """A run: last states (n, D) after the norm, states (n, T, D) before some blocks, and the cache of all."""
 
-    What is patched is the first thing that differs, so it goes on as in the corrupted run, and only the tokens after it
-    are run again: behind the keys and values of the clean run before it and of the corrupted run at it, and those of
-    all layers in one pass, which each joins where it is patched.
+    end: Any
+    states: dict[int, Any]
+    cache: Any
+
+
+def _run(hooks: Hooks, tokens: Any, layers: Iterable[int], cache: Any = None) -> Ran:
+    """A run of tokens (n, T), behind those of a cache where there is one, up to the final norm.
+
+    The last MLP is computed at the last token alone; what it gives there is added to all, of which one is read.
     """
     import torch
 
-    layers, n = hooks.n_layer, len(clean)
-    tail = clean.shape[1] - stop
-    before, states = _run(hooks, clean, range(1, layers))
-    after, _ = _run(hooks, corrupted, ())
-    clean_end, corrupted_end = before.last_hidden_state[:, -1], after.last_hidden_state[:, -1]
-    yield clean_end
-    yield corrupted_end
-    if not tail:
-        # At the last token all that is before it is clean in both runs, so the state carries everything.
-        yield from [corrupted_end] * layers
-        return
-    if layers > 1:
-        keys = [_prefix(a, b, start, stop) for a, b in zip(before.past_key_values.layers, after.past_key_values.layers)]
-        joined: dict[str, Any] = {
-            f"blocks.{layer}.hook_resid_pre": _joining(states[layer][:, stop:], first=layer == 1)
-            for layer in range(1, layers)
-        }
-        joined["blocks.0.hook_resid_pre"] = lambda value: states[1][:1, stop:]  # what block 0 gives is not used
-        places = torch.arange(stop, clean.shape[1], device=clean.device)[None]
-        base: Any = hooks.model.base_model
-        with hooks.at(joined):
-            out = base(input_ids=clean[:1, stop:], past_key_values=_cache(keys), use_cache=True, position_ids=places)
-        yield from out.last_hidden_state[:, -1].unflatten(0, (layers - 1, n))
-    yield clean_end  # nothing after the last block reads an earlier position
-
-
-def _run(hooks: Hooks, tokens: Any, layers: Any) -> tuple[Any, dict[int, Any]]:
-    """A run with its keys and values, up to the final norm, and the states before some blocks."""
     states: dict[int, Any] = {}
-
-    def keep(layer: int) -> Any:
-        return lambda value: states.__setitem__(layer, value)
-
+    before = cache.get_seq_length() if cache is not None else 0
+    places = torch.arange(before, before + tokens.shape[1], device=tokens.device)[None]
     base: Any = hooks.model.base_model
-    with hooks.at({f"blocks.{layer}.hook_resid_pre": keep(layer) for layer in layers}):
-        return base(input_ids=tokens, use_cache=True), states
+    functions: dict[str, Any] = {
+        f"blocks.{layer}.hook_resid_pre": partial(states.__setitem__, layer) for layer in layers
+    }
+    functions[f"blocks.{hooks.n_layer - 1}.hook_mlp_in"] = lambda value: value[:, -1:]
+    with hooks.at(functions):
+        out = base(input_ids=tokens, past_key_values=cache, use_cache=True, position_ids=places)
+    return Ran(out.last_hidden_state[:, -1], states, out.past_key_values)
 
 
-def _prefix(clean: Any, corrupted: Any, start: int, stop: int) -> Any:
-    """Keys and values (2, n, H, stop, E) of a layer: clean, and corrupted from `start` on."""
+def _patched(hooks: Hooks, clean: Ran, own: Numbers, corrupted: Any, start: int, stop: int) -> Any:
+    """Last states, after the norm, of n clean runs patched after 0, 1 ... L - 1 blocks, (L, n, D).
+
+    The clean runs are the rows `own` of `clean`. What is patched is the first thing that differs, so it goes on as in
+    the corrupted run, and only the tokens after it are run again: behind the keys and values of the clean run before it
+    and of the corrupted run at it, and those of all layers in one pass, which each joins where it is patched. Where
+    no token is after it, all layers are alike, and (1, n, D) is returned.
+    """
     import torch
 
-    sides = ((clean.keys, corrupted.keys), (clean.values, corrupted.values))
-    return torch.stack([torch.cat([a[:, :, :start], b[:, :, start:stop]], dim=2) for a, b in sides])
+    layers, width = hooks.n_layer, corrupted.shape[1]
+    after = _run(hooks, corrupted[:, start:], (), _beginning(clean.cache, own, start))
+    if stop == width or layers == 1:
+        return after.end[None]
+    states = {layer: state[own, stop:] for layer, state in clean.states.items()}
+    keys = [(layer.keys[:, :, :stop], layer.values[:, :, :stop]) for layer in after.cache.layers]
+    joined: dict[str, Any] = {
+        f"blocks.{layer}.hook_resid_pre": _joining(states[layer], first=layer == 1) for layer in range(1, layers)
+    }
+    joined["blocks.0.hook_resid_pre"] = lambda value: states[1][:1]  # what block 0 gives is not used
+    with hooks.at(joined):
+        out = _run(hooks, corrupted[:1, stop:], (), _repeating(keys))
+    return torch.cat([after.end[None], out.end.unflatten(0, (layers - 1, len(own)))])
 
 
-def _cache(prefixes: list[Any]) -> Any:
+def _beginning(cache: Any, rows: Numbers, stop: int) -> Any:
+    """A cache of the first tokens of some rows of a cache, or None where there are none."""
+    from transformers import DynamicCache
+
+    if not stop:
+        return None
+    found = DynamicCache()
+    for i, layer in enumerate(cache.layers):
+        found.update(layer.keys[rows, :, :stop], layer.values[rows, :, :stop], i)
+    return found
+
+
+def _repeating(beginnings: list[tuple[Any, Any]]) -> Any:
     """A cache of these keys and values, which stand before the new ones of as many patches as there are."""
     import torch
     from transformers import DynamicCache
 
     cache = DynamicCache()
-    for layer, (keys, values) in enumerate(prefixes):
+    for layer, (keys, values) in enumerate(beginnings):
         cache.update(keys[:1], values[:1], layer)  # so that it knows its length
 
     def update(keys: Any, values: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, ...]:
-        times, rows = max(len(keys) // prefixes[layer].shape[1], 1), len(keys)
-        old = prefixes[layer].repeat(1, times, 1, 1, 1)[:, :rows]
-        return tuple(torch.cat([before, new], dim=2) for before, new in zip(old, (keys, values)))
+        rows, n = len(keys), len(beginnings[layer][0])
+        old = (side.repeat(max(rows // n, 1), 1, 1, 1)[:rows] for side in beginnings[layer])
+        return tuple(torch.cat(sides, dim=2) for sides in zip(old, (keys, values)))
 
     cache.update = update  # type: ignore[method-assign,assignment]  # all that attention asks of a cache
     return cache

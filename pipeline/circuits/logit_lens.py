@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs
@@ -36,7 +37,7 @@ class LogitLens(Analysis):
         import numpy as np
         import torch
 
-        from pipeline.circuits._batches import on_device, standing
+        from pipeline.circuits._batches import FLOATS, on_device, standing
 
         batch = on_device(hooks, pairs)
         positions = batch.clean.shape[1]
@@ -48,14 +49,17 @@ class LogitLens(Analysis):
         targets[ITSELF] = batch.clean
         targets_BPK, layers = torch.stack(list(targets.values()), -1), len(names)
         sums = torch.zeros(3, layers, positions, len(targets), dtype=torch.float64)
-        for start in range(0, len(batch), 256):
-            _, found = hooks.read(batch.clean[start : start + 256], names, logits_to_keep=1)
-            wanted_BPK = targets_BPK[start : start + 256]
-            for layer, name in enumerate(names):
-                normed_BPD = hooks.final_norm(found[name])
-                ranks, chances = standing(hooks, normed_BPD.flatten(0, 1), wanted_BPK.flatten(0, 1))
-                parts = [part.view(wanted_BPK.shape).sum(0) for part in (ranks, 1 / (ranks + 1), chances)]
-                sums[:, layer] += torch.stack(parts)
+        base: Any = hooks.model.base_model
+        rows = max(FLOATS // 4 // (layers * positions * hooks.d_model), 1)
+        for start in range(0, len(batch), rows):
+            found: dict[str, torch.Tensor] = {}
+            with hooks.at({name: partial(found.__setitem__, name) for name in names}):
+                base(input_ids=batch.clean[start : start + rows], use_cache=False)
+            wanted_BPK = targets_BPK[start : start + rows]
+            normed_LBPD = torch.stack([hooks.final_norm(found[name]) for name in names])
+            standings = standing(hooks, normed_LBPD.flatten(0, 2), wanted_BPK.flatten(0, 1).repeat(layers, 1))
+            ranks, chances = (side.view(layers, *wanted_BPK.shape) for side in standings)
+            sums += torch.stack([part.sum(1) for part in (ranks, 1 / (ranks + 1), chances)])
         target, layer, position = (grid.ravel() for grid in np.indices((len(targets), layers, positions)))
         means = (sums / len(batch)).permute(0, 3, 1, 2).reshape(3, -1).numpy()
         return {

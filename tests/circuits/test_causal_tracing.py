@@ -42,7 +42,7 @@ def test_all_at_once_is_one_at_a_time(kind: str, n_layer: int, position: int) ->
     model, pairs = random_model(kind, n_layer), random_pairs(n=5, position=position)
     hooks = Hooks(model)
     with torch.no_grad():
-        ranks, chances, before = trace(hooks, pairs, position, position + 1)
+        ranks, chances, before = trace(hooks, pairs, {position: position + 1})
     assert ranks.shape == chances.shape == (hooks.n_layer + 1, 5)
     for i in range(5):
         one = tokens_of(pairs.clean[i : i + 1]), tokens_of(pairs.corrupted[i : i + 1])
@@ -59,7 +59,7 @@ def test_a_filler_is_patched_with_what_it_follows(kind: str) -> None:
     model = random_model(kind)
     hooks = Hooks(model)
     with torch.no_grad():
-        ranks, _, before = trace(hooks, pairs, 2, 4)
+        ranks, _, before = trace(hooks, pairs, {2: 4})
     for i in range(4):
         one = tokens_of(pairs.clean[i : i + 1]), tokens_of(pairs.corrupted[i : i + 1])
         assert [before[i], *ranks[:, i]] == naive(model, hooks, *one, int(pairs.answers[i, 0]), 2, 4)
@@ -80,7 +80,7 @@ def test_strength_is_the_share_of_right_answers_that_are_lost() -> None:
     some = Pairs(pairs.clean, pairs.corrupted, answers, (answers + 1) % 24)
     table = CausalTracing().run(model, some)
     with torch.no_grad():
-        ranks, _, before = trace(Hooks(model), some, 1, 2)
+        ranks, _, before = trace(Hooks(model), some, {1: 2})
     assert (before == 0).sum() == 30 and table["right"].to_pylist() == [0.75] * 3
     assert table["strength"].to_pylist() == [(row[:30] > 0).mean() for row in ranks]
     assert table["strength"][2].as_py() == 0 < table["strength"][0].as_py()

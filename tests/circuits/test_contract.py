@@ -186,6 +186,7 @@ def test_the_logit_lens_ends_with_the_model_s_own_output(stored: StoredCorpus) -
 def test_a_large_vocabulary_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, pairs = Gpt2(n_layer=1, n_embd=8, n_head=2, n_positions=8).build(VOCABULARY), random_pairs(n=9)
     whole = KINDS["logit_lens"]().run(model, pairs)
-    monkeypatch.setattr("pipeline.circuits._batches.CACHED", 1)
+    monkeypatch.setattr("pipeline.circuits._batches.TOKENS", 5)
+    monkeypatch.setattr("pipeline.circuits._batches.ROWS", 4)
     parts = KINDS["logit_lens"]().run(model, pairs)
     np.testing.assert_allclose(whole["mrr"], parts["mrr"], rtol=1e-5)
