@@ -5,11 +5,13 @@
 `tracing`: causal tracing and logit lens of 300 prompts on a model of 8 layers, 768 wide, with the published vocabulary
 of 52,464, over one prompt at a time, one patch at a time, with the rank of a token found by sorting the logits of all
 positions in Python, as the code published with Wang et al. 2024 does it. The results have to be equal. Both sides are
-timed on the wall, as who waits for them sees it, and may use all cores, of which Python's sorting uses one. `ig`: EAP-IG
-of 5 steps on a model of GPT-2's size with 8 pairs of 16 tokens, over a forward and a backward pass of the clean prompts.
-`lens`: edge attribution over that of transformer-lens, where it is installed, on the same model and pairs, with equal
-scores. The last two are timed on one core, by what it does for this process. Ends with status 1 when a limit is broken;
-`tracing` cannot keep its own on a single core, which needs 3 billion multiplications a prompt.
+timed on the wall, as who waits for them sees it, and may use all cores, of which Python's sorting uses one.
+`ig`: EAP-IG of 5 steps on a model of GPT-2's size with 8 pairs of 16 tokens, over a forward and a backward pass of the
+clean prompts. `lens`: edge attribution over that of transformer-lens, where it is installed, on the same model and
+pairs, with equal scores. Both are timed on one core, by what it does for this process.
+
+Ends with status 1 when a limit is broken; that of `tracing` takes more than one core, as a prompt needs 3 billion
+multiplications.
 """
 
 from __future__ import annotations

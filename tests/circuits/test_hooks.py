@@ -144,3 +144,17 @@ def test_evaluating_gives_back_each_module_s_mode() -> None:
     with evaluating(model):
         assert not any(module.training for module in model.modules())
     assert model.training and not model.transformer.h[0].training and model.transformer.h[1].attn.training
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_evaluating_gives_back_each_module_s_class(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within it layers multiply as is fastest on a processor where that is not by the classes they have."""
+    monkeypatch.setattr("pipeline.products.is_faster", lambda: True)
+    monkeypatch.setattr("pipeline.products.SMALL", 1)
+    model, tokens = random_model(kind), tokens_of(random_pairs().clean)
+    before, expected = [type(module) for module in model.modules()], model(tokens).logits
+    with evaluating(model):
+        assert [type(module) for module in model.modules()] != before
+        torch.testing.assert_close(model(tokens).logits, expected, atol=1e-5, rtol=1e-5)
+    assert [type(module) for module in model.modules()] == before
+    assert torch.equal(model(tokens).logits, expected)
