@@ -115,7 +115,8 @@ def explain(
     """Runs analyses on the kept steps they name; yields each table's path once it is there.
 
     A table that was computed from the same weights, pairs and parameters stays. One model instance takes all steps.
-    Overviews compare with the tables of the run `against` too, where one is named.
+    Overviews compare those of their steps that the analysis they look at has, with the tables of the run `against` too,
+    where one is named.
 
     Raises:
         ParameterError: when an analysis names a split or a step that the run does not have.
@@ -132,9 +133,13 @@ def explain(
         assert model is not None
         return model
 
-    for name, analysis in with_sources(analyses).items():
+    every = with_sources(analyses)
+    for name, analysis in every.items():
         steps = choose_steps(opened.manifest, analysis.steps)
         if isinstance(analysis, Overview):
+            looked_at = choose_steps(opened.manifest, every[analysis.source].steps)
+            if not (steps := [step for step in steps if step in looked_at]):
+                raise ParameterError(f"{name}.steps", f"{analysis.source} looks at none of these steps")
             tables = {step: pq.read_table(folder / analysis.source / f"step{step}.parquet") for step in steps}
             others = None if against is None else by_step(against, analysis.source)
             write_table(folder / name / f"{ALL}.parquet", analysis.compare(tables, others), {})
@@ -195,9 +200,8 @@ def check_analyses(recipe: Recipe, stored: StoredCorpus) -> None:
     for name, analysis in recipe.circuits.items():
         key = f"circuits.{name}"
         if isinstance(analysis, Analysis):
-            if analysis.split not in stored.sizes:
-                raise ParameterError(f"{key}.split", f"no split {analysis.split!r}; allowed: {', '.join(stored.sizes)}")
             try:
+                analysis.check_split(stored.sizes)
                 analysis.choose(CorpusPairs(stored))
             except ParameterError as error:
                 raise error.inside(key) from None

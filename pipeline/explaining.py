@@ -103,8 +103,8 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
 
     run = Run(chosen.run)
     for analysis in analyses.values():
-        if isinstance(analysis, Analysis) and analysis.split not in run.stored.sizes:
-            raise ParameterError("split", f"no split {analysis.split!r}; allowed: {', '.join(run.stored.sizes)}")
+        if isinstance(analysis, Analysis):
+            analysis.check_split(run.stored.sizes)
     total = sum(
         1 if isinstance(analysis, Overview) else len(choose_steps(run.manifest, analysis.steps))
         for analysis in with_sources(analyses).values()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -171,6 +171,20 @@ class Analysis(Explanation):
 
     needs_float32: ClassVar[bool] = False  # differences of nearly equal numbers drown in half precision
     same_length: ClassVar[bool] = False  # a position means the same in every prompt
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that will do; the first that a corpus has is taken."""
+        return (self.split,)
+
+    def check_split(self, known: Iterable[str]) -> None:
+        """Whether a corpus has a split that will do.
+
+        Raises:
+            ParameterError: when it has none.
+        """
+        if not set(self.splits) & set(known):
+            raise ParameterError("split", f"no split {self.split!r}; allowed: {', '.join(known)}")
 
     def choose(self, source: Source) -> Pairs:
         """The pairs to look at."""

@@ -5,6 +5,7 @@ Wang et al. 2024 (arXiv 2405.15071), section 3.3 and appendix D; after Vig et al
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs, Source
 from pipeline.corpora.base import Numbers
-from pipeline.parameters import param
+from pipeline.parameters import ParameterError, param
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.drawing import Mark
 
 Floats = npt.NDArray[np.float64]
+INFERRED = "train_inferred"  # which corpora of single facts do not have
 LEAST = 0.05  # share of right answers below which their loss says nothing
 
 
@@ -37,13 +39,21 @@ class CausalTracing(Analysis):
     prompts, such as `<mask>` after an entity, are patched together with the position before them.
     """
 
-    split: str = param("train_inferred", "split that the prompts are taken from; where there is none, train")
+    split: str = param(INFERRED, "split that the prompts are taken from; where there is none, train")
     pairs: int = param(300, "most pairs of prompts for each position", ge=1)
 
     same_length: ClassVar[bool] = True
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return (self.split, "train") if self.split == INFERRED else (self.split,)
+
     def choose(self, source: Source) -> Pairs:
-        return source.pairs(self.split, self.pairs, self.seed, every_position=True)
+        *before, last = self.splits
+        for split in before:
+            with contextlib.suppress(ParameterError):
+                return source.pairs(split, self.pairs, self.seed, every_position=True)
+        return source.pairs(last, self.pairs, self.seed, every_position=True)
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         where = pairs.where

@@ -33,10 +33,12 @@ class Progress(Analysis):
 
     A frequency's `logits` is the share of the logits' variance that lies along cos(w c) and sin(w c), where c is the
     true answer and w = 2 pi k / n; `embedding` and `neurons` are its share of the power of the token embedding, and of
-    the variance of the neurons whose own best frequency it is. Key frequencies are those that have at least `least` of
-    the logits' variance at the last step. `restricted loss` is that of the logits' mean and key components alone, on
-    all pairs; `excluded loss` that of everything but them, on trained pairs. `gini` is the inequality of the Fourier
-    components of the embedding, and of the map from neurons to logits.
+    the variance of the neurons whose own best frequency it is; `neurons explained` is how much of all neurons' variance
+    lies at their best frequencies. Key frequencies are those that have at least `least` of the logits' variance at the
+    last step; the paper names them by the peaks of the embedding and the neurons' best frequencies, which come out as
+    the same where the model has generalized. `restricted loss` is that of the logits' mean and key components alone,
+    on all pairs; `excluded loss` that of everything but them, on trained pairs. `gini` is the inequality of the norms
+    of the Fourier components of the embedding, and of the map from neurons to logits.
     """
 
     least: float = param(0.02, "share of the logits' variance that makes a key frequency", gt=0, lt=1)
@@ -93,7 +95,9 @@ class Progress(Analysis):
             power = _by_frequency(components**2, n)
             rows += [(name, k, float(share)) for k, share in enumerate(power / max(power.sum(), 1e-300), 1)]
         rows += [("logits", k, float(share)) for k, share in enumerate(_logit_shares(logits, pairs), 1)]
-        rows += [("neurons", k, float(share)) for k, share in enumerate(_neuron_shares(neurons, pairs), 1)]
+        shares, explained = _neuron_shares(neurons, pairs)
+        rows += [("neurons", k, float(share)) for k, share in enumerate(shares, 1)]
+        rows.append(("neurons explained", NO_FREQUENCY, explained))
         rows += [("key", k, 1.0) for k in keys]
         return {name: [row[i] for row in rows] for i, name in enumerate(("measure", "frequency", "value"))}
 
@@ -154,8 +158,10 @@ def _logit_shares(logits: Tensor, pairs: Pairs) -> Floats:
     return _by_frequency(components, n) / max(float(centred.square().sum()), 1e-300)
 
 
-def _neuron_shares(neurons: Tensor, pairs: Pairs) -> Floats:
+def _neuron_shares(neurons: Tensor, pairs: Pairs) -> tuple[Floats, float]:
     """For each frequency the share of all neurons' variance that those have whose best frequency it is, (n // 2,).
+
+    And the share of all neurons' variance that their best frequencies explain.
 
     A neuron's best frequency is that whose products of {1, cos, sin} of a with {1, cos, sin} of b explain most of it.
     """
@@ -173,7 +179,8 @@ def _neuron_shares(neurons: Tensor, pairs: Pairs) -> Floats:
     for k in range(1, n // 2 + 1):
         chosen = [0, 2 * k - 1, 2 * k]
         explained.append(power[chosen][:, chosen].sum((0, 1)))
-    best = torch.stack(explained).argmax(0)
+    most, best = torch.stack(explained).max(0)
     variance = grid.square().sum((0, 1))
     shares = torch.zeros(n // 2, dtype=torch.float64).index_add_(0, best, variance)
-    return (shares / variance.sum().clamp(min=1e-300)).numpy()
+    every = variance.sum().clamp(min=1e-300)
+    return (shares / every).numpy(), float(most.sum() / every)

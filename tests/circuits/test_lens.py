@@ -15,7 +15,7 @@ from tests.circuits.small import random_model, random_pairs
 pytest.importorskip("transformer_lens")
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "neox-parallel"])
+@pytest.mark.parametrize("kind", ["gpt2", "neox-parallel", "neox-sequential"])
 def test_scores_agree(kind: str) -> None:
     model, pairs = random_model(kind), random_pairs(n=3)
     ours = Attribution(method="eap").scores(Hooks(model), pairs)

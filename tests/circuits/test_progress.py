@@ -53,10 +53,13 @@ def test_waves_of_the_answer_are_found_with_their_shares(pairs: Any) -> None:
 def test_neurons_belong_to_the_frequency_that_explains_them(pairs: Any) -> None:
     a, b = (torch.from_numpy(pairs.clean[:, i]).double() * 2 * torch.pi / N for i in (0, 1))
     neurons = torch.stack([(3 * a).cos() * (3 * b).sin(), 2 * (3 * a).sin(), (5 * a).cos() + (5 * b).cos()], 1)
-    shares = _neuron_shares(neurons, pairs)
+    shares, explained = _neuron_shares(neurons, pairs)
     variances = neurons.var(0, correction=0)
     assert shares[2] == pytest.approx((variances[:2].sum() / variances.sum()).item())
     assert shares[4] == pytest.approx((variances[2] / variances.sum()).item()) and shares.sum() == pytest.approx(1)
+    assert explained == pytest.approx(1)
+    both = _neuron_shares((neurons[:, 1] + neurons[:, 2])[:, None], pairs)  # variances 2 and 1 in one neuron
+    assert both[0][2] == pytest.approx(1) and both[1] == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("n", [12, 13])
@@ -113,8 +116,14 @@ def test_a_grokked_run_adds_by_rotation(tmp_path: Path) -> None:
     assert 2 <= len(keys) <= 16 and sum(value["logits", k, last] for k in keys) > 0.7
     restricted, excluded = ({s: value[f"{kind} loss", -1, s] for s in run.steps} for kind in ("restricted", "excluded"))
     assert restricted[last] < 0.1 and excluded[last] > 1
-    before = [step for step in run.steps if step < grok_step]
-    # Well before it generalizes the key frequencies answer more and more, and memory alone less and less.
-    assert restricted[before[-1]] < 0.5 * restricted[0]
-    assert excluded[before[-1]] > 1.5 * min(excluded[step] for step in before)
+    # The paper reads key frequencies off the embedding's peaks and the neurons; here the logits decide.
+    by_embedding = sorted(range(1, 49), key=lambda k: -value["embedding", k, last])
+    assert sorted(by_embedding[: len(keys)]) == keys
+    assert sum(value["neurons", k, last] for k in keys) > 0.8
+    assert value["neurons explained", -1, last] > max(0.5, 5 * value["neurons explained", -1, 0])
+    # Long before it generalizes the key frequencies alone answer better, and what memory alone answers has grown worse.
+    early = [step for step in run.steps if step < grok_step and value["held-out loss", -1, step] > 2]
+    assert early[-1] < 0.8 * grok_step
+    assert restricted[early[-1]] < 0.5 * restricted[0]
+    assert excluded[early[-1]] > 1.5 * min(excluded[step] for step in early)
     assert value["gini embedding", -1, last] > 2 * value["gini embedding", -1, 0]
