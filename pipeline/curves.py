@@ -133,7 +133,11 @@ def spectrum(table: pa.Table, keys: Sequence[int]) -> Figure:
         axes.bar(frequencies, values, width=0.7, color=[HUES[0] if k in keys else "#bbbbbb" for k in frequencies])
         for k, value in zip(frequencies, values):
             if k in keys:
-                axes.text(k, value, str(k), ha="center", va="bottom", fontsize=SIZE - 1)
+                # Names of neighbours lean away from each other.
+                side = {(True, False): "left", (False, True): "right"}.get((k - 1 in keys, k + 1 in keys), "center")
+                axes.text(k, value, str(k), ha=side, va="bottom", fontsize=SIZE - 1)
+        axes.set_axisbelow(True)
+        axes.grid(False, axis="x")
         axes.set_title(title, loc="left", fontsize=SIZE)
         axes.set_xlim(0, len(frequencies) + 1)
         axes.margins(y=0.22)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from pipeline.circuits.base import Drawing
 from pipeline.drawing import STYLE, WIDTH, Mark
-from pipeline.layers import MISSING, drawn_grids, grids
+from pipeline.layers import colour_map, drawn_grids, grids
 from pipeline.scales import SIZE
 
 MOST_ACROSS = 12  # heads side by side
@@ -21,7 +21,11 @@ MOST_ACROSS = 12  # heads side by side
 def draw_scores(table: pa.Table, marks: Sequence[Mark] = ()) -> Drawing:
     scores = table.filter(pc.field("score") != "pattern")
     found = grids(scores, "attention", "layer", "head", "score")
-    return drawn_grids(found, "score of each head, by layer", ("layer", "head"), marks)
+    what = (
+        "mean attention of each head: of repeated random tokens to the one after their earlier copy (induction), to the "
+        "token before them, and to that copy (duplicate token); of prompts to their first token (sink)"
+    )
+    return drawn_grids(found, what, ("layer", "head"), marks)
 
 
 def draw_patterns(table: pa.Table) -> Drawing:
@@ -49,8 +53,7 @@ def patterns(table: pa.Table) -> Figure:
         for head in range(shown):
             x, y = left + head * (cell + gap), bottom + layer * (cell + gap)
             axes = figure.add_axes((x / WIDTH, y / height, cell / WIDTH, cell / height))
-            image = axes.imshow(values[layer, head], vmin=0, vmax=1, cmap="Blues")
-            axes.set_facecolor(MISSING)
+            image = axes.imshow(values[layer, head], vmin=0, vmax=1, cmap=colour_map("Blues"))
             axes.grid(False)
             places = list(range(size)) if cell / size > 0.13 else []
             axes.set_xticks(places, [names[i] for i in places])

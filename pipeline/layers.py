@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from matplotlib import rc_context
+from matplotlib import colormaps, rc_context
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 
 from pipeline.circuits.base import Drawing
@@ -85,6 +86,11 @@ def drawn_grids(
     return Drawing(heat_maps(found, names, marks, signed), what, caption, grids, names, signed)
 
 
+def colour_map(name: str) -> Colormap:
+    """A colour map of matplotlib that is grey where there is no value, also without a background."""
+    return colormaps[name].with_extremes(bad=MISSING)
+
+
 @rc_context(STYLE)
 def heat_maps(
     found: Grids, names: tuple[str, str] = ("layer", "position"), marks: Sequence[Mark] = (), signed: bool = False
@@ -104,7 +110,7 @@ def heat_maps(
     height = top + bottom + len(found.panels) * tall + (len(found.panels) - 1) * between
     figure = Figure(figsize=(WIDTH, height))
     # What lowers the metric when it is corrupted is what the model relies on: blue, as in graphs of circuits.
-    colours: Any = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1} if signed else {"cmap": "Blues", "vmin": 0, "vmax": 1}
+    colours: Any = {"cmap": colour_map("RdBu_r" if signed else "Blues"), "vmin": -1 if signed else 0, "vmax": 1}
     for line, panel in enumerate(found.panels):
         y = height - top - (line + 1) * tall - line * between
         figure.text(left / WIDTH, (y + tall + (0.05 if line else 0.28)) / height, panel, weight="bold")
@@ -113,7 +119,6 @@ def heat_maps(
             axes = figure.add_axes((x / WIDTH, y / height, cell / WIDTH, tall / height))
             grid = found.values[found.steps.index(step), line]
             image = axes.imshow(grid, origin="lower", aspect="auto", **colours)
-            axes.set_facecolor(MISSING)
             axes.grid(False)
             every = max(-(-rows // max(int(tall / 0.16), 1)), 1)
             axes.set_yticks(range(0, rows, every), found.rows[::every])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-CELL, GAP, FONT = 24, 16, 11  # in the units of the drawing
+CELL, GAP, FONT = 28, 16, 11  # in the units of the drawing
 CSS = """.moving svg{width:auto;max-width:100%;min-width:0}.moving rect{stroke:var(--line);stroke-width:.5}
 .moving .bar{display:flex;gap:.8rem;align-items:center;margin:.4rem 0}.moving input{flex:1;max-width:24rem}
 .moving button{min-width:4rem;font:inherit;padding:.1rem .6rem}.moving output{font-variant-numeric:tabular-nums}
@@ -68,14 +68,15 @@ def as_html(
 
 def _cells(panels: Sequence[str], rows: Sequence[str], columns: Sequence[str], axes: tuple[str, str]) -> str:
     """The panels side by side, rows from bottom to top, in the order of the values."""
-    left = 8 + FONT * 0.62 * max(map(len, rows)) + FONT
+    left = 8 + FONT * 0.62 * max(map(len, rows)) + 2 * FONT
     longest = FONT * 0.62 * max(map(len, columns))
     upright = longest > CELL - 2
-    panel_width = max(CELL * len(columns), FONT * 0.62 * max(map(len, panels)))
-    top, bottom = FONT + 8, (longest if upright else FONT) + 8
+    panel_width = max(CELL * len(columns), FONT * 0.62 * max(map(len, [*panels, axes[1]])))
+    top, bottom = FONT + 8, (longest if upright else FONT) + FONT + 12
     width = left + len(panels) * (panel_width + GAP)
     height = top + CELL * len(rows) + bottom
-    parts = []
+    names = _text(axes[0], FONT - 4, top + CELL * len(rows) / 2, "middle", -90), _text(axes[1], left, height - 4)
+    parts = [*names]
     for p, panel in enumerate(panels):
         x = left + p * (panel_width + GAP)
         parts.append(_text(panel, x, FONT))

@@ -59,9 +59,9 @@ def draw_nodes(table: pa.Table, what: str, marks: Sequence[Mark] = ()) -> dict[s
             place = (int(name[1]), int(name[2])) if name[1] else (int(name[3]), heads)
             values[steps.index(step), 0][place] = score
     most = max(float(np.nanmax(np.abs(values))), 1e-300)
-    found = Grids(values / most, steps, [""], [str(i) for i in range(layers)], [*map(str, range(heads)), "MLP"])
+    found = Grids(values / most, steps, [""], [str(i) for i in range(layers)], [*map(str, range(heads)), "m"])
     ending = f", over the largest, {most:.3g}"
-    return {"": drawn_grids(found, what, ("layer", "head"), marks, signed=True, ending=ending)}
+    return {"": drawn_grids(found, what, ("layer", "head, or m: MLP"), marks, signed=True, ending=ending)}
 
 
 def _edges(table: pa.Table, step: int) -> list[Edge]:

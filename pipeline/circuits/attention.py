@@ -42,11 +42,16 @@ class Attention(Analysis):
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         import numpy as np
 
-        from pipeline.circuits._batches import on_device
+        from pipeline.circuits._batches import FLOATS, on_device, split
 
         names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(hooks.n_layer)]
-        _, found = hooks.read(on_device(hooks, pairs).clean, names, logits_to_keep=1)
-        mean_LHTT = np.stack([found[name].float().mean(0).cpu().numpy() for name in names])
+        sums = []
+        for part in split(
+            on_device(hooks, pairs), hooks.n_layer * hooks.n_head * pairs.clean.shape[1] ** 2, FLOATS // 2
+        ):
+            _, found = hooks.read(part.clean, names, logits_to_keep=1)
+            sums.append(np.stack([found[name].float().sum(0).cpu().numpy() for name in names]))
+        mean_LHTT = np.sum(sums, axis=0) / len(pairs)
         scores = {**self._repeated(hooks, pairs, names), "sink": mean_LHTT[:, :, 1:, 0].mean(axis=-1)}
         layer, head, query, key = (grid.ravel() for grid in np.indices(mean_LHTT.shape))
         seen = key <= query
