@@ -22,8 +22,8 @@ def draw_scores(table: pa.Table, marks: Sequence[Mark] = ()) -> Drawing:
     scores = table.filter(pc.field("score") != "pattern")
     found = grids(scores, "attention", "layer", "head", "score")
     what = (
-        "mean attention of each head: of repeated random tokens to the one after their earlier copy (induction), to the "
-        "token before them, and to that copy (duplicate token); of prompts to their first token (sink)"
+        "mean attention of each head: of repeated random tokens to the one after their copy before (induction), to "
+        "the token before them, and to that copy (duplicate token); of prompts to their first token (sink)"
     )
     return drawn_grids(found, what, ("layer", "head"), marks)
 
