@@ -120,7 +120,7 @@ def test_a_grokked_run_adds_by_rotation(tmp_path: Path) -> None:
     by_embedding = sorted(range(1, 49), key=lambda k: -value["embedding", k, last])
     assert sorted(by_embedding[: len(keys)]) == keys
     assert sum(value["neurons", k, last] for k in keys) > 0.8
-    assert value["neurons explained", -1, last] > max(0.5, 5 * value["neurons explained", -1, 0])
+    assert value["neurons explained", -1, last] > 3 * value["neurons explained", -1, 0]
     # Long before it generalizes the key frequencies alone answer better, and what memory alone answers has grown worse.
     early = [step for step in run.steps if step < grok_step and value["held-out loss", -1, step] > 2]
     assert early[-1] < 0.8 * grok_step
