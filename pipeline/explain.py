@@ -110,9 +110,12 @@ class Run:
 
 
 def explain(
-    run: Path, analyses: Mapping[str, Explanation], device: Any = "cpu", against: Path | None = None
-) -> Iterator[Path]:
+    run: Path, analyses: Mapping[str, Explanation], device: Any = "cpu", against: Path | None = None,
+    source: Source | None = None,
+) -> Iterator[Path]:  # fmt: skip
     """Runs analyses on the kept steps they name; yields each table's path once it is there.
+
+    Pairs are those of `source`, where one is given, and else of the run's corpus.
 
     A table that was computed from the same weights, pairs and parameters stays. One model instance takes all steps.
     Overviews compare those of their steps that the analysis they look at has, with the tables of the run `against` too,
@@ -146,7 +149,7 @@ def explain(
             yield folder / name / f"{ALL}.parquet"
             continue
         assert isinstance(analysis, Analysis)
-        pairs = analysis.choose(opened.source)
+        pairs = analysis.choose(source or opened.source)
         shared = analysis.fit(at(opened.steps[-1]), pairs) if type(analysis).fit is not Analysis.fit else {}
         parameters = analysis.as_dict() | {"steps": ""}
         common = {"parameters": parameters, "pairs": fingerprint(pairs), "shared": shared, "code": code_hash()}

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
 from pipeline.explain import Run, add_step, choose_steps, explain, fingerprint, with_sources, write_table
-from pipeline.folder import TOKENIZER
+from pipeline.folder import RECIPE, TOKENIZER
 from pipeline.pairs import FilePairs, translate
 from pipeline.parameters import ParameterError, parameters_of
 from pipeline.reading import Block, RecipeError, override
@@ -33,6 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.run is None and chosen.model is None:
             raise RecipeError("command line", "name a RUN, or a model with --model")
         analyses = read_analyses(chosen, rest)
+        for name, alone in {"revision": False, "output": False, "steps": True, "against": True}.items():
+            if getattr(chosen, name) is not None and alone == (chosen.model is not None):
+                raise RecipeError(f"--{name}", f"goes with {'a RUN alone' if alone else '--model'}")
+        check_device(chosen.device)
         if chosen.model is not None:
             explain_model(chosen, analyses)
         else:
@@ -95,6 +99,23 @@ def read_analyses(chosen: argparse.Namespace, rest: list[str]) -> dict[str, Expl
     return {name: fill(kind, blocks[name], name, name) for name, kind in kinds.items()}
 
 
+def check_device(name: str) -> None:
+    """Whether models can be put there.
+
+    Raises:
+        RecipeError: when there is no such device on this machine.
+    """
+    if name == "cpu":
+        return
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError):
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise RecipeError("--device", f"{name!r} is no device of this machine; allowed: {', '.join(known)}") from None
+
+
 def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
     from rich.console import Console
     from rich.progress import track
@@ -102,15 +123,20 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
     from pipeline.report import write_report
 
     run = Run(chosen.run)
+    source = None
+    if chosen.data is not None:
+        from transformers import AutoTokenizer
+
+        source = open_source(chosen, AutoTokenizer.from_pretrained(run.path / TOKENIZER))
     for analysis in analyses.values():
-        if isinstance(analysis, Analysis):
+        if isinstance(analysis, Analysis) and source is None:
             analysis.check_split(run.stored.sizes)
     total = sum(
         1 if isinstance(analysis, Overview) else len(choose_steps(run.manifest, analysis.steps))
         for analysis in with_sources(analyses).values()
     )
     console = Console(stderr=True)
-    walk = explain(run.path, analyses, chosen.device, chosen.against)
+    walk = explain(run.path, analyses, chosen.device, chosen.against, source)
     for path in track(walk, "analysing", total, console=console, transient=True, disable=not console.is_terminal):
         print(path, flush=True)
     write_report(run.path)
@@ -157,6 +183,8 @@ def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
         raise RecipeError("--revision", f"{path} has no steps/{chosen.revision}")
     elif chosen.revision:
         extra["revision"] = chosen.revision
+    elif (Path(path) / RECIPE).is_file():
+        raise RecipeError("--model", f"{path} is a run; name one of its steps, such as --revision step0")
     try:
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **extra)
     except (OSError, ValueError) as error:

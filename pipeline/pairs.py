@@ -184,8 +184,11 @@ class FilePairs(Source):
             return value
         if not isinstance(value, str):
             raise RecipeError(where, f"{name} is neither text nor a list of token ids")
-        ids = list(self.tokenizer(value, add_special_tokens=False)["input_ids"])
         unknown = getattr(self.tokenizer, "unk_token_id", None)
+        try:
+            ids = list(self.tokenizer(value, add_special_tokens=False)["input_ids"])
+        except Exception:  # what a tokenizer of whole words without one for unknown ones raises
+            ids = []
         if not ids or (unknown is not None and unknown in ids):
             raise RecipeError(where, f"{name} {value!r} has a token that the tokenizer does not know")
         return ids

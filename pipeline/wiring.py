@@ -185,13 +185,16 @@ def faithfulness_curve(table: pa.Table, target: float) -> Figure:
     """Normalized faithfulness of the circuit, of its complement and of random circuits, with bootstrap intervals."""
     curves = dict(zip(("circuit", "complement", "random"), (HUES[0], HUES[1], GREY)))
     figure, (axes,) = panels([2.4], label_margin(curves))
+    axes.set_xscale("log")
+    axes.set_xlim(0.7 * pc.min(table["share"]).as_py(), 1.4)
+    if not np.isfinite(table["normalized"].to_numpy(zero_copy_only=False).astype(float)).any():
+        axes.text(0.5, 0.5, "the behaviour is absent", ha="center", va="center", transform=axes.transAxes)
     for curve, colour in curves.items():
         rows = table.filter(pc.field("curve") == curve)
         x = rows["share"].to_numpy()
         y, low, high = (rows[name].to_numpy() for name in ("normalized", "normalized_low", "normalized_high"))
         axes.plot(x, y, "o-", color=colour, markersize=3.5, linewidth=1.6, label=curve)
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
     axes.axhline(target, color=INK, linewidth=0.8, dashes=(2, 2))
     axes.set(xlabel="share of all edges asked for", ylabel="faithfulness, normalized")

@@ -72,6 +72,11 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         (*lens[:2], "attribution", "--attribution.method", "eep"): "'eep' is unknown; allowed: eap, eap-ig",
         (*lens[:2], "progress"): "is not the group Z_n with + or -",
         (*lens[:2], "similarity", "--against", str(run.parent)): "has no tables of attribution",
+        (*lens, "--revision", "step2"): "--revision: goes with --model",
+        (*lens, "--output", "there"): "--output: goes with --model",
+        (*lens, "--model", *kept, "step2", "--steps", "2"): "--steps: goes with a RUN alone",
+        (*lens, "--device", "gpu0"): "--device: 'gpu0' is no device of this machine; allowed: cpu",
+        (*lens[1:], "--model", *kept[:1]): "is a run; name one of its steps",
         lens[1:]: "name a RUN, or a model with --model",
         (*lens[1:], "--model", str(tmp_path)): "--model: ",
         (*lens[1:], "--model", *kept, "step3"): "has no steps/step3",
@@ -168,6 +173,19 @@ def test_any_model_can_be_looked_at(run: Path, tmp_path: Path, capsys: pytest.Ca
     np.testing.assert_allclose(
         from_file["score"], pq.read_table(tmp_path / "b" / "attribution.parquet")["score"], atol=1e-6
     )
+    # The same file with the steps of the run: what the corpus gave, as the pairs are the same.
+    before = pq.read_table(run / "circuits" / "logit_lens" / "step4.parquet")
+    words = [str(run), *data[:2], "--analysis", "logit_lens", "--steps", "4", "--pairs", "10"]
+    try:
+        assert main(words) == 0
+        walked = pq.read_table(run / "circuits" / "logit_lens" / "step4.parquet")
+        named = [row["mrr"] for row in before.to_pylist() if row["target"] == "answer"]
+        found = [row["mrr"] for row in walked.to_pylist() if row["target"] == "answer"]
+        np.testing.assert_allclose(found, named, rtol=1e-5)
+        assert "bridge" not in walked["target"].to_pylist()  # a note that the file does not hold
+    finally:
+        assert main([str(run), "--analysis", "logit_lens", "--steps", "4", "--pairs", "10"]) == 0
+    capsys.readouterr()
     assert main([*data[:-1], str(tmp_path / "c"), "--analysis", "similarity"]) == 2
     assert "compares the steps of a run" in capsys.readouterr().err
 

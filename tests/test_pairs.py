@@ -116,6 +116,7 @@ def test_a_file_s_pairs_are_its_rows(tmp_path: Path, tokenizer: Any) -> None:
         ({"clean": "1"}, "line 2: has no corrupted"),
         ({**GOOD, "answer": 3}, "line 2: answer is neither text nor a list of token ids"),
         ({**GOOD, "clean": [1, -2]}, "line 2: clean is neither text nor a list of token ids"),
+        ({**GOOD, "clean": "1 x ="}, "line 2: clean '1 x =' has a token that the tokenizer does not know"),
         ("{", "line 2: is not a JSON object"),
         ("[1]", "line 2: is not a JSON object"),
     ],

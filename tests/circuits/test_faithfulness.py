@@ -13,6 +13,8 @@ from pipeline.circuits._edges import graph_of
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.faithfulness import Faithfulness, Judge
 from pipeline.circuits.hooks import Hooks
+from pipeline.drawing import png
+from pipeline.explain import add_step
 from pipeline.parameters import ParameterError
 from tests.circuits.small import random_model, random_pairs, tokens_of
 
@@ -104,6 +106,10 @@ def test_where_there_is_no_behaviour_there_is_no_faithfulness() -> None:
     for name in ("ratio", "normalized", "ratio_low", "cpr", "cmd", "smallest"):
         assert table[name].null_count == len(table)
     assert table["metric"].null_count == 0
+    drawing = Faithfulness().draw(add_step(table, 0))[""]
+    assert "behaviour is absent" in drawing.caption
+    assert [text.get_text() for text in drawing.figure.axes[0].texts] == ["the behaviour is absent"]
+    assert drawing.figure.axes[0].get_xlim()[0] > 0 and png(drawing.figure)
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.1), (0.0, 1.0), (0.5, 1.5)])
