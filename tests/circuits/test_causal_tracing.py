@@ -50,6 +50,33 @@ def test_all_at_once_is_one_at_a_time(kind: str, n_layer: int, position: int) ->
         assert [before[i], *ranks[:, i]] == expected
 
 
+@pytest.mark.parametrize("floats", [1, 20_000, 1 << 26])
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_corrupted_in_several_places_are_each_on_their_own(
+    kind: str, floats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share a clean run; some come twice, in any order, and one with another answer."""
+    monkeypatch.setattr("pipeline.circuits._batches.FLOATS", floats)
+    model, rng = random_model(kind), np.random.default_rng(0)
+    sides = [random_pairs(n=5, position=position) for position in (0, 4, 6)]
+    clean, corrupted, answers, wrong = (
+        np.concatenate([getattr(side, part) for side in sides])
+        for part in ("clean", "corrupted", "answers", "corrupted_answers")
+    )
+    order = rng.permutation(np.append(np.arange(15), [2, 7]))
+    pairs = Pairs(clean, corrupted, answers, wrong).take(order)
+    pairs.answers[order.tolist().index(9)] = 23
+    hooks = Hooks(model)
+    with torch.no_grad():
+        ranks, chances, before = trace(hooks, pairs, {0: 1, 4: 5, 6: 7})
+    for i, start in enumerate(pairs.where):
+        one = tokens_of(pairs.clean[i : i + 1]), tokens_of(pairs.corrupted[i : i + 1])
+        assert [before[i], *ranks[:, i]] == naive(model, hooks, *one, int(pairs.answers[i, 0]), start, start + 1)
+        with torch.no_grad():
+            corrupted_chance = model(one[1]).logits[0, -1].softmax(-1)[pairs.answers[i, 0]]
+        assert chances[0, i] == pytest.approx(corrupted_chance.item(), rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_filler_is_patched_with_what_it_follows(kind: str) -> None:
     pairs = random_pairs(n=4, position=2)
