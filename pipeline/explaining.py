@@ -36,7 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
         for name, alone in {"revision": False, "output": False, "steps": True, "against": True}.items():
             if getattr(chosen, name) is not None and alone == (chosen.model is not None):
                 raise RecipeError(f"--{name}", f"goes with {'a RUN alone' if alone else '--model'}")
-        check_device(chosen.device)
         if chosen.model is not None:
             explain_model(chosen, analyses)
         else:
@@ -55,17 +54,17 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m pipeline.circuits",
         description="Analyses of the kept steps of a run, or of any GPT-2 or GPT-NeoX. What is done is not done again.",
         epilog="A parameter of one analysis: --NAME.KEY VALUE, such as --attribution.method eap. "
-        "`python -m pipeline.run --help circuits.NAME` lists them.",
+        "`python -m pipeline.run --help NAME` lists them.",
         allow_abbrev=False,
     )
     found.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run; with --model, whose corpus")
     known = ", ".join(names("circuits"))
     found.add_argument("--analysis", required=True, metavar="NAME[,NAME]", help=f"of {known}")
     found.add_argument("--steps", help="all, last, log, or numbers such as 0,1000 (all)")
-    found.add_argument("--split", help="split that prompts are taken from (id)")
+    found.add_argument("--split", help="split that prompts are taken from")
     found.add_argument("--pairs", help="most pairs of prompts")
     found.add_argument("--seed", help="of the choice of pairs (0)")
-    found.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 ... (%(default)s)")
+    found.add_argument("--device", help="cpu, cuda, cuda:1 ... (cuda where there is one)")
     found.add_argument("--model", metavar="PATH", help="a folder or a Hub name, in the place of a run's steps")
     found.add_argument("--revision", help="of the model, such as step1000")
     found.add_argument(
@@ -99,21 +98,22 @@ def read_analyses(chosen: argparse.Namespace, rest: list[str]) -> dict[str, Expl
     return {name: fill(kind, blocks[name], name, name) for name, kind in kinds.items()}
 
 
-def check_device(name: str) -> None:
-    """Whether models can be put there.
+def device(name: str | None) -> Any:
+    """The device to put models on: cuda where there is one and nothing is said.
 
     Raises:
         RecipeError: when there is no such device on this machine.
     """
-    if name == "cpu":
-        return
     import torch
 
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=name)
     except (RuntimeError, AssertionError):
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise RecipeError("--device", f"{name!r} is no device of this machine; allowed: {', '.join(known)}") from None
+    return name
 
 
 def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
@@ -136,7 +136,7 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
         for analysis in with_sources(analyses).values()
     )
     console = Console(stderr=True)
-    walk = explain(run.path, analyses, chosen.device, chosen.against, source)
+    walk = explain(run.path, analyses, device(chosen.device), chosen.against, source)
     for path in track(walk, "analysing", total, console=console, transient=True, disable=not console.is_terminal):
         print(path, flush=True)
     write_report(run.path)
@@ -194,7 +194,7 @@ def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
     folders = [Path(path), Path(path).parent.parent / TOKENIZER] if Path(path).is_dir() else [path]
     named = [folder for folder in folders if isinstance(folder, str) or (folder / "tokenizer_config.json").is_file()]
     tokenizer = AutoTokenizer.from_pretrained(named[0], **extra) if named else None
-    return model.to(chosen.device).eval(), tokenizer
+    return model.to(device(chosen.device)).eval(), tokenizer
 
 
 def open_source(chosen: argparse.Namespace, tokenizer: Any) -> Source:
