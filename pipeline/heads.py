@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,8 +46,10 @@ def patterns(table: pa.Table) -> Figure:
     values[tuple(table[name].to_numpy() for name in ("layer", "head", "query", "key"))] = table["attention"].to_numpy()
     names = dict(zip(table["query"].to_pylist(), table["place"].to_pylist()))
     shown = min(heads, MOST_ACROSS)
-    left, top, bottom, gap = 0.75, 0.3, 0.3, 0.08
+    left, bottom, gap = 0.75, 0.3, 0.08
     cell = min((WIDTH - left - 0.75) / max(shown, 4) - gap, 1.3)
+    crowded = cell <= 0.6  # too little room for words at each
+    top = 0.45 if crowded else 0.3
     height = top + bottom + layers * (cell + gap)
     figure = Figure(figsize=(WIDTH, height))
     for layer in range(layers):
@@ -62,10 +65,14 @@ def patterns(table: pa.Table) -> Figure:
             for spine in axes.spines.values():
                 spine.set_visible(False)
             if layer == layers - 1:
-                axes.set_title(f"head {head}" if cell > 0.6 else str(head), fontsize=SIZE)
+                axes.set_title(str(head) if crowded else f"head {head}", fontsize=SIZE)
             if head == 0:
-                axes.set_ylabel(f"layer {layer}")
-                axes.yaxis.set_label_coords(-(left - 0.3) / cell, 0.5)
+                axes.set_ylabel(
+                    f"layer {layer}" if cell > 0.6 else str(layer), rotation=90 if cell > 0.6 else 0, va="center"
+                )
+                axes.yaxis.set_label_coords(-(left - 0.3) / cell if places else -0.25, 0.5)
+    if crowded:
+        figure.text(left / WIDTH, 1 - 0.1 / height, "layers from bottom to top, heads from left to right", va="center")
     edge = left + shown * (cell + gap) + 0.05
     scale = figure.add_axes((edge / WIDTH, bottom / height, 0.08 / WIDTH, min(layers * (cell + gap) - gap, 2) / height))
     figure.colorbar(image, cax=scale)

@@ -17,7 +17,7 @@ from pipeline.circuits.base import Drawing
 from pipeline.drawing import INK, STYLE, WIDTH, Mark
 from pipeline.scales import SIZE, text_width
 
-MOST = 6  # steps side by side
+LEAST, MOST = 3, 6  # steps side by side; fewer than the least are as wide as so many
 MISSING = "#e4e4e4"
 
 
@@ -103,8 +103,9 @@ def heat_maps(
     rows, columns = len(found.rows), len(found.columns)
     left, gap, name = 0.35 + max(text_width(name) for name in found.rows), 0.12, 0.2 * any(found.panels)
     longest = max(text_width(label) for label in found.columns)
-    cell = (WIDTH - left - 0.75 - gap * (MOST - 1)) / MOST
-    upright = longest > cell / columns - 0.03
+    side = max(len(steps), LEAST)
+    cell = (WIDTH - left - 0.75 - gap * (side - 1)) / side
+    upright = longest > cell / columns - 0.03 and any(len(label) > 2 for label in found.columns)
     top, bottom, between = 0.28 + name, 0.32 + (longest if upright else 0.13), 0.1 + name
     tall = min(max(cell * rows / columns, 0.5), 1.7)
     height = top + bottom + len(found.panels) * tall + (len(found.panels) - 1) * between
@@ -146,5 +147,9 @@ def heat_maps(
 def _ticks(labels: Sequence[str], width: float, upright: bool) -> tuple[list[int], list[str]]:
     """The columns that are named, as many as there is room for."""
     room = 0.14 if upright else max(text_width(label) for label in labels) + 0.03
+    last = len(labels) - 1
     every = max(-(-len(labels) // max(int(width / room), 1)), 1)
-    return list(range(0, len(labels), every)), list(labels[::every])
+    places = list(range(0, last + 1, every))
+    if not labels[last].isdigit() and places[-1] != last:  # the MLP beside numbered heads
+        places = [*(place for place in places if place <= last - every), last]
+    return places, [labels[place] for place in places]

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from pipeline import moving
 from pipeline.drawing import GREY, STYLE, Mark
-from pipeline.layers import Grids, grids, heat_maps, shown_steps
+from pipeline.layers import Grids, _ticks, grids, heat_maps, shown_steps
 
 
 def table(steps: tuple[int, ...] = (0, 3)) -> pa.Table:
@@ -92,3 +92,13 @@ def test_what_moves_has_every_value_of_every_step() -> None:
     cells = re.findall(r'data-at="(.*?)"', page)
     assert cells[0] == "answer layer 0, at a" and cells[23] == "&lt;b&gt; layer 2, at d" and len(cells) == 24
     assert 'max="2" value="2"' in page and "<b>" not in page and "http" not in page
+
+
+def test_the_mlp_beside_many_heads_keeps_its_name() -> None:
+    labels = [*map(str, range(12)), "m"]
+    for width in (0.3, 1.0, 1.9, 5.0):
+        places, named = _ticks(labels, width, False)
+        assert places[-1] == 12 and named == [labels[place] for place in places]
+        gaps = np.diff(places)
+        assert len({*gaps[:-1].tolist()}) <= 1 and (len(gaps) < 2 or gaps[-1] >= gaps[0])
+    assert _ticks(labels[:-1], 1.0, False)[0][-1] < 12
