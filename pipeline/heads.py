@@ -67,9 +67,8 @@ def patterns(table: pa.Table) -> Figure:
             if layer == layers - 1:
                 axes.set_title(str(head) if crowded else f"head {head}", fontsize=SIZE)
             if head == 0:
-                axes.set_ylabel(
-                    f"layer {layer}" if cell > 0.6 else str(layer), rotation=90 if cell > 0.6 else 0, va="center"
-                )
+                upright: Any = {"rotation": 0, "va": "center"} if crowded else {}
+                axes.set_ylabel(str(layer) if crowded else f"layer {layer}", **upright)
                 axes.yaxis.set_label_coords(-(left - 0.3) / cell if places else -0.25, 0.5)
     if crowded:
         figure.text(left / WIDTH, 1 - 0.1 / height, "layers from bottom to top, heads from left to right", va="center")
