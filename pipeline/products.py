@@ -7,6 +7,7 @@ same products reach 220 GFLOP/s instead of 100 (`python tests/benchmarks/bench_s
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def quicken(model: nn.Module) -> None:
         swap(model)
 
 
+@functools.cache
 def is_faster() -> bool:
     """Whether this processor has AVX-512 and MKL does not use it."""
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():

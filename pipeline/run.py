@@ -27,6 +27,7 @@ from pipeline.history import read_lines
 from pipeline.lock import LOCK, RunLock
 from pipeline.manifest import Manifest
 from pipeline.parameters import ParameterError
+from pipeline.process import wait_asleep
 from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.rooms import load, room_name
@@ -123,8 +124,7 @@ def _ending(trainer: GrokTrainer) -> str:
 def prepare(recipe: Recipe) -> GrokTrainer:
     """Corpus, model and trainer of a recipe, and the description of the run in its folder."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # Threads of torch that wait by spinning slow each other down several times over where others use the machine too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_asleep()
     from transformers import set_seed
     from transformers.utils import logging
 

@@ -17,11 +17,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from pipeline.allocator import keep_memory
 from pipeline.capture import Captured, why_not_captured
 from pipeline.data import IGNORED, Batch, RowOrder, Rows, loader
 from pipeline.forward import Logits, fast_logits, stock_logits
 from pipeline.gradients import attach, check_sharding, token_losses
+from pipeline.process import keep_memory
 from pipeline.products import quicken
 from pipeline.recipe import Recipe
 

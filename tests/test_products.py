@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +14,14 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline import products
 from pipeline.products import QUICK, quicken, swap
+
+
+@pytest.fixture(autouse=True)
+def forgotten() -> Iterator[None]:
+    """No test knows what another has been told of the processor."""
+    products.is_faster.cache_clear()
+    yield
+    products.is_faster.cache_clear()
 
 
 def layer_of(kind: type[nn.Module], bias: bool = True) -> Any:
@@ -99,5 +108,6 @@ def test_no_processor_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(products.Path, "read_text", lambda path: "")
     assert not products.is_faster()
+    products.is_faster.cache_clear()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert not products.is_faster()

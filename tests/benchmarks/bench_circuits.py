@@ -31,6 +31,10 @@ import numpy as np
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pipeline.process import wait_asleep
+
+wait_asleep()  # as the command does
+
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.causal_tracing import CausalTracing

@@ -1,8 +1,9 @@
-"""Memory that a step of training gives back is kept for the next one."""
+"""What a process asks of the libraries below torch: memory that is kept, and threads that wait asleep."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 
 # Names and numbers of malloc.h; glibc allows no larger MMAP_THRESHOLD.
 TRIM_THRESHOLD, MMAP_THRESHOLD = (-1, 1 << 30), (-3, 32 << 20)
@@ -18,3 +19,11 @@ def keep_memory() -> None:
     if mallopt is not None:
         for threshold in (TRIM_THRESHOLD, MMAP_THRESHOLD):
             mallopt(*threshold)
+
+
+def wait_asleep() -> None:
+    """Lets threads that have nothing to do sleep; to be called before torch is imported.
+
+    By default they spin, and slow each other down several times over where others use the machine too.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
