@@ -73,6 +73,10 @@ class Rows(Dataset[Batch]):
         """The same rows with every token but the first as the answer, to train on all of them."""
         return Rows(self.tokens_NT, torch.ones_like(self.prompt_N), self.prompt_N + self.answer_N - 1)
 
+    def order(self, batch: int, **facts: Any) -> RowOrder:
+        """The order in which batches take them."""
+        return RowOrder(len(self), batch, **facts)
+
     def first(self, most: int) -> Rows:
         return Rows(self.tokens_NT[:most], self.prompt_N[:most], self.answer_N[:most])
 
@@ -196,9 +200,10 @@ class RowOrder(BatchSampler):
         device: torch.device | str = "cpu",
     ):
         self.rows, self.batch, self.micro, self.rank, self.ranks = rows, batch, micro, rank, ranks
+        self.seed = seed
         self._updates_done = updates_done
         # Copied once a pass, so that taking a batch waits for nothing.
-        self._pass = lru_cache(maxsize=2)(lambda number: permutation(rows, seed, number).to(device))
+        self._pass = lru_cache(maxsize=2)(lambda number: self._order(number).to(device))
 
     @property
     def updates_per_epoch(self) -> int:
@@ -213,6 +218,10 @@ class RowOrder(BatchSampler):
             rows = self.update_rows(update)
             for start in range(self.rank * self.micro, self.batch, self.ranks * self.micro):
                 yield rows[start : start + self.micro]
+
+    def _order(self, number: int) -> torch.Tensor:
+        """The rows of a pass."""
+        return permutation(self.rows, self.seed, number)
 
     def update_rows(self, update: int) -> torch.Tensor:
         """The rows of all processes in an update, (B,)."""

@@ -97,9 +97,9 @@ def run(recipe: Recipe) -> int:
     with RunLock(recipe.output_dir) if _is_first() else nullcontext(), writing(recipe.output_dir):
         try:
             trainer = prepare(recipe)
+            train(trainer)
         except ParameterError as error:
             raise recipe.located(error) from None
-        train(trainer)
         if trainer.failure or trainer.stopped_by:
             leave_group(trainer)
             if _is_first():
@@ -151,7 +151,9 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         check_held_out(train_rows, {split: splits[split] for split in stored.held_out})
     tokenizer = recipe.model.tokenizer(stored)
     train_rows = train_rows.whole() if recipe.options.loss_tokens == "all" else train_rows
-    train_rows = recipe.replay.mixed_with(train_rows, tokenizer) if recipe.replay else train_rows
+    if recipe.replay:
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        train_rows = recipe.replay.mixed_with(train_rows, tokenizer, batch)
     check_rows(recipe, train_rows)
     check_analyses(recipe, stored)
     if args.should_save:

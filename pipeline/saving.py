@@ -17,7 +17,9 @@ from transformers import PreTrainedModel
 from pipeline import checkpoints
 from pipeline.adapters import ADAPTER, adapter, layers, merged, save_adapter
 from pipeline.files import DiskError, writing
+from pipeline.replayed import Replayed
 from pipeline.step import StepTrainer
+from pipeline.weights import load_weights
 from pipeline.writer import Writer
 
 
@@ -32,12 +34,23 @@ class SavingTrainer(StepTrainer):
         self.stopped_by: str | None = None  # the signal after which it was saved and ended
         super().__init__(*inputs, **kwargs)
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(self.train_rows, Replayed) and resume_from_checkpoint:
+            self.train_rows.stream.resume(Path(resume_from_checkpoint))
         self.began, self.spent = time.perf_counter(), dict.fromkeys(self.spent, 0.0)
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self.writer.wait()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Every weight, and an error for one that is missing: the Trainer passes over those that files name otherwise.
+
+        It would go on with the output projection that a new GPT-NeoX is drawn with.
+        """
+        load_weights(
+            self.accelerator.unwrap_model(self.model if model is None else model), Path(resume_from_checkpoint)
+        )
 
     def shares(self) -> dict[str, float]:
         """The share of the time since training began that training waited for evaluation and for saving."""
@@ -80,6 +93,8 @@ class SavingTrainer(StepTrainer):
         try:
             with writing(folder):
                 super()._save_checkpoint(model, trial)
+                if isinstance(self.train_rows, Replayed) and self.is_world_process_zero():
+                    self.train_rows.stream.save(folder)
                 if self.args.world_size > 1:
                     dist.barrier()
                 facts = self._hash_together(folder)

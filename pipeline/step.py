@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from pipeline.capture import Captured, why_not_captured
-from pipeline.data import IGNORED, Batch, RowOrder, Rows, loader
+from pipeline.data import IGNORED, Batch, Rows, loader
 from pipeline.forward import Logits, fast_logits, stock_logits
 from pipeline.gradients import attach, check_sharding, token_losses
 from pipeline.process import keep_memory
@@ -93,8 +93,7 @@ class StepTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         args = self.args
-        order = RowOrder(
-            len(self.train_rows),
+        order = self.train_rows.order(
             self.rows_per_update,
             micro=args.train_batch_size,
             rank=args.process_index,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 READERS = {".txt": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 
+TOGETHER = 100  # documents that are tokenized at a time
+
 ENDS = ("</a>", "<eos>")  # where an answer ends; in text it does not say so
 
 
@@ -32,8 +34,8 @@ class Texts(Parameters):
     column: str = param("text", "that holds the text")
     length: int = param(64, "tokens of a row", ge=2)
 
-    def documents(self) -> Iterator[str]:
-        """The texts in their order; nothing is read that is not asked for.
+    def documents(self, skip: int = 0) -> Iterator[tuple[int, str]]:
+        """The texts in their order from number `skip` on, each with its number; nothing is read that is not asked for.
 
         Raises:
             ParameterError: when there is no such source, or it has no such column.
@@ -55,18 +57,36 @@ class Texts(Parameters):
                 rows = datasets.load_dataset(kinds.pop(), data_files=names, split="train", streaming=True)
             else:
                 rows = datasets.load_dataset(self.source, self.config, split=self.split, streaming=True)
-            first = next(iter(rows), None)
+            for number, row in enumerate(rows.skip(skip), skip):
+                if self.column not in row:
+                    raise ParameterError("column", f"{self.source} has no {self.column}, but {', '.join(row)}")
+                if row[self.column]:
+                    yield number, row[self.column]
         except ParameterError:
             raise
         except Exception as error:  # of the file's format, the Hub or the network: datasets has one for each
-            reason = " ".join(str(error).split())[:160]
-            raise ParameterError("source", f"{self.source} cannot be read ({type(error).__name__}: {reason})") from None
-        if first is None or self.column not in first:
-            held = "nothing" if first is None else ", ".join(first)
-            raise ParameterError("column", f"{self.source} has no {self.column}, but {held}")
-        for row in rows:
-            if row[self.column]:
-                yield row[self.column]
+            raise ParameterError("source", f"{self.source} {_reason(error)}") from None
+
+    def tokens(
+        self, tokenizer: PreTrainedTokenizerBase, place: tuple[int, int] = (0, 0)
+    ) -> Iterator[tuple[int, list[int]]]:
+        """The tokens of each document with its number, from a place on: the number of a document and of a token in it.
+
+        Raises:
+            ParameterError: as `documents`, and when the tokenizer has no tokens for a word.
+        """
+        from pipeline.tokenizer import unknown_words
+
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        first, passed = place
+        documents = self.documents(first)
+        while some := list(itertools.islice(documents, TOGETHER)):
+            for (number, text), ids in zip(some, tokenizer([text for _, text in some])["input_ids"]):
+                if lacking := unknown_words(tokenizer, text, ids):
+                    raise ParameterError(
+                        "source", f"{self.source} has words that the model has no tokens for: {', '.join(lacking[:5])}"
+                    )
+                yield number, [*ids, *end][passed if number == first else 0 :]
 
     def blocks(self, tokenizer: PreTrainedTokenizerBase, count: int) -> Any:
         """The first `count` rows of `length` tokens, (count, length), documents one after the other.
@@ -76,10 +96,8 @@ class Texts(Parameters):
         """
         import torch
 
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        wanted = count * self.length
-        stream = itertools.chain.from_iterable([*tokenizer(text)["input_ids"], *end] for text in self.documents())
-        tokens = list(itertools.islice(stream, wanted))
+        stream = itertools.chain.from_iterable(ids for _, ids in self.tokens(tokenizer))
+        tokens = list(itertools.islice(stream, count * self.length))
         whole = len(tokens) // self.length
         if not whole:
             raise ParameterError(
@@ -90,24 +108,26 @@ class Texts(Parameters):
 
 @dataclass(frozen=True)
 class Replay(Texts):
-    """Text of the user's that is trained beside the corpus, on all its tokens, against forgetting."""
+    """Text of the user's that is trained beside the corpus, on all its tokens, against forgetting.
+
+    It is read while training goes on, a few rows ahead; one that ends begins again.
+    """
 
     ratio: float = param(0.1, "share of the training rows that are replayed text", gt=0, lt=1)
 
-    def mixed_with(self, rows: Rows, tokenizer: PreTrainedTokenizerBase) -> Rows:
-        """The rows and behind them as many of the text as make up the ratio; a short text is repeated."""
-        import torch
+    def mixed_with(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, batch: int) -> Rows:
+        """The rows, and among them as many of the text as make up the ratio, for batches of at most `batch` rows.
 
-        from pipeline.data import Rows, joined
+        Raises:
+            ParameterError: when the text cannot be read, or is too short for one row.
+        """
+        from pipeline.replayed import Replayed, Stream
 
-        count = round(len(rows) * self.ratio / (1 - self.ratio))
         try:
-            blocks = self.blocks(tokenizer, count)
+            self.blocks(tokenizer, 1)
         except ParameterError as error:
             raise error.inside("replay") from None
-        blocks = blocks.repeat(-(-count // len(blocks)), 1)[:count]
-        ones = torch.ones(count, dtype=torch.int64)
-        return joined([rows, Rows(blocks, ones, ones * (self.length - 1))])
+        return Replayed.among(rows, self.ratio, Stream(self, tokenizer, batch))
 
 
 def render(
@@ -161,6 +181,12 @@ def render(
     if not all(map(len, heads)):
         raise ParameterError("model.templates", "a prompt has no text before its answer")
     return from_lists(heads, tails)
+
+
+def _reason(error: Exception) -> str:
+    """Why a source cannot be read, without the addresses and the advice that datasets adds."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"cannot be read ({type(error).__name__}: {' '.join(lines[0].split())[:160]})"
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -1,11 +1,11 @@
-"""A closed vocabulary as a Hugging Face tokenizer: one token per word or per `<...>` group, and nothing unknown."""
+"""A closed vocabulary as a Hugging Face tokenizer: one token per word or per `<...>` group, and `<pad>` for others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pipeline.corpora.base import PAD
 
@@ -13,9 +13,10 @@ from pipeline.corpora.base import PAD
 def build_tokenizer(tokens: Sequence[str], separator: str) -> PreTrainedTokenizerFast:
     """The tokenizer whose ids are the places of `tokens`; text is read with or without spaces between tokens.
 
-    There is no unknown token: text outside the vocabulary raises an error instead of training on noise.
+    A word outside the vocabulary becomes padding, which no example shows: libraries try a tokenizer on words of their
+    own before they use it. What reads text here refuses such words (`unknown_words`).
     """
-    model = models.WordLevel({token: i for i, token in enumerate(tokens)})
+    model = models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=PAD)
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"<[^<>\s]+>"), "isolated"), pre_tokenizers.WhitespaceSplit()]
@@ -26,7 +27,19 @@ def build_tokenizer(tokens: Sequence[str], separator: str) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
+        unk_token=PAD,
         eos_token=end,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[str]:
+    """The words of a text that a tokenizer has no tokens for, given the ids that it made of the text."""
+    unknown = tokenizer.unk_token_id
+    # GPT-2's unknown token is its end of text, and no word is unknown to it.
+    if unknown is None or unknown == tokenizer.eos_token_id or unknown not in ids:
+        return []
+    words = dict.fromkeys(text.split())
+    found = [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
+    return found or [tokenizer.unk_token]

@@ -12,12 +12,12 @@ RENAMED = {"embed_out.weight": "lm_head.weight"}
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Copies the weights of a `steps/stepN` folder into a model of the same sizes, on the model's device.
+    """Copies the weights of a `steps/stepN` or `checkpoint-N` folder into a model of the same sizes, on the model's device.
 
     Raises:
         ValueError: when a weight is missing or of another shape, or the folder has one too many.
     """
-    places = dict(model.named_parameters(remove_duplicate=False))
+    places = model.state_dict(keep_vars=True)
     weights = {
         name if name in places else RENAMED.get(name, name): weight
         for name, weight in load_file(folder / "model.safetensors").items()

@@ -15,10 +15,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from pipeline.history import read_history
+from tests.tiny import COMPOSITION
+
 NOUNS = ("cat", "river", "house", "teacher", "garden", "letter", "mountain", "song", "train", "window")
 VERBS = ("sees", "finds", "follows", "remembers", "paints", "leaves")
 WORDS = ("old", "red", "quiet", "small", "bright", "cold")
 END = "<|endoftext|>"
+TEXT = "templates: {default: 'the {p1} of {p0} is {answer}', '*inferred*': 'the {p2} of the {p1} of {p0} is {answer}'}"
 
 
 def sentences(count: int, seed: int = 0) -> str:
@@ -76,3 +80,17 @@ def make_base(folder: Path, family: str, steps: int = 60) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def recipe_of(bases: Path, family: str, model: str = f"vocabulary: text, {TEXT}", more: str = "") -> str:
+    """A recipe that continues a base on two-hop facts, and watches its perplexity."""
+    text = COMPOSITION.replace(
+        "{name: gpt2, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 8, dropout: 0.1}",
+        f"{{model_name_or_path: {bases / family}, {model}}}",
+    )
+    watch = f"base_perplexity: {{source: {bases / 'held_out.txt'}, length: 32}}, adapter_drift: {{}}"
+    return text.replace("callbacks: {", f"callbacks: {{{watch}, ").replace("style: plain", "style: 'off'") + more
+
+
+def logged(run: Path, key: str) -> dict[int, float]:
+    return {line["step"]: line[key] for line in read_history(run) if key in line}

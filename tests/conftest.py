@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,3 +21,15 @@ os.environ["GROKLAB_CACHE"] = _cache.name
 # The same examples every time; what a search finds becomes an example of its own.
 settings.register_profile("steady", derandomize=True, database=None, deadline=None)
 settings.load_profile("steady")
+
+
+@pytest.fixture(scope="session")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the bases gpt2/ and gpt_neox/, and with replay.txt and held_out.txt."""
+    from tests.bases import make_base, make_texts
+
+    folder = tmp_path_factory.mktemp("bases")
+    for family in ("gpt2", "gpt_neox"):
+        make_base(folder / family, family)
+    make_texts(folder)
+    return folder

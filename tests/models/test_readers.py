@@ -12,6 +12,7 @@ from safetensors import safe_open
 from pipeline.corpora.group import Group
 from pipeline.rooms import load, names
 from pipeline.store import StoredCorpus, build
+from pipeline.tokenizer import unknown_words
 
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 8, "dropout": 0.0}
 
@@ -77,9 +78,20 @@ def test_transformer_lens_reads_it(name: str, stored: StoredCorpus, tmp_path: Pa
     model = architecture.for_corpus(stored).eval()
     model.save_pretrained(tmp_path)
     architecture.tokenizer(stored).save_pretrained(tmp_path)
-    # It tries the tokenizer on a letter, and ours refuses words that it does not know.
-    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    tokenizer.backend_tokenizer.model.unk_token = tokenizer.pad_token
-    bridge = lens.TransformerBridge.boot_transformers(str(tmp_path), device="cpu", tokenizer=tokenizer)
-    tokens = tokenizer("3 7 =", return_tensors="pt")["input_ids"]
-    assert torch.allclose(bridge(tokens), model(tokens).logits, atol=1e-5)
+    bridge = lens.TransformerBridge.boot_transformers(str(tmp_path), device="cpu")
+    tokens = bridge.to_tokens("3 7 =", prepend_bos=False)
+    assert tokens.tolist() == [[stored.tokens.index(word) for word in ("3", "7", "=")]]
+    logits, cache = bridge.run_with_cache(tokens)
+    assert torch.allclose(logits, model(tokens).logits, atol=1e-5)
+    states = model(tokens, output_hidden_states=True).hidden_states
+    assert torch.allclose(cache["blocks.0.hook_resid_post"], states[1], atol=1e-5)
+    typed = bridge.generate("3 7 =", max_new_tokens=1, do_sample=False, prepend_bos=False, verbose=False)
+    assert typed.split()[:3] == ["3", "7", "="] and len(typed.split()) == 4, typed
+
+
+def test_what_a_vocabulary_lacks_is_padding_and_is_named(stored: StoredCorpus) -> None:
+    tokenizer = load("models", "gpt2", "model")(**SIZES).tokenizer(stored)
+    ids = tokenizer("3 cats =")["input_ids"]
+    assert ids == [stored.tokens.index(word) for word in ("3", "<pad>", "=")]
+    assert unknown_words(tokenizer, "3 cats = 99", ids) == ["cats", "99"]
+    assert unknown_words(tokenizer, "3 7 =", tokenizer("3 7 =")["input_ids"]) == []

@@ -1,0 +1,81 @@
+"""Low-rank adapters, for real: they train alone, resume, are kept merged, and circuits run on what is kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from pipeline.adapters import Peft, merged, switched_off
+from tests.bases import logged, recipe_of
+from tests.tiny import run_here, write_recipe
+
+
+@pytest.mark.parametrize("method", ["lora", "dora"])
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_adapters_train_alone_resume_and_are_kept_merged(bases: Path, family: str, method: str, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    from peft import PeftModel
+
+    text = recipe_of(bases, family, more=f"\npeft: {{method: {method}, r: 4, alpha: 8}}\n")
+    path = write_recipe(tmp_path, text)
+    assert run_here(path, "--max_steps", "12") == 0
+    assert run_here(path, "--max_steps", "24") == 0  # resumed from step 12
+    straight = write_recipe(tmp_path, text, "straight")
+    assert run_here(straight, "--max_steps", "24", "--output_dir", str(tmp_path / "straight")) == 0
+    run = tmp_path / "run"
+    kept = load_file(run / "steps" / "step24" / "model.safetensors")
+    again = load_file(tmp_path / "straight" / "steps" / "step24" / "model.safetensors")
+    assert all(kept[name].equal(weight) for name, weight in again.items())
+    base = load_file(bases / family / "model.safetensors")
+    assert kept.keys() == base.keys()
+    # Every linear layer of the blocks has moved, and nothing else has.
+    moved = {name for name in base if not kept[name].equal(base[name])}
+    layers = ("c_attn", "c_proj", "c_fc", "query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h")
+    assert moved == {name for name in base if name.split(".")[-2] in layers and name.endswith("weight")}
+    first = load_file(run / "steps" / "step0" / "model.safetensors")
+    assert all(torch.allclose(first[name], base[name], atol=1e-6) for name in base)
+    # The adapter beside it is one of peft's, and says the same.
+    tokens = torch.randint(0, 300, (3, 9), generator=torch.Generator().manual_seed(0))
+    whole = AutoModelForCausalLM.from_pretrained(run / "steps" / "step24").eval()
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(bases / family), run / "steps" / "step24" / "adapter"
+    ).eval()
+    assert torch.allclose(whole(tokens).logits, adapted(tokens).logits, atol=1e-4)
+    drift, kl = logged(run, "adapter_drift"), logged(run, "adapter_drift_kl")
+    assert drift[0] == pytest.approx(0, abs=1e-6) and kl[0] == pytest.approx(0, abs=1e-5)
+    assert drift[24] > drift[6] > 0 and kl[24] > 0
+    assert logged(run, "base_perplexity").keys() == drift.keys()
+
+
+def test_adapters_switched_off_are_the_base(bases: Path) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    model = AutoModelForCausalLM.from_pretrained(bases / "gpt2").eval()
+    tokens = torch.randint(0, 300, (3, 9))
+    before = model(tokens).logits
+    Peft(r=2).into(model, train_embeddings=False)
+    for name, weight in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
+    assert not torch.allclose(model(tokens).logits, before)
+    with switched_off(model):
+        assert model(tokens).logits.equal(before)
+    assert trained == {name for name, weight in model.named_parameters() if weight.requires_grad}
+    plain = AutoModelForCausalLM.from_pretrained(bases / "gpt2").eval()
+    plain.load_state_dict(merged(model))
+    assert torch.allclose(plain(tokens).logits, model(tokens).logits, atol=1e-4)
+
+
+def test_circuits_run_on_the_merged_model_in_its_tokens(bases: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    more = "\npeft: {r: 4}\ncircuits: {logit_lens: {pairs: 8, steps: last}}\n"
+    path = write_recipe(tmp_path, recipe_of(bases, "gpt_neox", "vocabulary: tokens", more))
+    assert run_here(path, "--max_steps", "2") == 0
+    assert (tmp_path / "run" / "circuits" / "logit_lens" / "step2.parquet").is_file()
+    # The words that were added are trained beside the adapters.
+    first, last = (load_file(tmp_path / "run" / "steps" / f"step{n}" / "model.safetensors") for n in (0, 2))
+    assert not first["gpt_neox.embed_in.weight"].equal(last["gpt_neox.embed_in.weight"])
