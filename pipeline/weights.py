@@ -12,7 +12,7 @@ RENAMED = {"embed_out.weight": "lm_head.weight"}
 
 
 def load_weights(model: Any, folder: Path) -> None:
-    """Copies the weights of a `steps/stepN` or `checkpoint-N` folder into a model of the same sizes, on the model's device.
+    """Copies the weights of a `steps/stepN` or `checkpoint-N` folder into a model of the same sizes, on its device.
 
     Raises:
         ValueError: when a weight is missing or of another shape, or the folder has one too many.
