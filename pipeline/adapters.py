@@ -51,6 +51,17 @@ class Peft(Parameters):
         if self.method != "full" and importlib.util.find_spec("peft") is None:
             raise ParameterError("method", f"{self.method} needs peft; pip install 'groklab[peft]'")
 
+    def check_whole(self, args: Any) -> None:
+        """Refuses adapters where processes have parts of the weights, which cannot be merged there.
+
+        Raises:
+            ParameterError: under ZeRO-3 and FSDP.
+        """
+        from transformers.integrations import is_deepspeed_zero3_enabled
+
+        if self.method != "full" and (is_deepspeed_zero3_enabled() or args.fsdp):
+            raise ParameterError("peft", "needs whole weights, which ZeRO-3 and FSDP do not keep; ZeRO-2 does")
+
     def into(self, model: PreTrainedModel, train_embeddings: bool) -> None:
         """Puts adapters into a model, drawn from torch's global random numbers; they begin by changing nothing.
 
@@ -86,18 +97,6 @@ class Peft(Parameters):
         if train_embeddings:
             for part in (model.get_input_embeddings(), model.get_output_embeddings()):
                 part.weight.requires_grad_(True)
-
-
-def check_whole(args: Any) -> None:
-    """Refuses adapters where processes have parts of the weights, which cannot be merged there.
-
-    Raises:
-        ParameterError: under ZeRO-3 and FSDP.
-    """
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    if is_deepspeed_zero3_enabled() or args.fsdp:
-        raise ParameterError("peft", "needs whole weights, which ZeRO-3 and FSDP do not keep; ZeRO-2 does")
 
 
 def layers(model: Any) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import os
 import warnings
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -55,6 +55,24 @@ def prepare_engine(training: Mapping[str, Any]) -> None:
         if on_cpu:
             # It would compile an extension, for a minute and where there is a compiler; gloo does without.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextmanager
+def undivided(args: Any) -> Iterator[None]:
+    """Lets `from_pretrained` load whole weights: under ZeRO-3 it would divide them before they can be extended.
+
+    They are divided when training begins, as those of a model that is built are.
+    """
+    from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        if getattr(args, "hf_deepspeed_config", None) is not None:
+            set_hf_deepspeed_config(args.hf_deepspeed_config)
+        elif args.deepspeed_plugin is not None:  # of the launcher's
+            args.deepspeed_plugin.set_deepspeed_weakref()
 
 
 def regrouped(trainer: GrokTrainer, checkpoint: str) -> str:

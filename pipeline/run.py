@@ -20,7 +20,7 @@ if not __package__:  # started as a script: Python has put pipeline/ on the path
 
 from pipeline import folder, usage
 from pipeline.arguments import training_arguments
-from pipeline.engines import UNIVERSAL, prepare_engine, regrouped
+from pipeline.engines import UNIVERSAL, prepare_engine, regrouped, undivided
 from pipeline.files import DiskError, write_text, writing
 from pipeline.grokking import PROBE
 from pipeline.history import read_lines
@@ -128,7 +128,6 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     from transformers import set_seed
     from transformers.utils import logging
 
-    from pipeline.adapters import check_whole
     from pipeline.data import check_held_out, check_rows
     from pipeline.explain import check_analyses
     from pipeline.store import build
@@ -140,6 +139,8 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     prepare_engine(recipe.training)
     args = training_arguments(recipe.training, recipe.batches(int(os.environ.get("WORLD_SIZE", 1))))
     args.run_name = tracked_name(recipe)
+    if recipe.peft:
+        recipe.peft.check_whole(args)
     with args.main_process_first(desc="corpus"):
         try:
             stored = build(recipe.corpus)
@@ -161,9 +162,9 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
 
     set_seed(args.seed)  # before the model, whose weights are drawn from it
-    model = recipe.model.for_corpus(stored)
+    with undivided(args):
+        model = recipe.model.for_corpus(stored)
     if recipe.peft:
-        check_whole(args)
         recipe.peft.into(model, train_embeddings=not recipe.model.rewords)
     if args.should_save:
         tokenizer.save_pretrained(recipe.output_dir / folder.TOKENIZER)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.adapters import Peft, merged, switched_off
 from tests.bases import logged, recipe_of
-from tests.tiny import run_here, write_recipe
+from tests.kills import Runner, join
+from tests.tiny import ROOT, run_here, write_recipe
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])
@@ -79,3 +82,36 @@ def test_circuits_run_on_the_merged_model_in_its_tokens(bases: Path, tmp_path: P
     # The words that were added are trained beside the adapters.
     first, last = (load_file(tmp_path / "run" / "steps" / f"step{n}" / "model.safetensors") for n in (0, 2))
     assert not first["gpt_neox.embed_in.weight"].equal(last["gpt_neox.embed_in.weight"])
+
+
+@pytest.mark.parametrize("engine", ["zero2", pytest.param("cpu", marks=pytest.mark.slow)])
+def test_two_processes_train_adapters_as_one_does(engine: str, bases: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    text = recipe_of(bases, "gpt_neox", "vocabulary: tokens", "\npeft: {r: 4}\nper_device_train_batch_size: 4\n")
+    recipe = write_recipe(tmp_path, text.replace("logging_steps: 3", "logging_steps: 1"))
+    assert run_here(recipe, "--output_dir", str(tmp_path / "one")) == 0
+    two = Runner(recipe, 2, config=ROOT / "accelerate_configs" / f"{engine}.yaml")
+    two.run(tmp_path / "two")
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())[0]["processes"] == 2
+    for key in ("loss", "eval_id_loss", "base_perplexity", "adapter_drift_kl"):
+        one, ours = logged(tmp_path / "one", key), logged(tmp_path / "two", key)
+        assert ours == pytest.approx(one, rel=2e-5, abs=1e-6) and len(ours) > 4, key
+    # Stopped and started again, by as many and by one.
+    Runner(recipe, 2, ("--max_steps", "12"), config=two.config).run(tmp_path / "parts")
+    shutil.copytree(tmp_path / "parts", tmp_path / "fewer")
+    two.run(tmp_path / "parts")
+    Runner(recipe, 1, config=two.config).run(tmp_path / "fewer")
+    final = "steps/step24/model.safetensors"
+    weights, parts, one, fewer = (load_file(tmp_path / name / final) for name in ("two", "parts", "one", "fewer"))
+    assert weights.keys() == one.keys() and all(parts[key].equal(weight) for key, weight in weights.items())
+    for other in (weights, fewer):
+        assert all(torch.allclose(other[key], weight, atol=1e-4) for key, weight in one.items())
+    assert (tmp_path / "two" / "steps" / "step24" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_adapters_under_zero3_are_refused_in_a_line(bases: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    recipe = write_recipe(tmp_path, recipe_of(bases, "gpt2", more="\npeft: {r: 4}\n"))
+    assert 2 in join(Runner(recipe, 2, config=ROOT / "accelerate_configs" / "zero3.yaml").start(tmp_path / "run"))
+    said = (tmp_path / "run.log").read_text()
+    assert said.count("peft: needs whole weights, which ZeRO-3 and FSDP do not keep; ZeRO-2 does") == 1, said

@@ -15,8 +15,9 @@ from pipeline.recipe import read_recipe
 from pipeline.run import prepare, train
 from pipeline.store import build
 from pipeline.weights import RENAMED
-from tests.bases import TEXT, recipe_of
-from tests.tiny import COMPOSITION, RECIPE, run_here, write_recipe
+from tests.bases import TEXT, logged, recipe_of
+from tests.kills import Runner
+from tests.tiny import COMPOSITION, RECIPE, ROOT, run_here, write_recipe
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
@@ -110,3 +111,18 @@ def test_a_stage_starts_from_the_grokked_step_of_the_last(tmp_path: Path) -> Non
     assert now[: len(kept)].equal(kept) and len(now) == len(kept) + 2
     train(trainer)
     assert (tmp_path / "second" / "steps" / "step24" / "tokenizer.json").is_file()
+
+
+def test_a_base_is_continued_under_zero3(bases: Path, tmp_path: Path) -> None:
+    text = recipe_of(bases, "gpt_neox", "vocabulary: tokens")
+    recipe = write_recipe(tmp_path, text.replace("logging_steps: 3", "logging_steps: 1") + "max_eval_samples: 50\n")
+    words = ("--max_steps", "6")
+    assert run_here(recipe, *words, "--output_dir", str(tmp_path / "one")) == 0
+    Runner(recipe, 2, words, config=ROOT / "accelerate_configs" / "zero3.yaml").run(tmp_path / "two")
+    for step, close in ((0, 1e-7), (6, 1e-4)):
+        one, two = (
+            load_file(tmp_path / name / "steps" / f"step{step}" / "model.safetensors") for name in ("one", "two")
+        )
+        assert one.keys() == two.keys()
+        assert all(torch.allclose(two[key], weight, atol=close) for key, weight in one.items())
+    assert logged(tmp_path / "two", "eval_id_loss") == pytest.approx(logged(tmp_path / "one", "eval_id_loss"), rel=1e-4)
