@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
 from pipeline.explain import Run, add_step, choose_steps, explain, fingerprint, with_sources, write_table
 from pipeline.folder import RECIPE, TOKENIZER
-from pipeline.pairs import FilePairs, translate
+from pipeline.pairs import CorpusPairs, FilePairs, translate
 from pipeline.parameters import ParameterError, parameters_of
 from pipeline.process import wait_asleep
 from pipeline.reading import Block, RecipeError, override
@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.run is None and chosen.model is None:
             raise RecipeError("command line", "name a RUN, or a model with --model")
         analyses = read_analyses(chosen, rest)
-        for name, alone in {"revision": False, "output": False, "steps": True, "against": True}.items():
+        for name, alone in {"data": False, "revision": False, "output": False, "steps": True, "against": True}.items():
             if getattr(chosen, name) is not None and alone == (chosen.model is not None):
                 raise RecipeError(f"--{name}", f"goes with {'a RUN alone' if alone else '--model'}")
         if chosen.model is not None:
@@ -206,7 +206,7 @@ def open_source(chosen: argparse.Namespace, tokenizer: Any) -> Source:
     if chosen.run is None:
         raise RecipeError("command line", "pairs are needed: --data FILE, or a RUN whose corpus gives them")
     run = Run(chosen.run)
-    return run.source if tokenizer is None else Translated(run.source, translate(run.stored, tokenizer))
+    return run.source if tokenizer is None else Translated(CorpusPairs(run.stored), translate(run.stored, tokenizer))
 
 
 class Translated(Source):

@@ -203,7 +203,11 @@ class Continued(Architecture):
             ParameterError: when its words are text, of which each may be several tokens.
         """
         if self.vocabulary == "text":
-            raise ParameterError("circuits", "need one token a word; write model.vocabulary: tokens")
+            raise ParameterError(
+                "circuits",
+                "of a corpus need one token a word; write model.vocabulary: tokens, or once there are weights give "
+                "pairs of prompts as text: python -m pipeline.circuits --model RUN/steps/stepN --data FILE",
+            )
         ids = self.tokenizer(stored).get_vocab()
         return [ids[word] for word in stored.tokens]
 
