@@ -6,15 +6,22 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from pipeline import explaining
 from pipeline.adapters import Peft, merged, switched_off
+from pipeline.circuits.logit_lens import LogitLens
+from pipeline.explain import Run
 from tests.bases import logged, recipe_of
 from tests.kills import Runner, join
 from tests.tiny import ROOT, run_here, write_recipe
+
+HEAD = "embed_out.weight"
 
 
 @pytest.mark.parametrize("method", ["lora", "dora"])
@@ -73,15 +80,72 @@ def test_adapters_switched_off_are_the_base(bases: Path) -> None:
     assert torch.allclose(plain(tokens).logits, model(tokens).logits, atol=1e-4)
 
 
-def test_circuits_run_on_the_merged_model_in_its_tokens(bases: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_circuits_run_on_the_merged_model_in_its_tokens(
+    family: str, bases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("peft", reason="the extra peft is not installed")
-    more = "\npeft: {r: 4}\ncircuits: {logit_lens: {pairs: 8, steps: last}}\n"
-    path = write_recipe(tmp_path, recipe_of(bases, "gpt_neox", "vocabulary: tokens", more))
-    assert run_here(path, "--max_steps", "2") == 0
-    assert (tmp_path / "run" / "circuits" / "logit_lens" / "step2.parquet").is_file()
+    from peft import PeftModel
+
+    more = "\npeft: {r: 4}\ncircuits: {logit_lens: {pairs: 8, split: train, steps: last}}\n"
+    path = write_recipe(tmp_path, recipe_of(bases, family, "vocabulary: tokens", more))
+    assert run_here(path, "--max_steps", "12") == 0
+    run = tmp_path / "run"
     # The words that were added are trained beside the adapters.
-    first, last = (load_file(tmp_path / "run" / "steps" / f"step{n}" / "model.safetensors") for n in (0, 2))
-    assert not first["gpt_neox.embed_in.weight"].equal(last["gpt_neox.embed_in.weight"])
+    first, last = (load_file(run / "steps" / f"step{n}" / "model.safetensors") for n in (0, 12))
+    (words,) = [name for name in first if name.endswith(("wte.weight", "embed_in.weight"))]
+    assert not first[words].equal(last[words])
+    # What is analysed is what training ended with: the last layer's lens shows the adapted model's own prediction.
+    step = AutoModelForCausalLM.from_pretrained(run / "steps" / "step12")
+    step.load_state_dict(step.state_dict() | {key: value for key, value in first.items() if key in step.state_dict()})
+    for part in (step.get_input_embeddings(), step.get_output_embeddings()):
+        part.weight.data = (
+            last[words] if part is step.get_input_embeddings() or family == "gpt2" else last[HEAD]
+        ).clone()
+    adapted = PeftModel.from_pretrained(step, run / "steps" / "step12" / "adapter").eval()
+    looked = Run(run)
+    pairs = LogitLens(pairs=8, split="train").choose(looked.source)
+    clean = torch.from_numpy(pairs.clean).long()
+    at = torch.from_numpy(pairs.lengths) - 1
+    with torch.no_grad():
+        chances = adapted(clean).logits[torch.arange(len(pairs)), at].softmax(-1)
+    answers = torch.from_numpy(pairs.answers[:, :1]).long()
+    table = looked.table("logit_lens").to_pandas()
+    shown = table[(table.target == "answer") & (table.layer == table.layer.max()) & (table.position == at.max().item())]
+    assert shown.probability.item() == pytest.approx(chances.gather(1, answers).mean().item(), rel=1e-3)
+    # And as one model with a tokenizer of its own, the same.
+    words_of = (
+        "--model",
+        str(run),
+        "--revision",
+        "step12",
+        "--analysis",
+        "logit_lens",
+        "--split",
+        "train",
+        "--pairs",
+        "8",
+    )
+    assert explaining.main([str(run), *words_of, "--output", str(tmp_path / "one")]) == 0
+    one = pq.read_table(tmp_path / "one" / "logit_lens.parquet").to_pandas()
+    pd.testing.assert_frame_equal(one, table, check_dtype=False, rtol=1e-4)
+
+
+def test_circuits_of_a_model_in_text_take_pairs_in_text(
+    bases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert run_here(write_recipe(tmp_path, recipe_of(bases, "gpt2")), "--max_steps", "2") == 0
+    capsys.readouterr()
+    assert explaining.main([str(run), "--analysis", "logit_lens"]) == 2
+    error = capsys.readouterr().err
+    assert "need one token a word" in error and "--data FILE" in error and error.count("\n") == 1
+    pair = {"clean": "the r_1 of e_2 is", "corrupted": "the r_1 of e_3 is", "answer": " a", "corrupted_answer": " old"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    words = ("--analysis", "logit_lens,attribution", "--data", str(tmp_path / "pairs.jsonl"))
+    assert explaining.main([str(run), *words]) == 2 and "--data: goes with --model" in capsys.readouterr().err
+    assert explaining.main(["--model", str(run / "steps" / "step2"), *words, "--output", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "attribution.parquet").is_file()
 
 
 @pytest.mark.parametrize("engine", ["zero2", pytest.param("cpu", marks=pytest.mark.slow)])

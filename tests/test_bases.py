@@ -108,7 +108,7 @@ def test_circuits_of_text_are_refused_before_training(
 ) -> None:
     path = write_recipe(tmp_path, recipe_of(bases, "gpt2", more="\ncircuits: {logit_lens: {}}\n"))
     assert run_here(path) == 2
-    assert "circuits: need one token a word; write model.vocabulary: tokens" in capfd.readouterr().err
+    assert "circuits: of a corpus need one token a word; write model.vocabulary: tokens, or" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
