@@ -17,6 +17,7 @@ import json
 import re
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def push(
             yield f"{name}: {len(files)} files, {_size(files)}"
         yield f"nothing was sent; {len(wanted)} revisions of {_size(*wanted.values())} would be in {repo}"
         return
+    began, sent_of, there_already = time.monotonic(), list[Mapping[str, Source]](), 0
     remote = Remote(repo)
     remote.create(private)
     start = remote.first_commit()
@@ -82,7 +84,9 @@ def push(
         elif name != MAIN:
             remote.branch(name, start)
         new = remote.upload(name, files, f"{run.name}: {name}")
-        sent = _size({file: files[file] for file in new})
+        sent = {file: files[file] for file in new}
+        sent_of.append(sent)
+        there_already += not new
         seal = _seal(files)
         if record.get(repo, {}).get(name) == seal and not new:
             yield f"{counted}: there already"
@@ -94,7 +98,12 @@ def push(
             record.setdefault(repo, {})[name] = seal
             write_json(path / PUSHED, record)
         checked = "listed as it is here" if quick else "read back as it is here"
-        yield f"{counted}: {f'sent {sent}' if new else 'there already'}, {checked}"
+        yield f"{counted}: {f'sent {_size(sent)}' if new else 'there already'}, {checked}"
+    again = f", {remote.retries} requests made again" if remote.retries else ""
+    yield (
+        f"{repo} has it all: {len(wanted)} revisions, {there_already} of them there already; sent {_size(*sent_of)} "
+        f"in {time.monotonic() - began:.0f} s{again}"
+    )
     if MAIN not in wanted:
         yield f"{path} is not finished: main stays empty until a push after its end"
 
@@ -258,7 +267,7 @@ def _do(chosen: argparse.Namespace) -> int:
     else:
         options = {key: getattr(chosen, key) for key in ("steps", "private", "corpus", "dry_run", "quick")}
         lines = push(chosen.run, chosen.repo, **options)
-        done = "" if chosen.dry_run else f"{chosen.repo} has it all"
+        done = ""
     for line in lines:
         print(line, flush=True)
     if done:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -53,6 +54,30 @@ def digest(source: Source) -> str:
     return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else sha256(source)
 
 
+def unreachable() -> str | None:
+    """Why the Hub cannot be reached, within seconds, where its clients would try for minutes; None where it can be.
+
+    Whatever it answers, it is there. Clients that are told to be offline know it without asking.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import get_session
+
+    if constants.is_offline_mode():
+        return None
+    address = HfApi().endpoint
+    reason = ""
+    for wait in (1.0, 0.0):
+        try:
+            get_session().head(address, timeout=5.0)
+            return None
+        except Exception as error:  # of the HTTP client, which huggingface_hub changes
+            if type(error).__name__ not in ("ConnectError", "ConnectTimeout"):
+                return None  # it has been reached, and falters
+            reason = f"{address}: {' '.join(str(error).split()) or type(error).__name__}"
+            time.sleep(wait)
+    return reason
+
+
 class Remote:
     """A model or dataset repository, `user/name`; every method raises HubError."""
 
@@ -71,7 +96,10 @@ class Remote:
             raise HubError(f"repository {name!r}: {' '.join(str(error).split())}") from None
         if constants.is_offline_mode():
             raise HubError(f"{name}: HF_HUB_OFFLINE is set, so the Hub is not asked; unset it")
+        if reason := unreachable():
+            raise HubError(f"{name}: the Hub cannot be reached ({reason})")
         self.name, self.kind = name, kind
+        self.retries = 0  # requests that were made again
         self._api = HfApi()
         self._at: dict[str, Any] = {"repo_id": name, "repo_type": kind}
 
@@ -179,7 +207,10 @@ class Remote:
                 if status is None and not network:
                     raise HubError(f"{self.name}: {' '.join(str(error).split())}") from None
                 if attempt == ATTEMPTS or (status is not None and status not in PASSING):
-                    raise HubError(f"{self.name}: {_reason(status, error)}") from None
+                    raise HubError(f"{self.name}: {_reason(status, error, attempt)}") from None
+                if not self.retries:  # said once, and counted
+                    print(f"{self.name}: {_reason(status, error, attempt)}; trying again", file=sys.stderr, flush=True)
+                self.retries += 1
                 time.sleep(_wait(attempt, error))
         raise AssertionError  # the last attempt returns or raises
 
@@ -197,17 +228,18 @@ def _wait(attempt: int, error: Exception) -> float:
     return min(FIRST_WAIT * 2 ** (attempt - 1), LONGEST_WAIT) * random.uniform(0.75, 1.25)
 
 
-def _reason(status: int | None, error: Exception) -> str:
+def _reason(status: int | None, error: Exception, attempts: int) -> str:
     from huggingface_hub.errors import GatedRepoError
 
     if isinstance(error, GatedRepoError):
         return "is gated; ask for access on its page, and log in with hf auth login"
+    tried = f", also after {attempts} attempts" if attempts > 1 else ""
     reasons = {
         401: "there is no such repository, or it is private; log in with hf auth login",
         403: "the Hub forbids it (403); the token needs the right to write there, see hf auth login",
         404: "there is no such repository",
-        429: f"the Hub is asked too often (429), also after {ATTEMPTS} attempts; try again later",
+        429: f"the Hub is asked too often (429){tried}",
     }
     if status is None:
-        return f"the Hub cannot be reached ({type(error).__name__}), also after {ATTEMPTS} attempts"
-    return reasons.get(status, f"the Hub answers {status}, also after {ATTEMPTS} attempts")
+        return f"the Hub does not answer ({type(error).__name__}){tried}"
+    return reasons.get(status, f"the Hub answers {status}{tried}")

@@ -269,7 +269,6 @@ def publish(recipe: Recipe) -> int:
     except HubError as error:
         print(f"{error}; the run is finished, and the same command pushes what is missing", file=sys.stderr)
         return 1
-    print(f"{repository} has it all")
     return 0
 
 

@@ -42,6 +42,8 @@ class Texts(Parameters):
         """
         import datasets
 
+        from pipeline.remote import unreachable
+
         if not self.source:
             raise ParameterError("source", "is missing; write a file, a folder or a dataset's name")
         path = Path(self.source).expanduser()
@@ -55,6 +57,10 @@ class Texts(Parameters):
                     raise ParameterError("source", f"{path} has no files of one kind of {', '.join(READERS)}")
                 names = [str(file) for file in files]
                 rows = datasets.load_dataset(kinds.pop(), data_files=names, split="train", streaming=True)
+            elif reason := unreachable():
+                raise ParameterError(
+                    "source", f"{self.source} is no file here, and the Hub cannot be reached ({reason})"
+                )
             else:
                 rows = datasets.load_dataset(self.source, self.config, split=self.split, streaming=True)
             for number, row in enumerate(rows.skip(skip), skip):

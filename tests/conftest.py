@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.hub_server import HubServer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -33,3 +38,24 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
         make_base(folder / family, family)
     make_texts(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def kept_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with 30 kept steps, 0 to 29."""
+    from pipeline.manifest import Manifest
+    from tests.hub_server import MANY
+    from tests.tiny import run_here, write_recipe
+
+    folder = tmp_path_factory.mktemp("pushed")
+    assert run_here(write_recipe(folder, MANY), "--callbacks.progress.style", "off") == 0
+    assert len(Manifest.load(folder / "run").kept) == 30
+    return folder / "run"
+
+
+@pytest.fixture
+def server() -> Iterator[HubServer]:
+    from tests.hub_server import hub_server
+
+    with hub_server() as server:
+        yield server

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipeline.data import Rows
     from pipeline.store import StoredCorpus
 
+NO_VOCABULARY = "it has no vocabulary"
 KEY = "model.model_name_or_path"
 
 
@@ -74,6 +75,8 @@ class Continued(Architecture):
         if not (path / "recipe.yaml").is_file():
             if path.is_dir() and self.revision:
                 raise ParameterError("model.revision", f"{path} is the folder of one model, which has no revisions")
+            if path.is_dir() and not (path / "config.json").is_file():
+                raise ParameterError(KEY, f"{path} is no folder of a model: it has no config.json, and no recipe.yaml")
             return (str(path) if path.is_dir() else self.model_name_or_path), self.revision
         from pipeline.manifest import Manifest
 
@@ -98,7 +101,15 @@ class Continued(Architecture):
 
     @cached_property
     def _loading(self) -> dict[str, Any]:
-        return {"revision": self.origin[1], "trust_remote_code": self.trust_remote_code}
+        from pipeline.remote import unreachable
+
+        # Without a network the clients try for a minute before they look for what was downloaded before.
+        is_here = Path(self.origin[0]).is_dir() or unreachable() is not None
+        return {
+            "revision": self.origin[1],
+            "trust_remote_code": self.trust_remote_code,
+            "local_files_only": is_here,
+        }
 
     @cached_property
     def max_length(self) -> int:
@@ -178,7 +189,7 @@ class Continued(Architecture):
         with self._readable("tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(self.origin[0], **self._loading)
             if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers, where files are missing
-                raise FileNotFoundError("it has no vocabulary")
+                raise FileNotFoundError(NO_VOCABULARY)
             return tokenizer
 
     def tokenizer(self, stored: StoredCorpus) -> PreTrainedTokenizerBase:
@@ -260,6 +271,8 @@ def _reason(what: str, error: Exception) -> str:
         or "offline" in text.lower()
     ):
         return f"its {what} is not here, and the Hub cannot be reached"
+    if what == "tokenizer" and (NO_VOCABULARY in text or "instantiate the backend tokenizer" in text):
+        return "its tokenizer cannot be read: it has no tokenizer.json, nor vocab.json and merges.txt"
     if "does not recognize this architecture" in text or "model_type" in text or "Unrecognized" in text:
         return f"its architecture is none that transformers knows: {text[:160]}"
     return f"its {what} cannot be read ({type(error).__name__}: {text[:160]})"
