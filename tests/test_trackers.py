@@ -6,6 +6,7 @@ import json
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,12 +48,26 @@ def test_wandb_offline_and_the_same_run_after_a_restart(tmp_path: Path) -> None:
         result = run_process(*command, "--max_steps", steps, cwd=tmp_path, WANDB_MODE="offline")
         assert result.returncode == 0, result.stderr
     run_id = (tmp_path / "runs" / "tiny" / "tracker_id").read_text()
-    files = list((tmp_path / "runs" / "tiny" / "wandb").glob(f"offline-run-*/run-{run_id}.wandb"))
-    assert len(files) == 2  # one for each start, all of one run
-    for file in files:
-        content = file.read_bytes()
-        for word in (b"eval/id_exact_match", b"final_id_exact_match", b"figures/curve", b"tiny-seed42-step4"):
-            assert word in content, word
+    folders = sorted((tmp_path / "runs" / "tiny" / "wandb").glob(f"offline-run-*-{run_id}"))
+    assert len(folders) == 2  # one for each start, all of one run
+    # What wandb itself reads in them, and would sync.
+    steps = []
+    for folder, last, kept in zip(folders, (6, 12), ((0, 1, 2, 4, 6), (0, 1, 2, 4, 6, 8, 10, 12))):
+        shown = run_process("-m", "wandb", "leet", "inspect", "--json", str(folder))
+        records = [json.loads(line) for line in shown.stdout.splitlines()]
+        found: dict[str, list[Any]] = {}
+        for record in records:
+            found.setdefault(record["type"], []).append(record[record["type"]])
+        (described,) = found["run"]
+        assert (described["run_id"], described["display_name"], described["resume"]) == (run_id, "tiny-seed42", True)
+        history = [item["item"] for item in found["history"]]
+        steps += [item["train/global_step"] for item in history if "eval/id_exact_match" in item]
+        final = {key: value for item in found["summary"] for key, value in item["update"].items()}
+        assert 0 <= final["final_id_exact_match"] <= 1 and final["train/global_step"] == last
+        (picture,) = [item for item in history if "figures/curve.path" in item]
+        assert (folder / "files" / picture["figures/curve.path"]).read_bytes().startswith(b"\x89PNG")
+        assert [item["name"] for item in found["artifact"]] == [f"tiny-seed42-step{step}" for step in kept]
+    assert steps == [0, 1, 2, 4, 6, 8, 10, 12]
 
 
 def test_a_tracked_run_is_named_by_what_differs(tmp_path: Path) -> None:
