@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pipeline.files import sha256
+from pipeline.network import unreachable
 
 ATTEMPTS = 12
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds; doubled after every attempt
@@ -54,30 +55,6 @@ def digest(source: Source) -> str:
     return hashlib.sha256(source).hexdigest() if isinstance(source, bytes) else sha256(source)
 
 
-def unreachable() -> str | None:
-    """Why the Hub cannot be reached, within seconds, where its clients would try for minutes; None where it can be.
-
-    Whatever it answers, it is there. Clients that are told to be offline know it without asking.
-    """
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.utils import get_session
-
-    if constants.is_offline_mode():
-        return None
-    address = HfApi().endpoint
-    reason = ""
-    for wait in (1.0, 0.0):
-        try:
-            get_session().head(address, timeout=5.0)
-            return None
-        except Exception as error:  # of the HTTP client, which huggingface_hub changes
-            if type(error).__name__ not in ("ConnectError", "ConnectTimeout"):
-                return None  # it has been reached, and falters
-            reason = f"{address}: {' '.join(str(error).split()) or type(error).__name__}"
-            time.sleep(wait)
-    return reason
-
-
 class Remote:
     """A model or dataset repository, `user/name`; every method raises HubError."""
 
@@ -96,7 +73,7 @@ class Remote:
             raise HubError(f"repository {name!r}: {' '.join(str(error).split())}") from None
         if constants.is_offline_mode():
             raise HubError(f"{name}: HF_HUB_OFFLINE is set, so the Hub is not asked; unset it")
-        if reason := unreachable():
+        if reason := unreachable(HfApi().endpoint):
             raise HubError(f"{name}: the Hub cannot be reached ({reason})")
         self.name, self.kind = name, kind
         self.retries = 0  # requests that were made again

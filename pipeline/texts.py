@@ -42,7 +42,7 @@ class Texts(Parameters):
         """
         import datasets
 
-        from pipeline.remote import unreachable
+        from pipeline.network import hub_unreachable
 
         if not self.source:
             raise ParameterError("source", "is missing; write a file, a folder or a dataset's name")
@@ -57,7 +57,7 @@ class Texts(Parameters):
                     raise ParameterError("source", f"{path} has no files of one kind of {', '.join(READERS)}")
                 names = [str(file) for file in files]
                 rows = datasets.load_dataset(kinds.pop(), data_files=names, split="train", streaming=True)
-            elif reason := unreachable():
+            elif reason := hub_unreachable():
                 raise ParameterError(
                     "source", f"{self.source} is no file here, and the Hub cannot be reached ({reason})"
                 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import write_text
+from pipeline.network import unreachable
 from pipeline.policy import FREE
 from pipeline.reading import Block
 from pipeline.values import plain
@@ -25,7 +26,8 @@ LENGTH = ("max_steps", "num_train_epochs")  # a run that is made longer stays th
 def prepare_trackers(trackers: list[str], folder: Path, project: str) -> None:
     """Sets what wandb and tensorboard read from the environment, where the user has not set it.
 
-    Without a key wandb would ask for a login and stop a job, so it then works offline, and says so.
+    Without a key wandb would ask for a login and stop a job, and where nobody answers it would fail after minutes: it
+    then works offline, and says so.
     """
     if "tensorboard" in trackers:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
@@ -35,9 +37,14 @@ def prepare_trackers(trackers: list[str], folder: Path, project: str) -> None:
         os.environ.setdefault("WANDB_RUN_ID", _run_id(folder))
         os.environ.setdefault("WANDB_RESUME", "allow")
         os.environ.setdefault("WANDB_SILENT", "true")
-        if "WANDB_MODE" not in os.environ and not _has_wandb_key():
-            os.environ["WANDB_MODE"] = "offline"
-            print(f"wandb has no key, so it logs offline; send it later with: wandb sync {folder}/wandb/offline-run-*")
+        if "WANDB_MODE" not in os.environ:
+            server = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+            reason = "has no key" if not _has_wandb_key() else unreachable(server) and f"cannot reach {server}"
+            if reason:
+                os.environ["WANDB_MODE"] = "offline"
+                print(
+                    f"wandb {reason}, so it logs offline; send it later with: wandb sync {folder}/wandb/offline-run-*"
+                )
 
 
 def shield(callbacks: Iterable[Any]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from pipeline.recipe import read_recipe
 from pipeline.trackers import prepare_trackers, tracked_name
+from tests.hub_server import CLOSED, HubServer
 from tests.tiny import run_process, write_recipe
 
 SHORT = ("--max_steps", "6", "--callbacks.progress.style", "off")
@@ -77,8 +78,8 @@ def test_a_tracked_run_is_named_by_what_differs(tmp_path: Path) -> None:
     assert tracked_name(read_recipe(recipe, ["--run_name", "mine"])) == "mine"
 
 
-def test_wandb_without_a_key_logs_offline_instead_of_asking(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_wandb_without_a_key_or_a_network_logs_offline_instead_of_asking(
+    tmp_path: Path, server: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
@@ -89,11 +90,16 @@ def test_wandb_without_a_key_logs_offline_instead_of_asking(
         monkeypatch.delenv(name)
     prepare_trackers(["wandb"], tmp_path, "project")
     assert os.environ["WANDB_MODE"] == "offline" and os.environ["WANDB_PROJECT"] == "project"
-    assert "wandb sync" in capsys.readouterr().out
+    assert "wandb has no key, so it logs offline; send it later with: wandb sync" in capsys.readouterr().out
     del os.environ["WANDB_MODE"]
     os.environ["WANDB_API_KEY"] = "0" * 40
+    monkeypatch.setenv("WANDB_BASE_URL", server.endpoint)  # somebody answers
     prepare_trackers(["wandb"], tmp_path, "project")
-    assert "WANDB_MODE" not in os.environ
+    assert "WANDB_MODE" not in os.environ and not capsys.readouterr().out
+    monkeypatch.setenv("WANDB_BASE_URL", CLOSED)
+    prepare_trackers(["wandb"], tmp_path, "project")
+    assert os.environ["WANDB_MODE"] == "offline"
+    assert f"wandb cannot reach {CLOSED}, so it logs offline" in capsys.readouterr().out
     del os.environ["WANDB_API_KEY"]
 
 

@@ -101,10 +101,10 @@ class Continued(Architecture):
 
     @cached_property
     def _loading(self) -> dict[str, Any]:
-        from pipeline.remote import unreachable
+        from pipeline.network import hub_unreachable
 
         # Without a network the clients try for a minute before they look for what was downloaded before.
-        is_here = Path(self.origin[0]).is_dir() or unreachable() is not None
+        is_here = Path(self.origin[0]).is_dir() or hub_unreachable() is not None
         return {
             "revision": self.origin[1],
             "trust_remote_code": self.trust_remote_code,
