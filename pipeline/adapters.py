@@ -1,7 +1,8 @@
 """Low-rank adapters of peft inside a transformers model: their parameters, and the weights with them merged.
 
 The layers are put into the model itself, which stays what it is for the Trainer, the fast step and generate. What is
-kept and pushed are the merged weights, an ordinary model, with the adapter beside them.
+kept and pushed are the merged weights, an ordinary model that everything loads, with the adapter beside them: it is
+small, for who has the base. Embeddings of added words are trained too, and stand in the merged weights alone.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -55,6 +56,12 @@ def test_adapters_train_alone_resume_and_are_kept_merged(bases: Path, family: st
         AutoModelForCausalLM.from_pretrained(bases / family), run / "steps" / "step24" / "adapter"
     ).eval()
     assert torch.allclose(whole(tokens).logits, adapted(tokens).logits, atol=1e-4)
+    # Typed as text, it is one model like any other.
+    write = transformers.pipeline("text-generation", model=str(run / "steps" / "step24"))
+    prompt = "the r_1 of e_2 is"
+    ids = write.tokenizer(prompt, return_tensors="pt")["input_ids"]
+    written = write(prompt, max_new_tokens=1, do_sample=False)[0]["generated_text"]
+    assert written == prompt + write.tokenizer.decode(whole(ids).logits[0, -1].argmax())
     drift, kl = logged(run, "adapter_drift"), logged(run, "adapter_drift_kl")
     assert drift[0] == pytest.approx(0, abs=1e-6) and kl[0] == pytest.approx(0, abs=1e-5)
     assert drift[24] > drift[6] > 0 and kl[24] > 0

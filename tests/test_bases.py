@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from tests.bases import recipe_of
 from tests.tiny import COMPOSITION, run_here, run_process, write_recipe
@@ -41,6 +42,24 @@ def _torn(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
 
 
+def _shard_missing(folder: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="40KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    sorted(folder.glob("model-*.safetensors"))[1].unlink()
+
+
+def _shard_torn(folder: Path) -> None:
+    AutoModelForCausalLM.from_pretrained(folder).save_pretrained(folder, max_shard_size="40KB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    shard = sorted(folder.glob("model-*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:100])
+
+
+def _empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
 def _lacking(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["transformer.h.1.mlp.c_fc.weight"]
@@ -50,7 +69,10 @@ def _lacking(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_without_tokenizer, "its tokenizer cannot be read"),
+        (_without_tokenizer, "its tokenizer cannot be read: it has no tokenizer.json, nor vocab.json and merges.txt"),
+        (_empty, "is no folder of a model: it has no config.json, and no recipe.yaml"),
+        (_shard_missing, "its weights cannot be read"),
+        (_shard_torn, "its weights cannot be read"),
         (_unknown, "its architecture is none that transformers knows"),
         (_too_few_rows, "tokens, and its embeddings only 300 rows"),
         (_torn, "its weights cannot be read"),
