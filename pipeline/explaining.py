@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.run is None and chosen.model is None:
             raise RecipeError("command line", "name a RUN, or a model with --model")
         analyses = read_analyses(chosen, rest)
-        for name, alone in {"data": False, "revision": False, "output": False, "steps": True, "against": True}.items():
+        for name, alone in {"revision": False, "output": False, "steps": True, "against": True}.items():
             if getattr(chosen, name) is not None and alone == (chosen.model is not None):
                 raise RecipeError(f"--{name}", f"goes with {'a RUN alone' if alone else '--model'}")
         if chosen.model is not None:

@@ -150,7 +150,7 @@ def test_circuits_of_a_model_in_text_take_pairs_in_text(
     pair = {"clean": "the r_1 of e_2 is", "corrupted": "the r_1 of e_3 is", "answer": " a", "corrupted_answer": " old"}
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     words = ("--analysis", "logit_lens,attribution", "--data", str(tmp_path / "pairs.jsonl"))
-    assert explaining.main([str(run), *words]) == 2 and "--data: goes with --model" in capsys.readouterr().err
+    assert explaining.main([str(run), *words]) == 0
     assert explaining.main(["--model", str(run / "steps" / "step2"), *words, "--output", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "attribution.parquet").is_file()
 

@@ -217,7 +217,7 @@ class Continued(Architecture):
             raise ParameterError(
                 "circuits",
                 "of a corpus need one token a word; write model.vocabulary: tokens, or once there are weights give "
-                "pairs of prompts as text: python -m pipeline.circuits --model RUN/steps/stepN --data FILE",
+                "pairs of prompts as text: python -m pipeline.circuits RUN --data FILE",
             )
         ids = self.tokenizer(stored).get_vocab()
         return [ids[word] for word in stored.tokens]
