@@ -19,7 +19,7 @@ from pipeline.explain import Run, add_step, choose_steps, explain, fingerprint, 
 from pipeline.folder import RECIPE, TOKENIZER
 from pipeline.pairs import CorpusPairs, FilePairs, translate
 from pipeline.parameters import ParameterError, parameters_of
-from pipeline.process import wait_asleep
+from pipeline.process import wait_briefly
 from pipeline.reading import Block, RecipeError, override
 from pipeline.rooms import choose, load, names
 from pipeline.values import fill
@@ -30,7 +30,7 @@ GENERAL = ("steps", "split", "pairs", "seed")  # of every analysis that has them
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 a mistake, 130 interrupted."""
     chosen, rest = parser().parse_known_args(arguments)
-    wait_asleep()
+    wait_briefly()
     try:
         if chosen.run is None and chosen.model is None:
             raise RecipeError("command line", "name a RUN, or a model with --model")

@@ -27,7 +27,7 @@ from pipeline.history import read_lines
 from pipeline.lock import LOCK, RunLock
 from pipeline.manifest import Manifest
 from pipeline.parameters import ParameterError
-from pipeline.process import wait_asleep
+from pipeline.process import wait_briefly
 from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.rooms import load, room_name
@@ -124,7 +124,7 @@ def _ending(trainer: GrokTrainer) -> str:
 def prepare(recipe: Recipe) -> GrokTrainer:
     """Corpus, model and trainer of a recipe, and the description of the run in its folder."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    wait_asleep()
+    wait_briefly()
     from transformers import set_seed
     from transformers.utils import logging
 

@@ -31,9 +31,9 @@ import numpy as np
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.process import wait_asleep
+from pipeline.process import wait_briefly
 
-wait_asleep()  # as the command does
+wait_briefly()  # as the command does
 
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.base import Pairs
