@@ -212,7 +212,7 @@ class RowOrder(BatchSampler):
     def __len__(self) -> int:
         return self.updates_per_epoch * (self.batch // (self.micro * self.ranks))
 
-    def __iter__(self) -> Iterator[torch.Tensor]:  # type: ignore[override]  # tensors in the place of lists
+    def __iter__(self) -> Iterator[Any]:  # tensors of row numbers, where torch's class has lists
         first = self._updates_done() // self.updates_per_epoch * self.updates_per_epoch
         for update in range(first, first + self.updates_per_epoch):
             rows = self.update_rows(update)

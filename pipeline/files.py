@@ -134,7 +134,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except DiskError:
         raise
-    except Exception as error:  # what is not the disk's goes on as it came
+    except Exception as error:  # theirs have no class in common; what is not the disk's goes on as it came
         reason = refusal(error, path)
         if reason is None:
             raise

@@ -180,16 +180,17 @@ class FilePairs(Source):
                 raise RecipeError(f"{self.path}, line {number}", "is not a JSON object") from None
 
     def _ids(self, value: Any, where: str, name: str) -> list[int]:
+        from pipeline.tokenizer import unknown_words
+
         if isinstance(value, list) and value and all(isinstance(i, int) and i >= 0 for i in value):
             return value
         if not isinstance(value, str):
             raise RecipeError(where, f"{name} is neither text nor a list of token ids")
-        unknown = getattr(self.tokenizer, "unk_token_id", None)
         try:
             ids = list(self.tokenizer(value, add_special_tokens=False)["input_ids"])
-        except Exception:  # what a tokenizer of whole words without one for unknown ones raises
+        except Exception:  # tokenizers raises this very class at a word it has no token for, not even an unknown one
             ids = []
-        if not ids or (unknown is not None and unknown in ids):
+        if not ids or unknown_words(self.tokenizer, value, ids):
             raise RecipeError(where, f"{name} {value!r} has a token that the tokenizer does not know")
         return ids
 

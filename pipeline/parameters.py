@@ -86,5 +86,5 @@ class Parameters:
 
 def parameters_of(kind: Parameters | type[Parameters]) -> list[dataclasses.Field[Any]]:
     """The fields that a recipe may set; others, `field(init=False)`, are state."""
-    # Subclasses are dataclasses, which the type of this class cannot say.
+    # Only subclasses are dataclasses: frozen ones and those that hold state cannot derive from one that is either.
     return [field for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]

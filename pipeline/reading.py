@@ -269,9 +269,10 @@ def _put(tree: Block, key: str, node: Node) -> None:
 
 def place(tree: Block, key: str) -> str:
     """Where a dotted key stands, or the nearest block around it."""
-    where, node = "", tree
+    where = ""
+    node: Node = tree
     for part in [key] if key in tree.entries else key.split("."):
         if not isinstance(node, Block) or part not in node.entries:
             break
-        where, node = node.places[part], node.entries[part]  # type: ignore[assignment]  # a Node; checked above
+        where, node = node.places[part], node.entries[part]
     return where

@@ -176,12 +176,13 @@ class Remote:
                 return action()
             except RevisionNotFoundError:
                 raise
-            except Exception as error:
+            except Exception as error:  # the client's are of httpx or httpx2, by the version of huggingface_hub
                 response = error.response if isinstance(error, HfHubHTTPError) else None
                 status = None if response is None else response.status_code
-                # Errors of the network are OSErrors, or come from the HTTP client, which huggingface_hub changes.
                 network = isinstance(error, (OSError, LocalEntryNotFoundError)) or "httpx" in type(error).__module__
                 if status is None and not network:
+                    if not isinstance(error, (ValueError, RuntimeError)):  # of its checks, and of Xet; others are bugs
+                        raise
                     raise HubError(f"{self.name}: {' '.join(str(error).split())}") from None
                 if attempt == ATTEMPTS or (status is not None and status not in PASSING):
                     raise HubError(f"{self.name}: {_reason(status, error, attempt)}") from None

@@ -70,8 +70,8 @@ class Texts(Parameters):
                     yield number, row[self.column]
         except ParameterError:
             raise
-        except Exception as error:  # of the file's format, the Hub or the network: datasets has one for each
-            raise ParameterError("source", f"{self.source} {_reason(error)}") from None
+        except Exception as error:  # Arrow's, json's, the Hub's and datasets' own have no class in common
+            raise ParameterError("source", f"{self.source} {_reason(error)}") from error
 
     def tokens(
         self, tokenizer: PreTrainedTokenizerBase, place: tuple[int, int] = (0, 0)

@@ -64,7 +64,7 @@ def _shielded(callback: Any, act: Callable[..., Any]) -> Callable[..., Any]:
             return None
         try:
             return act(*args, **kwargs)
-        except Exception as error:  # a tracker's server, disk or bug, which must not cost the run
+        except Exception as error:  # a bug of the tracker's too: days of training must not end for what only watches
             callback.has_failed = True
             print(f"{type(callback).__name__} has failed and is left out: {error}; metrics.jsonl goes on", flush=True)
             return None
@@ -119,7 +119,7 @@ def finish_trackers(trackers: list[str], results: Results, name: str, project: s
     """
     try:
         _finish(trackers, results, name, project, send_steps)
-    except Exception as error:  # as above: the run is finished already
+    except Exception as error:  # as above; the run is trained, and its report written
         print(f"a tracker has failed: {error}; the report has everything", flush=True)
 
 

@@ -204,10 +204,12 @@ def test_every_schedule_is_accepted(schedule: str, tmp_path: Path) -> None:
 
 
 def lacks(package: str) -> Any:
-    return pytest.mark.skipif(importlib.util.find_spec(package) is not None, reason=f"{package} is installed")
+    return pytest.mark.skipif(
+        importlib.util.find_spec(package) is not None, reason=f"with {package} here nothing is refused"
+    )
 
 
-no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has it")
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU here nothing is refused")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)], capture_output=True)
     if made.returncode:
-        pytest.skip("a small file system needs the right to mount one")
+        pytest.skip(f"a disk that fills up is a small mount, which is not allowed here: {made.stderr.decode().strip()}")
     try:
         yield place
     finally:

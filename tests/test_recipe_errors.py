@@ -1,8 +1,5 @@
 """Every mistake in a recipe or on the command line, and the one line that answers it."""
 
-# A message is one line here too.
-# ruff: noqa: E501
-
 from __future__ import annotations
 
 import re

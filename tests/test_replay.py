@@ -100,24 +100,22 @@ def test_every_pass_shows_the_corpus_once_beside_its_share_of_text(
     assert (batch["labels"] != IGNORED).sum(1).tolist() == [1, LENGTH - 1]  # all tokens of the text are trained
 
 
-class Counted(Replay):
-    """A text that never ends, and counts what is read of it."""
-
-    def documents(self, skip: int = 0) -> Iterator[tuple[int, str]]:
-        for number in itertools.count(skip):
-            self.seen.append(number)  # type: ignore[attr-defined]  # set by the test, since parameters are frozen
-            yield number, "the old cat sees the river near a red house ."
-
-
 def test_a_text_without_end_is_read_as_far_as_it_is_needed(tokenizer: PreTrainedTokenizerBase) -> None:
-    endless = Counted("endless", length=LENGTH, ratio=0.5)
-    object.__setattr__(endless, "seen", [])
+    seen = []
+
+    class Endless(Replay):
+        def documents(self, skip: int = 0) -> Iterator[tuple[int, str]]:
+            for number in itertools.count(skip):
+                seen.append(number)
+                yield number, "the old cat sees the river near a red house ."
+
+    endless = Endless("endless", length=LENGTH, ratio=0.5)
     rows = endless.mixed_with(corpus_rows(1000), tokenizer, 8)
     assert isinstance(rows, Replayed)
     assert rows.tokens_NT.shape == (1000 + 2 * 8, LENGTH)  # whatever the text, and the ratio
     drawn(rows, 8, range(300))
     needed = 300 * 8 // 2 * LENGTH // 11  # documents of 11 tokens
-    assert len(endless.seen) < 1.3 * needed  # type: ignore[attr-defined]  # as above
+    assert len(seen) < 1.3 * needed
 
 
 def test_sources_are_files_of_one_kind_in_their_order(tmp_path: Path) -> None:

@@ -33,9 +33,8 @@ TEXT = TEXT.replace("logging_steps: 3", "logging_steps: 100")
 
 
 def test_it_is_clean_for_shellcheck() -> None:
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
-    result = subprocess.run(["shellcheck", str(SCRIPT)], capture_output=True, text=True)
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    result = subprocess.run([shellcheck, str(SCRIPT)], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
 

@@ -214,16 +214,16 @@ def _repeating(beginnings: list[tuple[Any, Any]]) -> Any:
     import torch
     from transformers import DynamicCache
 
-    cache = DynamicCache()
+    class Repeating(DynamicCache):
+        def update(self, key_states: Any, value_states: Any, layer_idx: int, *_: Any, **__: Any) -> tuple[Any, Any]:
+            rows, sides = len(key_states), beginnings[layer_idx]
+            times = max(rows // len(sides[0]), 1)
+            keys, values = (side.repeat(times, 1, 1, 1)[:rows] for side in sides)
+            return torch.cat([keys, key_states], dim=2), torch.cat([values, value_states], dim=2)
+
+    cache = Repeating()
     for layer, (keys, values) in enumerate(beginnings):
-        cache.update(keys[:1], values[:1], layer)  # so that it knows its length
-
-    def update(keys: Any, values: Any, layer: int, *_: Any, **__: Any) -> tuple[Any, ...]:
-        rows, n = len(keys), len(beginnings[layer][0])
-        old = (side.repeat(max(rows // n, 1), 1, 1, 1)[:rows] for side in beginnings[layer])
-        return tuple(torch.cat(sides, dim=2) for sides in zip(old, (keys, values)))
-
-    cache.update = update  # type: ignore[method-assign,assignment]  # all that attention asks of a cache
+        DynamicCache.update(cache, keys[:1], values[:1], layer)  # so that it knows its length
     return cache
 
 

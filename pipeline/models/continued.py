@@ -241,8 +241,8 @@ class Continued(Architecture):
             yield
         except ParameterError:
             raise
-        except Exception as error:  # transformers, safetensors and the Hub raise errors of many kinds here
-            raise ParameterError(KEY, f"{self.model_name_or_path}: {_reason(what, error)}") from None
+        except Exception as error:  # safetensors, tokenizers, json, the Hub: no class in common; it stays the cause
+            raise ParameterError(KEY, f"{self.model_name_or_path}: {_reason(what, error)}") from error
 
 
 def _reason(what: str, error: Exception) -> str:

@@ -24,9 +24,9 @@ class BareGPT2LMHeadModel(GPT2LMHeadModel):
 
     def __init__(self, config: BareGPT2Config):
         super().__init__(config)
-        self.transformer.ln_f = nn.Identity()  # type: ignore[assignment]  # declared as a LayerNorm
-        block: Any
-        for block in self.transformer.h:
+        body: Any = self.transformer
+        body.ln_f = nn.Identity()
+        for block in body.h:
             block.ln_1 = block.ln_2 = nn.Identity()
             block.attn.c_attn.bias.requires_grad_(False)
             block.attn.c_proj.bias.requires_grad_(False)

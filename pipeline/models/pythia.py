@@ -30,6 +30,7 @@ PRESETS = {
 class Pythia(Architecture):
     """Pythia from scratch: a preset's sizes, any of which can be overridden by the same names as GPT-2's."""
 
+    # Its choices are the keys of the table, so that none stands twice; mypy knows only choices that are written out.
     preset: Literal[tuple(PRESETS)] = param("pythia-70m", "sizes where none are given")  # type: ignore[valid-type]
     n_layer: int | None = param(None, "blocks", ge=1)
     n_embd: int | None = param(None, "width of the residual stream", ge=1)
