@@ -225,6 +225,7 @@ def training_arguments(training: Mapping[str, Any], batches: Mapping[str, int]) 
     Raises:
         ParameterError: when transformers refuses them, or the optimizer or schedule that they ask for.
     """
+    import torch
     from torch import nn
     from torch.optim import SGD
     from transformers import Trainer, TrainingArguments, get_scheduler
@@ -241,11 +242,15 @@ def training_arguments(training: Mapping[str, Any], batches: Mapping[str, int]) 
     if values["bf16"] is True and not has_bf16 and not on_cpu:
         raise ParameterError("bf16", "no GPU here has it; write auto to take it where there is one, or use_cpu: true")
     values["bf16"] = has_bf16 if values["bf16"] == "auto" else values["bf16"]
-    if values.get("tf32") is None:  # torch's own default has changed, and differs between kinds of products
-        values["tf32"] = is_torch_tf32_available() and not on_cpu
+    has_tf32 = is_torch_tf32_available() and not on_cpu
+    wanted = values.pop("tf32", None)
+    if wanted and not has_tf32:
+        values["tf32"] = True  # is refused below
 
     with _refusals_of("training arguments"):
         arguments = TrainingArguments(**values)
+    # Not by the Trainer, which sets it in a way after which torch.compile cannot read it (torch 2.11 to 2.13).
+    torch.set_float32_matmul_precision("high" if has_tf32 and wanted is not False else "highest")
     if arguments.fsdp and arguments.world_size == 1:
         raise ParameterError("fsdp", "needs several processes; start them with accelerate launch")
     # Made once for nothing, so that a missing package or a wrong argument is known before any work.

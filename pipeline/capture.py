@@ -20,13 +20,15 @@ INNER_EVENTS = ("on_substep_end", "on_pre_optimizer_step", "on_optimizer_step")
 
 
 def why_not_captured(
-    args: TrainingArguments, optimizer: torch.optim.Optimizer, callbacks: Sequence[TrainerCallback]
+    args: TrainingArguments, optimizer: torch.optim.Optimizer, callbacks: Sequence[TrainerCallback], is_cut: bool
 ) -> str | None:
     """What in the setting cannot be part of a graph; None: nothing."""
     if args.device.type != "cuda":
         return "only CUDA has graphs"
     if args.world_size > 1:
         return "gradients are exchanged between processes"
+    if is_cut:
+        return "rows differ so much in length that batches are cut into pieces, whose sizes change"
     if not all(group.get("fused") for group in optimizer.param_groups):
         return "only fused optimizers keep all of their state on the device; write optim: adamw_torch_fused"
     for callback in callbacks:

@@ -27,5 +27,6 @@ def wait_briefly() -> None:
     By default they spin for milliseconds, and slow each other down several times over where others use the machine too;
     without any spinning, steps of many short products take half as long again.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # of GNU's OpenMP, where it counts before the policy
+    if not os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:  # a user's choice stays
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ["GOMP_SPINCOUNT"] = "2000"  # of GNU's OpenMP, for which it counts before the policy

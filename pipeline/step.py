@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -67,7 +68,6 @@ class StepTrainer(Trainer):
             keep_memory()
             if self.has_own_loop:  # what DeepSpeed or FSDP shards has to pass through torch's own layers
                 quicken(model)
-        self._captured: Captured | None = None
 
     def _note(self, what: str, reason: str | None) -> None:
         if reason is not None:
@@ -106,7 +106,7 @@ class StepTrainer(Trainer):
 
     @property
     def _is_cut(self) -> bool:
-        """Whether the own loop cuts batches by the lengths of their rows."""
+        """Whether rows differ so much in length that the own loop cuts batches by it."""
         return len(self.train_rows.cuts[1]) > 1
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int | torch.Tensor | None:
@@ -190,6 +190,17 @@ class StepTrainer(Trainer):
 
     # Loop
 
+    @cached_property
+    def captured(self) -> Captured | None:
+        """Updates as a CUDA graph; None, after a line that says why where there is a GPU. Made when training begins."""
+        args, optimizer = self.args, self._optimizer
+        obstacle = why_not_captured(args, optimizer, self.callback_handler.callbacks, self._is_cut)
+        if obstacle is None:
+            return Captured(optimizer, self.rows_per_update, args.device)
+        if args.device.type == "cuda" and self.is_world_process_zero():
+            print(f"updates are not captured as a CUDA graph: {obstacle}", flush=True)
+        return None
+
     def _run_epoch(
         self,
         model: nn.Module,
@@ -222,21 +233,18 @@ class StepTrainer(Trainer):
             self._load_rng_state(resume_from_checkpoint)
             done = steps_trained_in_current_epoch // args.gradient_accumulation_steps
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        obstacle = why_not_captured(args, self._optimizer, events.callbacks)
-        if self._captured is None and obstacle is None and not self._is_cut:
-            self._captured = Captured(self._optimizer, self.rows_per_update, args.device)
         for update in range(done, num_update_steps_per_epoch):
             self.control = events.on_step_begin(args, state, self.control)
             if not model.training:
                 model.train()
             rows_B = order.update_rows(state.global_step)
-            if self._captured is None:
+            if self.captured is None:
                 loss, norm = self._update(model, weights, rows_B)
             else:
-                loss, norm = self._captured(rows_B, lambda rows: self._update(model, weights, rows))
+                loss, norm = self.captured(rows_B, lambda rows: self._update(model, weights, rows))
             self._tr_loss += loss
             # A graph writes its next loss over this one.
-            self.losses.append((state.global_step + 1, loss if self._captured is None else loss.clone()))
+            self.losses.append((state.global_step + 1, loss if self.captured is None else loss.clone()))
             rate = self._get_learning_rate()
             self.lr_scheduler.step()
             state.global_step += 1

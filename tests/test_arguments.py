@@ -203,6 +203,29 @@ def test_every_schedule_is_accepted(schedule: str, tmp_path: Path) -> None:
     assert arguments_of(tmp_path, text).lr_scheduler_type == schedule
 
 
+@pytest.mark.parametrize(
+    ("has_it", "lines", "precision"),
+    [
+        (True, "", "high"),
+        (True, "tf32: true", "high"),
+        (True, "tf32: false", "highest"),
+        (True, "use_cpu: true", "highest"),
+        (False, "", "highest"),
+    ],
+)
+def test_tf32_is_set_so_that_a_compiler_can_read_it(
+    has_it: bool, lines: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.utils.is_torch_tf32_available", lambda: has_it)
+    before = torch.get_float32_matmul_precision()
+    try:
+        arguments_of(tmp_path, f"max_steps: 5\n{lines}")
+        assert torch.get_float32_matmul_precision() == precision  # which raises an error after other ways to set it
+        assert torch.backends.cuda.matmul.allow_tf32 == (precision == "high")
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def lacks(package: str) -> Any:
     return pytest.mark.skipif(
         importlib.util.find_spec(package) is not None, reason=f"with {package} here nothing is refused"

@@ -124,14 +124,17 @@ def test_what_cannot_be_captured(tmp_path: Path) -> None:
         device, world_size = torch.device("cuda"), 1
 
     args: Any = Gpu()
-    assert why_not_captured(trainer.args, optimizer, callbacks) == "only CUDA has graphs"
-    assert why_not_captured(args, optimizer, callbacks) is None  # nothing of a usual run
-    assert "fused" in (why_not_captured(args, torch.optim.SGD(trainer.model.parameters()), callbacks) or "")
+    assert why_not_captured(trainer.args, optimizer, callbacks, False) == "only CUDA has graphs"
+    assert why_not_captured(args, optimizer, callbacks, False) is None  # nothing of a usual run
+    assert "fused" in (why_not_captured(args, torch.optim.SGD(trainer.model.parameters()), callbacks, False) or "")
     for event in INNER_EVENTS:
         kind = type("Nosy", (TrainerCallback,), {event: lambda *args, **kwargs: None})
-        assert f"Nosy acts in the middle of an update ({event})" in (why_not_captured(args, optimizer, [kind()]) or "")
+        assert f"Nosy acts in the middle of an update ({event})" in (
+            why_not_captured(args, optimizer, [kind()], False) or ""
+        )
+    assert "differ so much in length" in (why_not_captured(args, optimizer, callbacks, True) or "")
     args.world_size = 2
-    assert "between processes" in (why_not_captured(args, optimizer, callbacks) or "")
+    assert "between processes" in (why_not_captured(args, optimizer, callbacks, False) or "")
 
 
 @pytest.mark.gpu
@@ -139,7 +142,7 @@ def test_what_cannot_be_captured(tmp_path: Path) -> None:
 def test_a_captured_update_trains_as_transformers_does(text: str, tmp_path: Path) -> None:
     words = (*LONG, "--use_cpu", "false", "--lr_scheduler_type", "linear")
     fast = trained(tmp_path / "fast", text, *words)
-    assert isinstance(fast._captured, Captured) and fast._captured.graph is not None
+    assert isinstance(fast.captured, Captured) and fast.captured.graph is not None
     trained(tmp_path / "stock", text, *words, "--fast", "false")
     for one, other in zip(curves(tmp_path / "fast"), curves(tmp_path / "stock"), strict=True):
         assert one == pytest.approx(other, rel=1e-2, abs=1e-3)
