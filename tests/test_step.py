@@ -137,6 +137,24 @@ def test_what_cannot_be_captured(tmp_path: Path) -> None:
     assert "between processes" in (why_not_captured(args, optimizer, callbacks, False) or "")
 
 
+def test_a_step_on_a_gpu_says_once_why_it_is_no_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = trainer_of(tmp_path, RECIPE)
+    trainer.create_optimizer()
+    assert trainer.captured is None and not capsys.readouterr().out  # nobody asks for a graph on a CPU
+    del trainer.captured
+
+    class Several:
+        device, world_size = torch.device("cuda"), 2
+
+    monkeypatch.setattr(trainer, "args", Several())
+    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: True)
+    assert trainer.captured is None and trainer.captured is None
+    said = capsys.readouterr().out
+    assert said == "updates are not captured as a CUDA graph: gradients are exchanged between processes\n"
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("text", [RECIPE, COMPOSITION], ids=["group", "composition"])
 def test_a_captured_update_trains_as_transformers_does(text: str, tmp_path: Path) -> None:
