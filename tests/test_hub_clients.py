@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -16,6 +17,18 @@ from pipeline.files import sha256
 from tests.bases import recipe_of
 from tests.hub_server import TOKEN, HubServer, hub
 from tests.tiny import RECIPE, run_here, run_process, write_recipe
+
+
+def test_circuits_of_a_revision_are_those_of_the_step(kept_run: Path, server: HubServer, tmp_path: Path) -> None:
+    assert hub(server, "push", str(kept_run), "--repo", "user/x", "--steps", "0,16").returncode == 0
+    words = ("--split", "id", "--analysis", "attribution", "--revision", "step16", "--pairs", "8")
+    found = {}
+    for name, model in {"there": "user/x", "here": str(kept_run)}.items():
+        command = ("-m", "pipeline.circuits", str(kept_run), "--model", model, *words, "--output", str(tmp_path / name))
+        result = run_process(*command, **server.environment, HF_HOME=str(tmp_path / "cache"))
+        assert result.returncode == 0, result.stderr
+        found[name] = pq.read_table(tmp_path / name / "attribution.parquet")
+    assert found["there"]["score"].equals(found["here"]["score"]) and len(found["there"]) > 10
 
 
 def test_others_load_a_step_and_the_card_tells_of_it(kept_run: Path, server: HubServer, tmp_path: Path) -> None:
