@@ -16,7 +16,7 @@ grok: $(VENV)/.installed  ## set up, and grok addition modulo 97 on this machine
 	@$(BIN)/python -m pipeline.run recipes/quickstart.yaml
 
 test: $(VENV)/.developed  ## set up, and run the tests
-	@$(BIN)/python -m pytest -n auto --maxprocesses 4 -m "not slow and not slurm and not gpu" $(TESTS)
+	@$(BIN)/python -m pytest -n auto --maxprocesses 4 $(TESTS)
 
 lint: $(VENV)/.developed  ## ruff check, ruff format, mypy
 	@$(BIN)/ruff check .

@@ -50,6 +50,9 @@ class StepTrainer(Trainer):
         super().__init__(model, args, processing_class=tokenizer, train_dataset=train_rows, eval_dataset=dict(splits))
         self.train_rows = train_rows.to(args.device)
         self.notes: list[str] = []
+        obstacle = self._obstacle() if recipe.options.fast else None
+        self._note("the Trainer's own loop is used", obstacle)
+        self.has_own_loop = recipe.options.fast and obstacle is None
         self.logits: Logits = stock_logits
         # Activation checkpointing recomputes the blocks' own forward, and is for rows that are not short.
         if recipe.options.fast and not recipe.training.keys() & {"activation_checkpointing", "gradient_checkpointing"}:
@@ -59,11 +62,6 @@ class StepTrainer(Trainer):
             self.logits, reason = fast_logits(model, self.train_rows.first(4), compiled)
             self._note("the model's own forward is used", reason)
         check_sharding(recipe.options, self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        self.has_own_loop = recipe.options.fast
-        if recipe.options.fast:
-            obstacle = self._obstacle()
-            self._note("the Trainer's own loop is used", obstacle)
-            self.has_own_loop = obstacle is None
         if recipe.options.fast and args.device.type == "cpu":
             keep_memory()
             if self.has_own_loop:  # what DeepSpeed or FSDP shards has to pass through torch's own layers
@@ -106,8 +104,8 @@ class StepTrainer(Trainer):
 
     @property
     def _is_cut(self) -> bool:
-        """Whether rows differ so much in length that the own loop cuts batches by it."""
-        return len(self.train_rows.cuts[1]) > 1
+        """Whether the own loop is used, and rows differ so much in length that it cuts batches by it."""
+        return self.has_own_loop and len(self.train_rows.cuts[1]) > 1
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int | torch.Tensor | None:
         """Answer tokens in the whole global batch, by which every process divides its summed loss."""
