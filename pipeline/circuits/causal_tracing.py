@@ -21,6 +21,7 @@ from pipeline.parameters import ParameterError, param
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.circuits._batches import Batch
     from pipeline.circuits.hooks import Hooks
     from pipeline.drawing import Mark
 
@@ -106,42 +107,55 @@ def trace(hooks: Hooks, pairs: Pairs, stops: Mapping[int, int]) -> tuple[Floats,
     Raises:
         ValueError: when a pair differs after its stop too.
     """
-    import torch
+    from pipeline.circuits._batches import FLOATS, on_device
+    from pipeline.circuits._threads import over_threads, workers_of
 
-    from pipeline.circuits._batches import FLOATS, on_device, standing
-
-    batch, where, width = on_device(hooks, pairs), pairs.where, pairs.clean.shape[1]
+    batch, width = on_device(hooks, pairs), pairs.clean.shape[1]
     for start, stop in stops.items():
-        if (pairs.clean != pairs.corrupted)[where == start, stop:].any():
+        if (pairs.clean != pairs.corrupted)[pairs.where == start, stop:].any():
             text = f"CausalTracing needs pairs that differ in one place; some differ after position {start} too"
             raise ValueError(text)
     # A prompt that is corrupted in several places is run once: its pairs lie side by side.
     asked = np.hstack([pairs.clean, pairs.answers[:, :1]])
-    _, first, prompt = np.unique(asked, axis=0, return_index=True, return_inverse=True)
-    prompt = prompt.ravel()
-    ranks, chances = (np.empty((hooks.n_layer + 2, len(pairs))) for _ in range(2))
+    prompt = np.unique(asked, axis=0, return_inverse=True)[1].ravel()
     # Keys, values, and the neurons of the patches that go through a block together.
     most = max(FLOATS // (8 * hooks.n_layer * width * hooks.d_model), 1)
-    for part in np.array_split(np.argsort(prompt, kind="stable"), -(-len(prompt) // most)):
-        prompts, own = np.unique(prompt[part], return_inverse=True)
-        clean = _run(hooks, batch.clean[first[prompts]], range(1, hooks.n_layer))
-        ends, answers, size = [clean.end], [batch.answer[first[prompts]]], len(prompts)
-        source = np.tile(own, (len(ranks), 1))  # the row of `ends` that each value is read off
-        for start, stop in stops.items():
-            here = np.flatnonzero(where[part] == start)
-            if not len(here):
-                continue
-            found = _patched(hooks, clean, own[here], batch.corrupted[part[here]], start, stop)
-            ends.append(found.flatten(0, 1))
-            answers.append(batch.answer[part[here]].repeat(len(found)))
-            # At the last token all that is before it is clean in both runs, so the state carries everything, whatever
-            # the layer; at others nothing reads the state after the last block.
-            rows = size + np.arange(found.shape[0] * len(here)).reshape(-1, len(here))
-            source[1 : None if stop == width else -1, here] = rows
-            size += rows.size
-        for side, of_ends in zip((ranks, chances), standing(hooks, torch.cat(ends), torch.cat(answers)[:, None])):
-            side[:, part] = of_ends[:, 0].numpy()[source]
+    workers = workers_of(hooks, len(prompt))
+    parts = np.array_split(np.argsort(prompt, kind="stable"), -(-len(prompt) // most) * workers)
+    found = over_threads(hooks, lambda own, part: _traced(own, batch, prompt, pairs.where, stops, part), parts, workers)
+    order = np.argsort(np.concatenate(parts))
+    ranks, chances = (np.concatenate(side, axis=1)[:, order] for side in zip(*found))
     return ranks[1:], chances[1:], ranks[0]
+
+
+def _traced(
+    hooks: Hooks, batch: Batch, prompt: Numbers, where: Numbers, stops: Mapping[int, int], part: Numbers
+) -> tuple[Floats, Floats]:
+    """Ranks and probabilities (L + 2, n) of some pairs, with those before in the first row."""
+    import torch
+
+    from pipeline.circuits._batches import standing
+
+    _, first, own = np.unique(prompt[part], return_index=True, return_inverse=True)
+    prompts = part[first]
+    clean = _run(hooks, batch.clean[prompts], range(1, hooks.n_layer))
+    ends, answers, size = [clean.end], [batch.answer[prompts]], len(prompts)
+    source = np.tile(own, (hooks.n_layer + 2, 1))  # the row of `ends` that each value is read off
+    for start, stop in stops.items():
+        here = np.flatnonzero(where[part] == start)
+        if not len(here):
+            continue
+        found = _patched(hooks, clean, own[here], batch.corrupted[part[here]], start, stop)
+        ends.append(found.flatten(0, 1))
+        answers.append(batch.answer[part[here]].repeat(len(found)))
+        # At the last token all that is before it is clean in both runs, so the state carries everything, whatever
+        # the layer; at others nothing reads the state after the last block.
+        rows = size + np.arange(found.shape[0] * len(here)).reshape(-1, len(here))
+        source[1 : None if stop == batch.clean.shape[1] else -1, here] = rows
+        size += rows.size
+    standings = standing(hooks, torch.cat(ends), torch.cat(answers)[:, None])
+    ranks, chances = (side[:, 0].numpy()[source] for side in standings)
+    return ranks, chances
 
 
 class Ran(NamedTuple):

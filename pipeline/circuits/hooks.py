@@ -12,6 +12,8 @@ such as a block of a looped model, has a point for each time.
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -87,6 +89,11 @@ class Hooks:
     def part(self, layer: int, name: str) -> Any:
         """A module of a block by its name in `Family`, such as `ln1` or `mlp_out`."""
         return module_at(self.blocks[layer], getattr(self.family, name))
+
+    def twin(self) -> Hooks:
+        """Hooks on a copy of the model's modules that shares their weights, for another thread."""
+        tensors = itertools.chain(self.model.parameters(), self.model.buffers())
+        return Hooks(copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors}))
 
     @cached_property
     def points(self) -> dict[str, Point]:

@@ -15,6 +15,7 @@ from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
     from pipeline.circuits.hooks import Hooks
     from pipeline.drawing import Mark
@@ -37,29 +38,21 @@ class LogitLens(Analysis):
         import numpy as np
         import torch
 
-        from pipeline.circuits._batches import FLOATS, on_device, standing
+        from pipeline.circuits._batches import FLOATS, on_device
+        from pipeline.circuits._threads import over_threads, workers_of
 
         batch = on_device(hooks, pairs)
-        positions = batch.clean.shape[1]
-        names = [f"blocks.{layer}.hook_resid_pre" for layer in range(hooks.n_layer)]
-        names.append(f"blocks.{hooks.n_layer - 1}.hook_resid_post")
+        positions, layers = batch.clean.shape[1], hooks.n_layer + 1
         targets = {"answer": batch.answer[:, None].expand(-1, positions)}
         for name, note in pairs.notes.items():
             targets[name] = torch.from_numpy(note).long().to(batch.clean.device)[:, None].expand(-1, positions)
         targets[ITSELF] = batch.clean
-        targets_BPK, layers = torch.stack(list(targets.values()), -1), len(names)
-        sums = torch.zeros(3, layers, positions, len(targets), dtype=torch.float64)
-        base: Any = hooks.model.base_model
-        rows = max(FLOATS // 4 // (layers * positions * hooks.d_model), 1)
-        for start in range(0, len(batch), rows):
-            found: dict[str, torch.Tensor] = {}
-            with hooks.at({name: partial(found.__setitem__, name) for name in names}):
-                base(input_ids=batch.clean[start : start + rows], use_cache=False)
-            wanted_BPK = targets_BPK[start : start + rows]
-            normed_LBPD = torch.stack([hooks.final_norm(found[name]) for name in names])
-            standings = standing(hooks, normed_LBPD.flatten(0, 2), wanted_BPK.flatten(0, 1).repeat(layers, 1))
-            ranks, chances = (side.view(layers, *wanted_BPK.shape) for side in standings)
-            sums += torch.stack([part.sum(1) for part in (ranks, 1 / (ranks + 1), chances)])
+        wanted_BPK = torch.stack(list(targets.values()), -1)
+        most = max(FLOATS // 4 // (layers * positions * hooks.d_model), 1)
+        workers = workers_of(hooks, len(batch))
+        count = -(-len(batch) // most) * workers
+        parts = list(zip(batch.clean.tensor_split(count), wanted_BPK.tensor_split(count)))
+        sums = torch.stack(over_threads(hooks, _sums, parts, workers)).sum(0)
         target, layer, position = (grid.ravel() for grid in np.indices((len(targets), layers, positions)))
         means = (sums / len(batch)).permute(0, 3, 1, 2).reshape(3, -1).numpy()
         return {
@@ -74,3 +67,22 @@ class LogitLens(Analysis):
         found = grids(table, "mrr", "layer", "position", "target", "place")
         what = "mean reciprocal rank of a token in the logits read off a layer's state at a position"
         return {"": drawn_grids(found, what, ("layer", "position"), marks)}
+
+
+def _sums(hooks: Hooks, part: tuple[Tensor, Tensor]) -> Tensor:
+    """Rank, reciprocal rank and probability (3, L + 1, P, K) of wanted tokens (B, P, K), summed over prompts (B, P)."""
+    import torch
+
+    from pipeline.circuits._batches import standing
+
+    tokens, wanted_BPK = part
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(hooks.n_layer)]
+    names.append(f"blocks.{hooks.n_layer - 1}.hook_resid_post")
+    found: dict[str, Tensor] = {}
+    base: Any = hooks.model.base_model
+    with hooks.at({name: partial(found.__setitem__, name) for name in names}):
+        base(input_ids=tokens, use_cache=False)
+    normed_LBPD = torch.stack([hooks.final_norm(found[name]) for name in names])
+    standings = standing(hooks, normed_LBPD.flatten(0, 2), wanted_BPK.flatten(0, 1).repeat(len(names), 1))
+    ranks, chances = (side.view(len(names), *wanted_BPK.shape) for side in standings)
+    return torch.stack([side.sum(1) for side in (ranks, 1 / (ranks + 1), chances)])

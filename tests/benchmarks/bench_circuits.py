@@ -11,7 +11,7 @@ clean prompts. `lens`: edge attribution over that of transformer-lens, where it 
 pairs, with equal scores. Both are timed on one core, by what it does for this process.
 
 Ends with status 1 when a limit is broken; that of `tracing` takes more than one core, as a prompt needs 3 billion
-multiplications, and cores that nothing else uses: threads that wait for each other take longer there than one alone.
+multiplications. On two cores of an AMD EPYC it was 529 to 580 x in six runs, and 267 to 307 x with one thread.
 """
 
 from __future__ import annotations
