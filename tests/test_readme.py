@@ -18,7 +18,7 @@ from tests.hub_server import HubServer, hub_server
 from tests.test_recipes import SHORT
 from tests.tiny import ROOT
 
-README = (ROOT / "README.md").read_text()
+README, RECIPES = (ROOT / "README.md").read_text(), (ROOT / "recipes" / "README.md").read_text()
 LONG = "accelerate launch pipeline/run.py recipes/grok_gpt2.yaml"
 
 
@@ -77,11 +77,20 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path, server: HubServer
         assert re.search(r"12 90 = \d+", text)
     assert (tmp_path / "lens.png").stat().st_size > 1000
 
+    # From the run that is there now on to revisions on the Hub, as the recipes' page goes on.
+    tutorial = RECIPES.partition("## From make grok")[2].partition("\n## ")[0]
+    pushed = [line.split() for block in blocks("bash", tutorial) for line in block.splitlines()]
+    assert [words[3] for words in pushed if "pipeline.hub" in words] == ["push", "verify"]
+    for words in pushed:
+        if words[0] == "python":
+            run([sys.executable, *words[1:]])
+    (loading,) = blocks("python", tutorial)
+    first, last = run([sys.executable, "-c", loading]).splitlines()
+    assert first.startswith("step0 12 90 =") and last == "main 12 90 = 5"  # 102 modulo 97
+
 
 def test_the_commands_of_the_recipes_are_understood() -> None:
-    lines = [
-        line for block in blocks("bash", (ROOT / "recipes" / "README.md").read_text()) for line in block.splitlines()
-    ]
+    lines = [line for block in blocks("bash", RECIPES) for line in block.splitlines()]
     ran = {"run": 0, "sweep": 0}
     for line in lines:
         words = line.split()

@@ -29,15 +29,16 @@ def over_threads(
     """What `work` gives for each part, in order, without gradients; so many at once.
 
     Threads that share each product wait for the slowest at its end, thousands of times; here they wait once. Each has
-    hooks of its own, on a twin of the model that shares its weights.
+    hooks of its own, all but one on twins of the model that share its weights.
     """
     if workers == 1:
         return [work(hooks, part) for part in parts]
     threads, own = torch.get_num_threads(), threading.local()
+    free = [hooks, *(hooks.twin() for _ in range(workers - 1))]
 
     def begin() -> None:
         torch.set_num_threads(threads // workers)
-        own.hooks = hooks.twin()
+        own.hooks = free.pop()
 
     def run(part: Part) -> Result:
         with torch.no_grad():
