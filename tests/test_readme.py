@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -100,7 +101,7 @@ def test_the_commands_of_the_recipes_are_understood() -> None:
     lines = [line for block in blocks("bash", RECIPES) for line in block.splitlines()]
     ran = {"run": 0, "sweep": 0}
     for line in lines:
-        words = line.split()
+        words = shlex.split(line)
         kind = words[2].removeprefix("pipeline.") if words[:2] == ["python", "-m"] else ""
         if kind == "run":
             read_recipe(words[3], words[4:])
