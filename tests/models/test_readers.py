@@ -13,6 +13,7 @@ from pipeline.corpora.group import Group
 from pipeline.rooms import load, names
 from pipeline.store import StoredCorpus, build
 from pipeline.tokenizer import unknown_words
+from tests.bases import END, make_tokenizer
 
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 8, "dropout": 0.0}
 
@@ -96,3 +97,11 @@ def test_what_a_vocabulary_lacks_is_padding_and_is_named(stored: StoredCorpus) -
     assert ids == [stored.tokens.index(word) for word in ("3", "<pad>", "=")]
     assert unknown_words(tokenizer, "3 cats = 99", ids) == ["cats", "99"]
     assert unknown_words(tokenizer, "3 7 =", tokenizer("3 7 =")["input_ids"]) == []
+
+
+def test_the_end_of_text_of_a_tokenizer_such_as_gpt2_s_is_no_unknown_word() -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.unk_token = END
+    text = f"the old cat {END}"
+    ids = tokenizer(text)["input_ids"]
+    assert tokenizer.unk_token_id in ids and unknown_words(tokenizer, text, ids) == []
