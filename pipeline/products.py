@@ -8,6 +8,8 @@ same products reach 220 GFLOP/s instead of 100 (`python tests/benchmarks/bench_s
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+PACKED: dict[torch.Tensor, torch.Tensor] = {}  # by weight, hashed by identity
 SMALL = 2**20  # multiplications below which the call costs more than the product
 
 
@@ -48,12 +51,33 @@ def swap(model: nn.Module) -> None:
             module.__class__ = QUICK[type(module)]
 
 
+@contextmanager
+def packed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within the block, in which no weight may change, their layers' weights also lie in the order that oneDNN reads.
+
+    That takes their memory once more and the time of a product of some 150 rows, and saves a tenth of each product that
+    is to have no gradient. Results are the same, bit by bit.
+    """
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, tuple(QUICK.values()))]
+    weights: dict[torch.Tensor, torch.Tensor] = {}
+    for layer in layers:
+        if layer.weight.device.type == "cpu" and layer.weight.dtype == torch.float32:
+            weights[layer.weight] = layer.weight.t() if isinstance(layer, Conv1D) else layer.weight
+    try:
+        for weight, turned in weights.items():
+            PACKED[weight] = torch.ops.mkldnn._reorder_linear_weight(turned.detach(), None)
+        yield
+    finally:
+        for weight in weights:
+            PACKED.pop(weight, None)
+
+
 class QuickLinear(nn.Linear):
     """`nn.Linear`, with float32 products on a CPU by oneDNN."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         if _is_ours(input, self.weight):
-            return _Product.apply(input, self.weight, self.bias, False)
+            return _product(input, self.weight, self.bias, False)
         return super().forward(input)
 
 
@@ -62,7 +86,7 @@ class QuickConv1D(Conv1D):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if _is_ours(x, self.weight):
-            return _Product.apply(x, self.weight, self.bias, True)
+            return _product(x, self.weight, self.bias, True)
         return super().forward(x)
 
 
@@ -82,6 +106,11 @@ def _is_ours(input: torch.Tensor, weight: torch.Tensor) -> bool:
 def multiply(left: torch.Tensor, right: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """left (..., K) times right (N, K), both transposed: (..., N)."""
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+
+
+def _product(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, is_turned: bool) -> torch.Tensor:
+    ready = None if torch.is_grad_enabled() else PACKED.get(weight)
+    return _Product.apply(input, weight, bias, is_turned) if ready is None else multiply(input, ready, bias)
 
 
 class _Product(torch.autograd.Function):

@@ -94,6 +94,26 @@ def test_a_copy_has_its_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(functional_call(layer, dict(other.named_parameters()), rows), other(rows))
 
 
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
+def test_packed_weights_give_the_same_bits(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "SMALL", 0)
+    model = nn.Sequential(layer_of(kind), nn.GELU(), nn.Linear(160, 8).double())
+    swap(model)
+    rows, weights = torch.randn(70, 96), torch.randn(70, 160)
+    expected, with_gradients = model[0](rows).detach(), results(model[0], rows, weights)
+    used = []
+    multiply = products.multiply
+    monkeypatch.setattr(
+        products, "multiply", lambda left, right, *bias: used.append(right.is_mkldnn) or multiply(left, right, *bias)
+    )
+    with products.packed([model]):
+        assert list(products.PACKED) == [model[0].weight]  # float64 is not for oneDNN
+        with torch.no_grad():
+            assert torch.equal(copy.copy(model[0])(rows), expected) and used == [True]
+        assert all(map(torch.equal, results(model[0], rows, weights), with_gradients)) and not any(used[1:])
+    assert not products.PACKED
+
+
 @pytest.mark.parametrize(("vendor", "swapped"), [("AuthenticAMD", True), ("GenuineIntel", False)])
 def test_intels_processors_keep_mkl(vendor: str, swapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")

@@ -109,6 +109,7 @@ def trace(hooks: Hooks, pairs: Pairs, stops: Mapping[int, int]) -> tuple[Floats,
     """
     from pipeline.circuits._batches import FLOATS, on_device
     from pipeline.circuits._threads import over_threads, workers_of
+    from pipeline.products import packed
 
     batch, width = on_device(hooks, pairs), pairs.clean.shape[1]
     for start, stop in stops.items():
@@ -122,7 +123,10 @@ def trace(hooks: Hooks, pairs: Pairs, stops: Mapping[int, int]) -> tuple[Floats,
     most = max(FLOATS // (8 * hooks.n_layer * width * hooks.d_model), 1)
     workers = workers_of(hooks, len(prompt))
     parts = np.array_split(np.argsort(prompt, kind="stable"), -(-len(prompt) // most) * workers)
-    found = over_threads(hooks, lambda own, part: _traced(own, batch, prompt, pairs.where, stops, part), parts, workers)
+    with packed(hooks.blocks):
+        found = over_threads(
+            hooks, lambda own, part: _traced(own, batch, prompt, pairs.where, stops, part), parts, workers
+        )
     order = np.argsort(np.concatenate(parts))
     ranks, chances = (np.concatenate(side, axis=1)[:, order] for side in zip(*found))
     return ranks[1:], chances[1:], ranks[0]
