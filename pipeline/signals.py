@@ -128,12 +128,20 @@ class Agreement:
                     self._hold = self._step + 1  # the step it is in, or about to be in
                 store.set(f"step {self.rank}", str(self._hold))
                 if self.rank == 0:
-                    steps = [int(store.get(f"step {rank}")) for rank in range(self.ranks)]
-                    store.set("last", str(max(steps)))
-                self._last = int(store.get("last"))
-                self.reason = store.get("stop").decode()
-                self._known.set()
+                    steps = [self._answer(f"step {rank}") for rank in range(self.ranks)]
+                    if None not in steps:
+                        store.set("last", str(max(int(step or 0) for step in steps)))
+                if (last := self._answer("last")) is not None:
+                    self._last, self.reason = int(last), store.get("stop").decode()
+                    self._known.set()
                 return
+
+    def _answer(self, key: str) -> str | None:
+        """What is said under a key, or None where training is over before: others may then listen no longer."""
+        while not self._store.check([key]):
+            if self._over.wait(0.01):
+                return None
+        return str(self._store.get(key).decode())
 
 
 def agree(rank: int, ranks: int) -> Agreement:

@@ -102,3 +102,16 @@ def test_processes_end_on_the_same_step(seed: int) -> None:
         agreement.close()
     assert len(set(ended)) == 1 and 0 < ended[0] < most
     assert agreements[0].reason == "SIGTERM"
+
+
+@pytest.mark.parametrize("asks", [0, 1])
+def test_a_signal_at_the_very_end_waits_for_nobody_who_listens_no_longer(asks: int) -> None:
+    store, request = dist.HashStore(), Request()
+    request.number = signal.SIGTERM
+    agreement = Agreement(asks, 2, store, request)
+    agreement.begin(59)
+    store.wait([f"step {asks}"])
+    closing = threading.Thread(target=agreement.close, daemon=True)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive() and agreement.reason is None
