@@ -11,8 +11,8 @@ clean prompts. `lens`: edge attribution over that of transformer-lens, where it 
 pairs, with equal scores. Both are timed on one core, by what it does for this process.
 
 Ends with status 1 when a limit is broken; that of `tracing` takes more than one core, as a prompt needs 3 billion
-multiplications. On two cores of an AMD EPYC it was 461, 504 and 537 x in three runs: here 16.4 to 17.3 ms a prompt, the
-other side 8.0 to 8.8 s, which has been 12 s on the same machine.
+multiplications. On two cores of an AMD EPYC it was 461 to 559 x in five runs: here 16.4 to 17.5 ms a prompt, the
+other side 8.0 to 9.6 s, which has been 12 s on the same machine.
 """
 
 from __future__ import annotations
