@@ -59,8 +59,11 @@ class Progress(Analysis):
 
         with evaluating(model), torch.no_grad():
             logits, _ = _outputs(Hooks(model), pairs)
-            shares = _logit_shares(logits, pairs)
-        return {"frequencies": [k for k, share in enumerate(shares, 1) if share >= self.least]}
+        return {"frequencies": self._keys(_logit_shares(logits, pairs))}
+
+    def _keys(self, shares: Floats) -> list[int]:
+        """The frequencies with enough of the logits' variance, from the share of each."""
+        return [k for k, share in enumerate(shares, 1) if share >= self.least]
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         import torch
@@ -71,7 +74,8 @@ class Progress(Analysis):
         n, answer = int(pairs.notes["modulus"][0]), torch.from_numpy(pairs.answers[:, 0]).long()
         trained = torch.from_numpy(pairs.notes["trained"]).bool()
         logits, neurons = _outputs(hooks, pairs)
-        keys: Sequence[int] = shared.get("frequencies", self.fit(hooks.model, pairs)["frequencies"])
+        at_logits = _logit_shares(logits, pairs)
+        keys: Sequence[int] = shared["frequencies"] if "frequencies" in shared else self._keys(at_logits)
         rows: list[tuple[str, int, float]] = []
 
         def loss(of: Tensor, chosen: Tensor) -> float:
@@ -94,7 +98,7 @@ class Progress(Analysis):
             rows.append((f"gini {name}", NO_FREQUENCY, gini(components)))
             power = _by_frequency(components**2, n)
             rows += [(name, k, float(share)) for k, share in enumerate(power / max(power.sum(), 1e-300), 1)]
-        rows += [("logits", k, float(share)) for k, share in enumerate(_logit_shares(logits, pairs), 1)]
+        rows += [("logits", k, float(share)) for k, share in enumerate(at_logits, 1)]
         shares, explained = _neuron_shares(neurons, pairs)
         rows += [("neurons", k, float(share)) for k, share in enumerate(shares, 1)]
         rows.append(("neurons explained", NO_FREQUENCY, explained))
@@ -174,11 +178,11 @@ def _neuron_shares(neurons: Tensor, pairs: Pairs) -> tuple[Floats, float]:
     grid[a, b] = neurons - neurons.mean(0)
     constant = torch.full((n, 1), n**-0.5, dtype=torch.float64)
     basis = torch.cat([constant, _waves(torch.arange(n), n, range(1, n // 2 + 1))], 1)
-    power = torch.einsum("ax,abm,by->xym", basis, grid, basis).square()
+    along_a = torch.einsum("ax,abm->xbm", basis, grid)
     explained = []
-    for k in range(1, n // 2 + 1):
+    for k in range(1, n // 2 + 1):  # only products of a frequency's own waves are looked at
         chosen = [0, 2 * k - 1, 2 * k]
-        explained.append(power[chosen][:, chosen].sum((0, 1)))
+        explained.append(torch.einsum("xbm,by->xym", along_a[chosen], basis[:, chosen]).square().sum((0, 1)))
     most, best = torch.stack(explained).max(0)
     variance = grid.square().sum((0, 1))
     shares = torch.zeros(n // 2, dtype=torch.float64).index_add_(0, best, variance)

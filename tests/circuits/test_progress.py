@@ -100,6 +100,15 @@ def test_losses_are_those_of_the_parts(pairs: Any) -> None:
         assert sum(value for (measure, _), value in found.items() if measure == name) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("shared", [{}, {"frequencies": [2, 5]}], ids=["alone", "with frequencies"])
+def test_the_model_passes_over_the_table_once(pairs: Any, shared: dict[str, Any]) -> None:
+    model = Gpt2(n_layer=1, n_embd=16, n_head=2, n_positions=4, initializer_range=0.3).build(16)
+    rows: list[int] = []
+    model.transformer.wte.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    Progress().run(model, pairs, **shared)
+    assert sum(rows) == N * N
+
+
 @pytest.mark.slow
 def test_a_grokked_run_adds_by_rotation(tmp_path: Path) -> None:
     """The shipped quickstart: its own frequencies alone answer, without them nothing does, and this shows early."""
