@@ -12,7 +12,7 @@ import yaml
 from pipeline.folder import RECIPE
 from pipeline.grokking import match_key
 from pipeline.pages import Code, Heading, Paragraph, Part, Table, as_markdown, code, plain
-from pipeline.recipe import read_recipe
+from pipeline.recipe import read_kept_recipe
 from pipeline.results import Results
 from pipeline.story import method, outcome, story
 from pipeline.wording import MISSING, amount, share, times
@@ -76,7 +76,7 @@ def step_card(run: Results, step: int, repo: str, data: str | None) -> str:
 
 def recipe_text(run: Results) -> str:
     """The resolved recipe, with a folder beside its reader in the place of the one that the run lies in."""
-    return read_recipe(run.path / RECIPE, [f"--output_dir=runs/{run.name}"]).to_yaml()
+    return read_kept_recipe(run.path / RECIPE, [f"--output_dir=runs/{run.name}"], trusted=True).to_yaml()
 
 
 def _page(front: dict[str, Any], parts: list[Part]) -> str:

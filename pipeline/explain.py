@@ -23,7 +23,7 @@ from pipeline.manifest import Entry, Manifest
 from pipeline.pairs import CorpusPairs, Renamed
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
-from pipeline.recipe import Recipe, read_recipe
+from pipeline.recipe import Recipe, read_kept_recipe
 from pipeline.rooms import load
 from pipeline.store import StoredCorpus, build
 
@@ -38,20 +38,24 @@ MADE_OF = b"groklab"  # key of a table's metadata: what it was computed from
 class Run:
     """A run folder, to look into: its kept steps as models, its corpus as pairs, and the tables that are there.
 
+    trusted: whether code that comes with its base model may run; what the folder says of that does not count.
+
     Raises:
         RecipeError: when the folder is not that of a run, or its manifest is damaged.
     """
 
     path: Path
+    trusted: bool
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, trusted: bool = False):
         object.__setattr__(self, "path", Path(path))
+        object.__setattr__(self, "trusted", trusted)
         if not (self.path / RECIPE).is_file():
             raise RecipeError(str(self.path), "is not a run folder")
 
     @cached_property
     def recipe(self) -> Recipe:
-        return read_recipe(self.path / RECIPE)
+        return read_kept_recipe(self.path / RECIPE, trusted=self.trusted)
 
     @cached_property
     def stored(self) -> StoredCorpus:
@@ -111,11 +115,11 @@ class Run:
 
 def explain(
     run: Path, analyses: Mapping[str, Explanation], device: Any = "cpu", against: Path | None = None,
-    source: Source | None = None,
+    source: Source | None = None, trusted: bool = False,
 ) -> Iterator[Path]:  # fmt: skip
     """Runs analyses on the kept steps they name; yields each table's path once it is there.
 
-    Pairs are those of `source`, where one is given, and else of the run's corpus.
+    Pairs are those of `source`, where one is given, and else of the run's corpus. `trusted` is that of `Run`.
 
     A table that was computed from the same weights, pairs and parameters stays. One model instance takes all steps.
     Overviews compare those of their steps that the analysis they look at has, with the tables of the run `against` too,
@@ -125,7 +129,7 @@ def explain(
         ParameterError: when an analysis names a split or a step that the run does not have.
         ValueError: when the weights of a step are not those that were kept.
     """
-    folder, opened = run / CIRCUITS, Run(run)
+    folder, opened = run / CIRCUITS, Run(run, trusted)
     model: PreTrainedModel | None = None
     loaded: int | None = None
 

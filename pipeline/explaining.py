@@ -22,6 +22,7 @@ from pipeline.parameters import ParameterError, parameters_of
 from pipeline.process import wait_briefly
 from pipeline.reading import Block, RecipeError, override
 from pipeline.rooms import choose, load, names
+from pipeline.trust import HELP, OPTION, runs_code
 from pipeline.values import fill
 
 GENERAL = ("steps", "split", "pairs", "seed")  # of every analysis that has them
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
         "--output", type=Path, metavar="DIR", help="for the tables and figures of --model (circuits-NAME)"
     )
     found.add_argument("--against", type=Path, metavar="RUN", help="another run that similarity compares with")
-    found.add_argument("--trust-remote-code", action="store_true", help="run code that comes with the model")
+    found.add_argument(OPTION, action="store_true", help=HELP)
     return found
 
 
@@ -124,12 +125,12 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
 
     from pipeline.report import write_report
 
-    run = Run(chosen.run)
+    run = Run(chosen.run, chosen.trust_remote_code)
     source = None
     if chosen.data is not None:
         from transformers import AutoTokenizer
 
-        source = open_source(chosen, AutoTokenizer.from_pretrained(run.path / TOKENIZER))
+        source = open_source(chosen, AutoTokenizer.from_pretrained(run.path / TOKENIZER, trust_remote_code=False))
     for analysis in analyses.values():
         if isinstance(analysis, Analysis) and source is None:
             analysis.check_split(run.stored.sizes)
@@ -138,7 +139,7 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
         for analysis in with_sources(analyses).values()
     )
     console = Console(stderr=True)
-    walk = explain(run.path, analyses, device(chosen.device), chosen.against, source)
+    walk = explain(run.path, analyses, device(chosen.device), chosen.against, source, run.trusted)
     for path in track(walk, "analysing", total, console=console, transient=True, disable=not console.is_terminal):
         print(path, flush=True)
     write_report(run.path)
@@ -177,7 +178,7 @@ def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    path, extra = chosen.model, {"trust_remote_code": chosen.trust_remote_code}
+    path, extra = chosen.model, dict[str, Any]()
     kept = Path(path) / "steps" / (chosen.revision or "")
     if chosen.revision and kept.is_dir():
         path = str(kept)
@@ -188,14 +189,19 @@ def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
     elif (Path(path) / RECIPE).is_file():
         raise RecipeError("--model", f"{path} is a run; name one of its steps, such as --revision step0")
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **extra)
+        trusted = runs_code(path, chosen.trust_remote_code, **extra)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=trusted, **extra)
+    except ParameterError:
+        raise
     except (OSError, ValueError) as error:
         raise RecipeError("--model", " ".join(str(error).split())[:300]) from None
     # Weights of a run's step stand without a tokenizer, which lies beside the steps. Where there is none, transformers
     # would make one up; ids are then taken as they are.
     folders = [Path(path), Path(path).parent.parent / TOKENIZER] if Path(path).is_dir() else [path]
     named = [folder for folder in folders if isinstance(folder, str) or (folder / "tokenizer_config.json").is_file()]
-    tokenizer = AutoTokenizer.from_pretrained(named[0], **extra) if named else None
+    if not named:
+        return model.to(device(chosen.device)).eval(), None
+    tokenizer = AutoTokenizer.from_pretrained(named[0], trust_remote_code=chosen.trust_remote_code, **extra)
     return model.to(device(chosen.device)).eval(), tokenizer
 
 
@@ -205,7 +211,7 @@ def open_source(chosen: argparse.Namespace, tokenizer: Any) -> Source:
         return FilePairs(chosen.data, tokenizer, pad)
     if chosen.run is None:
         raise RecipeError("command line", "pairs are needed: --data FILE, or a RUN whose corpus gives them")
-    run = Run(chosen.run)
+    run = Run(chosen.run, chosen.trust_remote_code)
     return run.source if tokenizer is None else Translated(CorpusPairs(run.stored), translate(run.stored, tokenizer))
 
 

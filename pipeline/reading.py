@@ -24,6 +24,7 @@ DEEPEST = 20  # blocks within blocks; reading is recursive
 LONGEST = 1000  # characters of a message
 LONGEST_KEY = 100
 NULLS = ("", "~", "null")
+COMMAND_LINE = "command line"  # the place of what was typed there
 RECIPES = Path("recipes")  # where a recipe is looked for that is not where it was said to be
 
 # What PyYAML says -> what it means to whoever wrote the file, and whether it began where PyYAML's context did.
@@ -239,11 +240,11 @@ def override(tree: Block, words: Sequence[str]) -> None:
     for key, value in pairs(words):
         if key is None or not all(map(_is_key, key.split("."))):
             word = value if key is None else f"--{key}"
-            raise RecipeError("command line", f"{word}: is not an override; write --key value or --block.key value")
+            raise RecipeError(COMMAND_LINE, f"{word}: is not an override; write --key value or --block.key value")
         _put(tree, key.replace("-", "_"), _typed(value))
 
 
-def _typed(value: str | None, where: str = "command line") -> Node:
+def _typed(value: str | None, where: str = COMMAND_LINE) -> Node:
     if value is None or not value.startswith(("[", "{", '"', "'")):
         return Scalar(value, where)
     try:

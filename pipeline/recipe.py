@@ -25,9 +25,10 @@ from pipeline.models.base import Architecture
 from pipeline.options import Options, Paper
 from pipeline.parameters import ParameterError, Parameters, parameters_of
 from pipeline.policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
-from pipeline.reading import Block, RecipeError, Scalar, override, place, read
+from pipeline.reading import COMMAND_LINE, Block, RecipeError, Scalar, override, place, read
 from pipeline.rooms import ROOMS, choose, load, names, room_name
 from pipeline.texts import Replay
+from pipeline.trust import KEY, OPTION
 from pipeline.values import convert, fill, plain, shown, written
 
 BLOCKS = ("corpus", "model", "peft", "replay", "checkpoints", "callbacks", "circuits", "paper")
@@ -142,6 +143,32 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     tree = read(path)
     override(tree, overrides)
+    recipe = _read(path, tree)
+    if _trusts(recipe) and place(tree, KEY) != COMMAND_LINE:
+        raise RecipeError(place(tree, KEY), f"{KEY}: only the command line can say so; add {OPTION} to it")
+    return recipe
+
+
+def read_kept_recipe(path: str | Path, overrides: Sequence[str] = (), trusted: bool = False) -> Recipe:
+    """Reads a run folder's recipe; code that comes with its base model may run if `trusted`, whatever it says itself.
+
+    Raises:
+        RecipeError: at the first mistake: where, what, what is allowed.
+    """
+    tree = read(path)
+    override(tree, overrides)
+    recipe = _read(path, tree)
+    if _trusts(recipe) and not trusted:
+        override(tree, [f"--{KEY}=false"])
+        recipe = _read(path, tree)
+    return recipe
+
+
+def _trusts(recipe: Recipe) -> bool:
+    return bool(recipe.model.as_dict().get(KEY.rpartition(".")[2]))
+
+
+def _read(path: str | Path, tree: Block) -> Recipe:
     try:
         return _recipe(str(path), tree)
     except ParameterError as error:

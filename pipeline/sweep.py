@@ -25,6 +25,7 @@ from pipeline.grokking import THRESHOLD
 from pipeline.reading import RecipeError, pairs
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.results import Results
+from pipeline.trust import without_option
 from pipeline.wording import duration
 
 LOG = "log.txt"  # beside a run's folder, with its name before it
@@ -84,7 +85,7 @@ def grid(path: str, words: Sequence[str], output: Path | None) -> list[Point]:
         RecipeError: at a mistake in any of them, or when no key has several values.
     """
     axes: dict[str, list[str]] = {}
-    for key, value in pairs(words):
+    for key, value in pairs(without_option(list(words))):
         if key is None or value is None:
             raise RecipeError("command line", f"{value or f'--{key}'}: write --key value or --key value,value")
         axes[key] = values_of(value)

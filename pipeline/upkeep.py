@@ -14,7 +14,8 @@ from pipeline.checkpoints import KeepSchedule, unlisted
 from pipeline.lock import RunLock
 from pipeline.manifest import MANIFEST, Entry, Manifest
 from pipeline.reading import RecipeError
-from pipeline.recipe import read_recipe
+from pipeline.recipe import read_kept_recipe
+from pipeline.trust import HELP, OPTION
 
 COMMANDS = {
     "list": "the kept steps with their sizes and exact matches, and the checkpoints that training can resume from",
@@ -50,8 +51,10 @@ def _missing(run: Path, manifest: Manifest) -> list[int]:
     return sorted(step for step in schedule.steps(last) if step <= last and step not in manifest.chain())
 
 
-def is_rebuilt(run: Path) -> bool:
+def is_rebuilt(run: Path, trusted: bool = False) -> bool:
     """Whether step 0 holds, bit by bit, the untrained weights that recipe.yaml builds here and now.
+
+    trusted: whether code that comes with its base model may run.
 
     Raises:
         RecipeError: when step 0 was not kept.
@@ -64,7 +67,7 @@ def is_rebuilt(run: Path) -> bool:
 
     from pipeline.store import build
 
-    recipe = read_recipe(run / "recipe.yaml")
+    recipe = read_kept_recipe(run / "recipe.yaml", trusted=trusted)
     tokens = build(recipe.corpus).tokens
     set_seed(recipe.training["seed"])
     untrained = recipe.model.build(len(tokens)).state_dict()
@@ -83,6 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         if name == "verify":
             words = "also build the untrained weights again, with the same torch, and compare them with step 0"
             command.add_argument("--rebuild", action="store_true", help=words)
+            command.add_argument(OPTION, action="store_true", help=f"with --rebuild, {HELP}")
         if name == "prune":
             words = "all, last, log (one for each third of an octave), or numbers such as 0,1000; the others go"
             command.add_argument("--keep", required=True, metavar="STEPS", help=words)
@@ -96,7 +100,9 @@ def main(arguments: list[str] | None = None) -> int:
             return _prune(chosen.run, chosen.keep, chosen.dry_run)
         if chosen.command == "show":
             return _show(chosen.run, chosen.step)
-        return _list(chosen.run) if chosen.command == "list" else _verify(chosen.run, chosen.rebuild)
+        if chosen.command == "list":
+            return _list(chosen.run)
+        return _verify(chosen.run, chosen.rebuild, chosen.trust_remote_code)
     except (RecipeError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -137,9 +143,9 @@ def _show(run: Path, step: int) -> int:
     return 0
 
 
-def _verify(run: Path, rebuild: bool) -> int:
+def _verify(run: Path, rebuild: bool, trusted: bool) -> int:
     found = list(verify(run))
-    if rebuild and not is_rebuilt(run):
+    if rebuild and not is_rebuilt(run, trusted):
         found.append(("steps/step0", "is not what recipe.yaml builds: the run does not descend from its own seed"))
     for path, damage in found:
         print(f"{path}: {damage or 'ok'}")

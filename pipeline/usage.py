@@ -19,6 +19,7 @@ from pipeline.reading import RecipeError, pairs
 from pipeline.recipe import Options, Paper
 from pipeline.rooms import ROOMS, choose, load, names
 from pipeline.texts import Replay
+from pipeline.trust import without_option
 from pipeline.values import words, written
 
 START = """\
@@ -31,6 +32,8 @@ The same command resumes a run that was interrupted.
   python -m pipeline.run recipes/quickstart.yaml
   python -m pipeline.run recipes/quickstart.yaml --seed 1 --output_dir runs/seed1
   python -m pipeline.run recipes/grok_gpt2.yaml --corpus.ratio 18 --max_steps 20
+
+Code that comes with a base model runs only with --trust-remote-code, whatever the recipe says.
 
 A recipe is a YAML file of blocks and flat keys. On the command line --block.key value or --key value overrides it.
 --help NAME tells more of any name below, such as --help group or --help optim.
@@ -55,7 +58,7 @@ def split_words(argv: Sequence[str]) -> tuple[str | None, list[str]]:
     """
     path: str | None = None
     overrides = []
-    for key, value in pairs(argv):
+    for key, value in pairs(without_option(list(argv))):
         if key not in (None, "config"):
             overrides.append(f"--{key}" if value is None else f"--{key}={value}")
         elif value is None or value.startswith("-"):

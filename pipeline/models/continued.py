@@ -50,7 +50,9 @@ class Continued(Architecture):
         default=(), metadata={"help": "names of weights that stay as they are, * for any part: ['transformer.wte*']"}
     )
     dtype: Literal["float32", "bfloat16"] = param("float32", "of the weights; bf16 is for mixed precision")
-    trust_remote_code: bool = param(False, "run modeling code that comes with the weights")
+    trust_remote_code: bool = param(
+        False, "run the code that comes with the weights; a file cannot say so, --trust-remote-code does"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -100,23 +102,25 @@ class Continued(Architecture):
         return str(path / manifest.kept[step].path), None
 
     @cached_property
-    def _loading(self) -> dict[str, Any]:
+    def _where(self) -> dict[str, Any]:
         from pipeline.network import hub_unreachable
 
         # Without a network the clients try for a minute before they look for what was downloaded before.
         is_here = Path(self.origin[0]).is_dir() or hub_unreachable() is not None
-        return {
-            "revision": self.origin[1],
-            "trust_remote_code": self.trust_remote_code,
-            "local_files_only": is_here,
-        }
+        return {"revision": self.origin[1], "local_files_only": is_here}
+
+    @cached_property
+    def _runs_code(self) -> bool:
+        from pipeline.trust import runs_code
+
+        return runs_code(self.origin[0], self.trust_remote_code, **self._where)
 
     @cached_property
     def max_length(self) -> int:
         from transformers import AutoConfig
 
         with self._readable("configuration"):
-            config = AutoConfig.from_pretrained(self.origin[0], **self._loading)
+            config = AutoConfig.from_pretrained(self.origin[0], trust_remote_code=self._runs_code, **self._where)
         return int(config.max_position_embeddings)
 
     # The model
@@ -128,7 +132,11 @@ class Continued(Architecture):
 
         with self._readable("weights"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                self.origin[0], **self._loading, dtype=getattr(torch, self.dtype), output_loading_info=True
+                self.origin[0],
+                trust_remote_code=self._runs_code,
+                dtype=getattr(torch, self.dtype),
+                output_loading_info=True,
+                **self._where,
             )
         model, notes = loaded
         missing = sorted(notes["missing_keys"])
@@ -187,7 +195,7 @@ class Continued(Architecture):
         from transformers import AutoTokenizer
 
         with self._readable("tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(self.origin[0], **self._loading)
+            tokenizer = AutoTokenizer.from_pretrained(self.origin[0], trust_remote_code=self._runs_code, **self._where)
             if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers, where files are missing
                 raise FileNotFoundError(NO_VOCABULARY)
             return tokenizer
