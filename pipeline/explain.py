@@ -218,9 +218,11 @@ def check_analyses(recipe: Recipe, stored: StoredCorpus) -> None:
 
 
 def fingerprint(pairs: Pairs) -> str:
-    """A hash of the token ids of pairs."""
-    digest = hashlib.sha256()
-    for part in (pairs.clean, pairs.corrupted, pairs.answers, pairs.corrupted_answers, *pairs.notes.values()):
+    """A hash of all that stands in pairs."""
+    facts = [list(pairs.notes), list(pairs.places), pairs.metadata]
+    digest = hashlib.sha256(json.dumps(facts).encode())
+    parts = (pairs.clean, pairs.corrupted, pairs.answers, pairs.corrupted_answers, pairs.lengths)
+    for part in (*parts, *pairs.notes.values()):
         digest.update(np.ascontiguousarray(part, dtype="<i4").tobytes())
     return digest.hexdigest()[:16]
 
@@ -253,7 +255,8 @@ def is_made_of(path: Path, made_of: Mapping[str, Any]) -> bool:
 def write_table(path: Path, table: pa.Table, made_of: Mapping[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
-    pq.write_table(table.replace_schema_metadata({MADE_OF: json.dumps(made_of)}), draft)
+    metadata = {**(table.schema.metadata or {}), MADE_OF: json.dumps(made_of)}
+    pq.write_table(table.replace_schema_metadata(metadata), draft)
     draft.replace(path)
 
 

@@ -71,7 +71,10 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--model", metavar="PATH", help="a folder or a Hub name, in the place of a run's steps")
     found.add_argument("--revision", help="of the model, such as step1000")
     found.add_argument(
-        "--data", type=Path, metavar="FILE", help="pairs as JSONL or CSV: clean, corrupted, answer, corrupted_answer"
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="pairs as CSV, TSV or JSON: clean, corrupted, answer, corrupted_answer",
     )
     found.add_argument(
         "--output", type=Path, metavar="DIR", help="for the tables and figures of --model (circuits-NAME)"

@@ -1,10 +1,9 @@
-"""Pairs of clean and corrupted prompts for the analyses: from any corpus, or from a JSONL or CSV file."""
+"""Pairs of clean and corrupted prompts for the analyses: from any corpus, or from a file of them."""
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,12 +14,14 @@ import numpy as np
 from pipeline.circuits.base import Pairs, Source
 from pipeline.corpora.base import PAD, Draws, Examples, Ids, Numbers
 from pipeline.neighbours import Neighbours
+from pipeline.pair_files import read_rows
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
 from pipeline.rooms import choose
 from pipeline.store import StoredCorpus
 
 COLUMNS = ("clean", "corrupted", "answer", "corrupted_answer")
+ID = "id"  # a column that names the row, also where it happens to hold tokens
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,10 @@ def first_difference(pairs: Pairs) -> Pairs:
         clean, corrupted = (np.hstack([side, answers[:, :1]]) for side in (clean, corrupted))
         answers, others = answers[:, 1:], others[:, 1:]
         places.append("answer")
-    moved = Pairs(clean, corrupted, answers, others, pairs.notes, pairs.lengths + len(places), [*pairs.places, *places])
+    moved = dataclasses.replace(
+        pairs, clean=clean, corrupted=corrupted, answers=answers, corrupted_answers=others,
+        lengths=pairs.lengths + len(places), places=[*pairs.places, *places],
+    )  # fmt: skip
     return moved.take(answers[:, 0] != others[:, 0])
 
 
@@ -110,10 +114,11 @@ class Renamed(Source):
 
 @dataclass(frozen=True)
 class FilePairs(Source):
-    """Pairs of a file, whatever the split: every line or row has clean, corrupted, answer and corrupted_answer.
+    """Pairs of a file, whatever the split: every row has clean, corrupted, answer and corrupted_answer.
 
-    They are text for the tokenizer, or lists of token ids; an answer is its first token. Further columns that hold
-    one token are notes. `.csv` is read as CSV, anything else as JSON lines.
+    They are text for the tokenizer, or lists of token ids; an answer is its first token. Further columns stay beside
+    the table as its metadata; one that holds a single known token in each row, and is not called id, is a note too. See
+    `pipeline.pair_files` for the formats.
     """
 
     path: Path
@@ -121,35 +126,37 @@ class FilePairs(Source):
     pad: int = 0
 
     def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
-        rows = self._rows
-        chosen = [rows[i] for i in np.sort(Draws(seed, "pairs").choose(len(rows), min(most, len(rows))))]
-        lengths = np.array([len(row["clean"]) for row in chosen], np.int64)
+        rows, notes = self._rows
+        drawn = np.sort(Draws(seed, "pairs").choose(len(rows), min(most, len(rows))))
+        chosen = [rows[i] for i in drawn]
+        lengths = np.array([len(ids["clean"]) for ids, _ in chosen], np.int64)
         sides = [np.full((len(chosen), lengths.max()), self.pad, np.int32) for _ in range(2)]
         for side, name in zip(sides, COLUMNS):
-            for i, row in enumerate(chosen):
-                side[i, : lengths[i]] = row[name]
-        first = [np.array([row[name][:1] for row in chosen], np.int32) for name in COLUMNS[2:]]
-        extra = [
-            name for name in chosen[0] if name not in COLUMNS and all(len(row.get(name, ())) == 1 for row in chosen)
-        ]
-        notes = {name: np.array([row[name][0] for row in chosen], np.int32) for name in extra}
-        return Pairs(sides[0], sides[1], first[0], first[1], notes, lengths)
+            for i, (ids, _) in enumerate(chosen):
+                side[i, : lengths[i]] = ids[name]
+        first = [np.array([ids[name][:1] for ids, _ in chosen], np.int32) for name in COLUMNS[2:]]
+        further = dict.fromkeys(name for _, row in chosen for name in row if name not in COLUMNS)
+        return Pairs(
+            sides[0], sides[1], first[0], first[1],
+            {name: tokens[drawn] for name, tokens in notes.items()}, lengths,
+            metadata={name: [row.get(name) for _, row in chosen] for name in further},
+        )  # fmt: skip
 
     @cached_property
-    def _rows(self) -> list[dict[str, list[int]]]:
-        """Token ids by column, checked.
+    def _rows(self) -> tuple[list[tuple[dict[str, list[int]], dict[str, Any]]], dict[str, Ids]]:
+        """Token ids by column beside the row as it was read, checked; and the notes of all rows.
 
         Raises:
-            RecipeError: naming file and line, when a row lacks a column, its prompts differ in length or not at all,
+            RecipeError: naming file and place, when a row lacks a column, its prompts differ in length or not at all,
                 or its answers begin with the same token; or when there is none.
         """
         rows = []
-        for number, row in self._read():
-            where = f"{self.path}, line {number}"
+        for where, row in read_rows(self.path, COLUMNS):
             for name in COLUMNS:
                 if row.get(name) in (None, "", []):
-                    raise RecipeError(where, f"has no {name}; every row has {', '.join(COLUMNS)}")
-            ids = {name: self._ids(value, where, name) for name, value in row.items() if value not in (None, "")}
+                    hint = choose(name, [key for key in row if key not in COLUMNS]) if name not in row else ""
+                    raise RecipeError(where, f"has no {name}; every row has {', '.join(COLUMNS)}{hint}")
+            ids = {name: self._required(row[name], where, name) for name in COLUMNS}
             if len(ids["clean"]) != len(ids["corrupted"]):
                 many, few = len(ids["clean"]), len(ids["corrupted"])
                 raise RecipeError(where, f"clean has {many} tokens and corrupted {few}; they have to be equally long")
@@ -157,42 +164,41 @@ class FilePairs(Source):
                 raise RecipeError(where, "clean and corrupted are the same")
             if ids["answer"][0] == ids["corrupted_answer"][0]:
                 raise RecipeError(where, "answer and corrupted_answer begin with the same token")
-            rows.append(ids)
+            rows.append((ids, row))
         if not rows:
             raise RecipeError(str(self.path), "holds no pair")
-        return rows
+        notes = {}
+        for name in rows[0][1]:
+            if name not in (*COLUMNS, ID):
+                found = [self._ids(row.get(name)) for _, row in rows]
+                if all(len(tokens) == 1 for tokens in found):
+                    notes[name] = np.array([tokens[0] for tokens in found], np.int32)
+        return rows, notes
 
-    def _read(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise RecipeError(str(self.path), "cannot be read as a text file") from None
-        if self.path.suffix == ".csv":
-            reader = csv.DictReader(text.splitlines())
-            yield from ((reader.line_num, row) for row in reader)
-            return
-        for number, line in enumerate(text.splitlines(), 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, {**json.loads(line)}
-            except (ValueError, TypeError):
-                raise RecipeError(f"{self.path}, line {number}", "is not a JSON object") from None
+    def _required(self, value: Any, where: str, name: str) -> list[int]:
+        if ids := self._ids(value):
+            return ids
+        if isinstance(value, str):
+            raise RecipeError(where, f"{name} {value!r} has a token that the tokenizer does not know")
+        what = "is neither text nor a list of token ids of the model"
+        if isinstance(value, int) and not isinstance(value, bool):
+            what += f'; write "{value}" for the text, [{value}] for the token id'
+        raise RecipeError(where, f"{name} {what}")
 
-    def _ids(self, value: Any, where: str, name: str) -> list[int]:
+    def _ids(self, value: Any) -> list[int]:
+        """The token ids of a cell; none where it is neither text that the tokenizer knows nor a list of token ids."""
         from pipeline.tokenizer import unknown_words
 
-        if isinstance(value, list) and value and all(isinstance(i, int) and i >= 0 for i in value):
-            return value
-        if not isinstance(value, str):
-            raise RecipeError(where, f"{name} is neither text nor a list of token ids")
+        if isinstance(value, list):
+            known = 2**31 if self.tokenizer is None else len(self.tokenizer)
+            return value if all(type(token) is int and 0 <= token < known for token in value) else []
+        if not isinstance(value, str) or self.tokenizer is None:
+            return []
         try:
             ids = list(self.tokenizer(value, add_special_tokens=False)["input_ids"])
         except Exception:  # tokenizers raises this very class at a word it has no token for, not even an unknown one
-            ids = []
-        if not ids or unknown_words(self.tokenizer, value, ids):
-            raise RecipeError(where, f"{name} {value!r} has a token that the tokenizer does not know")
-        return ids
+            return []
+        return [] if unknown_words(self.tokenizer, value, ids) else ids
 
 
 def translate(stored: StoredCorpus, tokenizer: Any) -> Ids:

@@ -7,6 +7,8 @@ run with one model instance and adds the step to each row. An `Overview` looks a
 from __future__ import annotations
 
 import abc
+import dataclasses
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from pipeline.circuits.hooks import Hooks
     from pipeline.drawing import Mark
 
+TOKENS = ("clean", "corrupted", "answers", "corrupted_answers")
+PAIRS = b"groklab pairs"  # key of a table's metadata: further columns of the pairs that it was measured on
 Columns = Mapping[str, "npt.ArrayLike | Sequence[Any]"]
 
 
@@ -35,7 +39,8 @@ class Pairs:
 
     clean and corrupted are (n, P), padded on the right where `lengths` (n,) are less than P; answers and
     corrupted_answers are (n, A), of which analyses take the first token. `notes` name further tokens to look for, (n,)
-    each, such as the bridge entity of a two-hop fact; `places` say what stands at each of the P positions.
+    each, such as the bridge entity of a two-hop fact; `places` say what stands at each of the P positions; `metadata`
+    are further columns of a file, n values each, which stay beside the table.
     """
 
     clean: Ids
@@ -45,6 +50,7 @@ class Pairs:
     notes: Mapping[str, Ids] = field(default_factory=dict)
     lengths: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
     places: Sequence[str] = ()
+    metadata: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         width = self.clean.shape[1] if self.clean.ndim == 2 else 0
@@ -55,6 +61,7 @@ class Pairs:
         shapes = {"corrupted": self.corrupted.shape == self.clean.shape, "places": len(self.places) == width}
         rows: dict[str, Any] = {"answers": self.answers, "corrupted_answers": self.corrupted_answers}
         rows |= {"lengths": self.lengths, **self.notes}
+        rows |= {f"metadata {name}": values for name, values in self.metadata.items()}
         shapes |= {name: len(part) == len(self.clean) for name, part in rows.items()}
         for name, fits in shapes.items():
             if not fits:
@@ -66,18 +73,15 @@ class Pairs:
     def renamed(self, ids: Sequence[int]) -> Pairs:
         """The same pairs where token i is called ids[i]."""
         new = np.asarray(ids, dtype=np.int32)
-        notes = {name: new[note] for name, note in self.notes.items()}
-        return Pairs(
-            new[self.clean], new[self.corrupted], new[self.answers], new[self.corrupted_answers],
-            notes, self.lengths, self.places,
-        )  # fmt: skip
+        tokens = {name: new[getattr(self, name)] for name in TOKENS}
+        return dataclasses.replace(self, **tokens, notes={name: new[note] for name, note in self.notes.items()})
 
     def take(self, rows: Any) -> Pairs:
-        notes = {name: note[rows] for name, note in self.notes.items()}
-        clean, corrupted, answers, wrong = (
-            part[rows] for part in (self.clean, self.corrupted, self.answers, self.corrupted_answers)
-        )
-        return Pairs(clean, corrupted, answers, wrong, notes, self.lengths[rows], self.places)
+        chosen = np.arange(len(self))[rows]
+        parts = {name: getattr(self, name)[chosen] for name in (*TOKENS, "lengths")}
+        notes = {name: note[chosen] for name, note in self.notes.items()}
+        metadata = {name: [values[i] for i in chosen] for name, values in self.metadata.items()}
+        return dataclasses.replace(self, **parts, notes=notes, metadata=metadata)
 
     @property
     def where(self) -> Numbers:
@@ -216,7 +220,8 @@ class Analysis(Explanation):
         with evaluating(model), torch.no_grad():
             columns = self.measure(Hooks(model), pairs, **shared)
         # What is not a number is null, of the type that it has at other steps.
-        return pa.table({key: pa.array(np.asarray(part), from_pandas=True) for key, part in columns.items()})
+        table = pa.table({key: pa.array(np.asarray(part), from_pandas=True) for key, part in columns.items()})
+        return table.replace_schema_metadata({PAIRS: json.dumps(pairs.metadata)} if pairs.metadata else None)
 
     @abc.abstractmethod
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
