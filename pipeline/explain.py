@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
-from pipeline.folder import RECIPE
+from pipeline.folder import RECIPE, check_corpus
 from pipeline.manifest import Entry, Manifest
 from pipeline.pairs import CorpusPairs, Renamed
 from pipeline.parameters import ParameterError
@@ -59,7 +59,9 @@ class Run:
 
     @cached_property
     def stored(self) -> StoredCorpus:
-        return build(self.recipe.corpus)
+        stored = build(self.recipe.corpus)
+        check_corpus(self.path, stored)
+        return stored
 
     @cached_property
     def source(self) -> Source:

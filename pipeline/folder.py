@@ -14,6 +14,7 @@ from pipeline.files import new_folder, write_json, write_text
 from pipeline.history import rewind_history
 from pipeline.lock import LOCK
 from pipeline.manifest import Manifest
+from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe
 from pipeline.store import INDEX, StoredCorpus, write_parquet
@@ -63,6 +64,27 @@ def write_description(recipe: Recipe, stored: StoredCorpus) -> None:
             write_parquet(stored, draft)
     starts = json.loads((folder / ENVIRONMENT).read_text()) if (folder / ENVIRONMENT).exists() else []
     write_json(folder / ENVIRONMENT, [*starts, describe_environment()])
+
+
+def check_corpus(run: Path, stored: StoredCorpus) -> None:
+    """Refuses a corpus that is not the one a run folder was begun with: files that it is read from may be replaced.
+
+    Raises:
+        ParameterError: with both content hashes.
+    """
+    index = run / CORPUS / INDEX
+    if not index.exists():  # a new run
+        return
+    try:
+        begun = str(json.loads(index.read_text())["content_hash"])
+    except (OSError, ValueError, TypeError, KeyError):
+        raise ParameterError("corpus", f"{index} is damaged; delete {index.parent} to have it written again") from None
+    if begun != stored.content_hash:
+        raise ParameterError(
+            "corpus",
+            f"{run} was begun with content hash {begun[:16]}, and what is there now has {stored.content_hash[:16]}; "
+            "put the corpus back as it was, or choose another --output_dir",
+        )
 
 
 def _is_scrap(path: Path) -> bool:

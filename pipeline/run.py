@@ -146,6 +146,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
             stored = build(recipe.corpus)
         except ParameterError as error:
             raise error.inside("corpus") from None
+    folder.check_corpus(recipe.output_dir, stored)
     train_rows = recipe.model.rows(stored, "train")
     splits = {split: recipe.model.rows(stored, split, PROBE if split == "train" else None) for split in stored.sizes}
     if recipe.model.rewords:

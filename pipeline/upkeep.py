@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from pipeline.checkpoints import KeepSchedule, unlisted
+from pipeline.folder import check_corpus
 from pipeline.lock import RunLock
 from pipeline.manifest import MANIFEST, Entry, Manifest
 from pipeline.reading import RecipeError
@@ -68,7 +69,9 @@ def is_rebuilt(run: Path, trusted: bool = False) -> bool:
     from pipeline.store import build
 
     recipe = read_kept_recipe(run / "recipe.yaml", trusted=trusted)
-    tokens = build(recipe.corpus).tokens
+    stored = build(recipe.corpus)
+    check_corpus(run, stored)
+    tokens = stored.tokens
     set_seed(recipe.training["seed"])
     untrained = recipe.model.build(len(tokens)).state_dict()
     kept = load_file(run / manifest.kept[0].path / "model.safetensors")
