@@ -17,6 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from pipeline.parameters import ParameterError
 from pipeline.recipe import Recipe
+from pipeline.seeds import row_order, sample
 from pipeline.shapes import Shape, widths
 from pipeline.store import StoredCorpus
 
@@ -80,6 +81,14 @@ class Rows(Dataset[Batch]):
     def first(self, most: int) -> Rows:
         return Rows(self.tokens_NT[:most], self.prompt_N[:most], self.answer_N[:most])
 
+    def sample(self, most: int | None, split: str, purpose: str = "evaluation") -> Rows:
+        """At most so many rows, drawn for a purpose, the same ones every time; `split` is what these rows are of."""
+        drawn = sample(len(self), most, split, purpose)
+        if drawn is None:
+            return self
+        chosen = torch.from_numpy(drawn).to(self.tokens_NT.device)
+        return Rows(self.tokens_NT[chosen], self.prompt_N[chosen], self.answer_N[chosen])
+
     def __getitems__(self, index_B: torch.Tensor) -> Batch:
         """The batch of these rows: input_ids (B, L), positions and labels of the answer tokens (B, A), and `tail`.
 
@@ -122,7 +131,7 @@ def from_lists(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]
     return Rows(tokens_NT, *(column.contiguous() for column in lengths.T))
 
 
-def load_rows(stored: StoredCorpus, split: str, most: int | None = None, seed: int = 0) -> Rows:
+def load_rows(stored: StoredCorpus, split: str, most: int | None = None) -> Rows:
     """The rows of a split on the CPU; `most` draws that many of them, the same ones every time."""
     blocks = list(stored.blocks(split))
     width = max(block.prompts.shape[1] + block.answers.shape[1] for block in blocks)
@@ -136,10 +145,7 @@ def load_rows(stored: StoredCorpus, split: str, most: int | None = None, seed: i
         tokens_NT[rows, :prompt] = torch.from_numpy(block.prompts)
         tokens_NT[rows, prompt : prompt + answer] = torch.from_numpy(block.answers)
         prompt_N[rows], answer_N[rows] = prompt, answer
-    if most is not None and most < len(tokens_NT):
-        chosen = permutation(len(tokens_NT), seed, 0)[:most]
-        tokens_NT, prompt_N, answer_N = tokens_NT[chosen], prompt_N[chosen], answer_N[chosen]
-    return Rows(tokens_NT, prompt_N, answer_N)
+    return Rows(tokens_NT, prompt_N, answer_N).sample(most, split, "probe")
 
 
 def check_rows(recipe: Recipe, rows: Rows) -> None:
@@ -172,11 +178,6 @@ def check_held_out(train: Rows, held_out: Mapping[str, Rows]) -> None:
             raise ParameterError(
                 "model.templates", f"{sum(same):,} of {len(same):,} prompts of {split} read as prompts of train do"
             )
-
-
-def permutation(n: int, seed: int, epoch: int) -> torch.Tensor:
-    """The order of n rows in an epoch: a pure function of its arguments."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed((seed << 32) + epoch))
 
 
 class RowOrder(BatchSampler):
@@ -221,7 +222,7 @@ class RowOrder(BatchSampler):
 
     def _order(self, number: int) -> torch.Tensor:
         """The rows of a pass."""
-        return permutation(self.rows, self.seed, number)
+        return row_order(self.rows, self.seed, number)
 
     def update_rows(self, update: int) -> torch.Tensor:
         """The rows of all processes in an update, (B,)."""

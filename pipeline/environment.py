@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline import seeds
+
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "deepspeed", "numpy", "tokenizers", "safetensors")
 
 
@@ -27,6 +29,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' * (threads > 1)}",
+        "random_streams": seeds.VERSION,
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }

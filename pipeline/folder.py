@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from pipeline import checkpoints
+from pipeline import checkpoints, seeds
 from pipeline.environment import describe_environment
 from pipeline.files import new_folder, write_json, write_text
 from pipeline.history import rewind_history
@@ -52,6 +52,22 @@ def is_finished(recipe: Recipe, manifest: Manifest) -> bool:
         return False
     stopped = manifest.finished["stopped"] and recipe.options.stop_when == "grokked"
     return stopped or manifest.finished["step"] >= recipe.training.get("max_steps", 0)
+
+
+def check_streams(folder: Path, manifest: Manifest) -> None:
+    """Whether training that goes on from a checkpoint draws its rows as it did until then.
+
+    Raises:
+        RecipeError: when an earlier version of this package drew them otherwise.
+    """
+    if not manifest.resumable or not (folder / ENVIRONMENT).is_file():
+        return
+    if json.loads((folder / ENVIRONMENT).read_text())[-1].get("random_streams", 1) != seeds.VERSION:
+        raise RecipeError(
+            "output_dir",
+            f"{folder} was trained by another version of this package, which takes the rows in another order, so that "
+            "training cannot go on there; choose another with --output_dir",
+        )
 
 
 def write_description(recipe: Recipe, stored: StoredCorpus) -> None:

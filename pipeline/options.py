@@ -19,7 +19,9 @@ class Options(Parameters):
     decay_embeddings: bool = param(True, "weight decay on token and position embeddings (and a head tied to them)")
     decay_norms_and_biases: bool = param(False, "weight decay on biases and norm scales too (Power, Nanda)")
     max_eval_samples: int | None = param(
-        None, "rows of each split used while training; the last evaluation takes all of them", ge=1
+        None,
+        "rows of each split used while training, drawn once and the same in all runs; the last evaluation takes all",
+        ge=1,
     )
     loss_tokens: Literal["answer", "all"] = param("answer", "tokens of a row that are trained; all: the prompt too")
     loss: Literal["cross_entropy", "stablemax"] = param(

@@ -176,6 +176,7 @@ OURS = ("push_to_hub", "hub_model_id", "hub_private_repo")
 # Help that says more than transformers' own.
 HELP = {
     "bf16": "Mixed precision in bfloat16; auto: where the device has it, so that one recipe fits laptop and GPU.",
+    "data_seed": "Of the order of rows alone; null: that of seed.",
     "gradient_accumulation_steps": "Follows from global_batch_size; written, the rows at a time follow from it.",
     "hub_model_id": "Repository on the Hub for push_to_hub, user/name.",
     "hub_private_repo": "Make it private where it is new.",
@@ -188,6 +189,7 @@ HELP = {
     "report_to": "Trackers beside metrics.jsonl: one, a list of them, all, or none.",
     "run_name": "What trackers and the report call the run; null: the recipe's name.",
     "save_total_limit": "Resumable checkpoints kept; null keeps all.",
+    "seed": "Of the initial weights, dropout and, without data_seed, the order of rows. The corpus has corpus.seed.",
     "tf32": "TF32 for products of float32; null: where the GPU has it.",
     "warmup_steps": "Updates of linear warm-up; below 1, a share of all updates.",
     "weight_decay": "See decay_embeddings and decay_norms_and_biases.",

@@ -88,12 +88,14 @@ def _is_first() -> bool:
 
 def run(recipe: Recipe) -> int:
     """Trains what the recipe says, from the start or from where an earlier run of it stopped, and reports."""
-    if folder.is_finished(recipe, folder.open_run(recipe)):
+    manifest = folder.open_run(recipe)
+    if folder.is_finished(recipe, manifest):
         if (recipe.output_dir / LOCK).exists() and _is_first():
             with RunLock(recipe.output_dir):  # of a process that was killed after its last word; or it is still there
                 pass
         print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
         return publish(recipe)
+    folder.check_streams(recipe.output_dir, manifest)
     with RunLock(recipe.output_dir) if _is_first() else nullcontext(), writing(recipe.output_dir):
         try:
             trainer = prepare(recipe)
@@ -125,11 +127,11 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     """Corpus, model and trainer of a recipe, and the description of the run in its folder."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     wait_briefly()
-    from transformers import set_seed
     from transformers.utils import logging
 
     from pipeline.data import check_held_out, check_rows
     from pipeline.explain import check_analyses
+    from pipeline.seeds import seed_weights
     from pipeline.store import build
     from pipeline.trackers import prepare_trackers, tracked_name
     from pipeline.trainer import GrokTrainer
@@ -162,7 +164,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         folder.write_description(recipe, stored)
         prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
 
-    set_seed(args.seed)  # before the model, whose weights are drawn from it
+    seed_weights(args.seed)
     with undivided(args):
         model = recipe.model.for_corpus(stored)
     if recipe.peft:

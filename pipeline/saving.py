@@ -18,6 +18,7 @@ from pipeline import checkpoints
 from pipeline.adapters import ADAPTER, adapter, layers, merged, save_adapter
 from pipeline.files import DiskError, writing
 from pipeline.replayed import Replayed
+from pipeline.seeds import seed_dropout
 from pipeline.step import StepTrainer
 from pipeline.weights import load_weights
 from pipeline.writer import Writer
@@ -37,6 +38,9 @@ class SavingTrainer(StepTrainer):
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         if isinstance(self.train_rows, Replayed) and resume_from_checkpoint:
             self.train_rows.stream.resume(Path(resume_from_checkpoint))
+        # Going on, the generators' states of the checkpoint take their place, where this process left them there.
+        begin = int(str(resume_from_checkpoint).rpartition("-")[2]) if resume_from_checkpoint else 0
+        seed_dropout(self.args.seed, self.args.process_index, begin)
         self.began, self.spent = time.perf_counter(), dict.fromkeys(self.spent, 0.0)
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)

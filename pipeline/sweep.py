@@ -25,6 +25,7 @@ from pipeline.grokking import THRESHOLD
 from pipeline.reading import RecipeError, pairs
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.results import Results
+from pipeline.seeds import moved_by_seeds
 from pipeline.trust import without_option
 from pipeline.wording import duration
 
@@ -259,6 +260,8 @@ def main(argv: list[str] | None = None) -> int:
     jobs = chosen.jobs or len(gpu_names()) or max(1, cores() // 2)
     try:
         points = grid(chosen.recipe, words, chosen.output_dir)
+        if line := moved_by_seeds([point.recipe for point in points]):
+            print(line, flush=True)
         if chosen.slurm is not None and not chosen.report:
             again = [sys.executable, "-m", "pipeline.sweep", *argv, "--report"]
             if number := submit(points, chosen.recipe, jobs, chosen.slurm, again):

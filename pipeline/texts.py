@@ -150,14 +150,13 @@ def render(
     """
     import numpy as np
 
-    from pipeline.data import from_lists, permutation
+    from pipeline.data import from_lists
+    from pipeline.seeds import sample
     from pipeline.store import as_text
 
-    total = stored.sizes[split]
-    chosen = np.ones(total, bool)
-    if most is not None and most < total:
-        chosen[:] = False
-        chosen[permutation(total, 0, 0)[:most].numpy()] = True
+    drawn = sample(stored.sizes[split], most, split, "probe")
+    chosen = np.full(stored.sizes[split], drawn is None)
+    chosen[drawn if drawn is not None else ()] = True
     ends = {stored.tokens.index(token) for token in ENDS if token in stored.tokens}
     words = np.array([token.strip("<>") for token in stored.tokens], dtype=object)
     prompts, answers, start = list[str](), list[str](), 0

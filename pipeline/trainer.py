@@ -109,7 +109,7 @@ class GrokTrainer(SavingTrainer):
         was_training = self.model.training
         self.model.eval()
         if most not in self._stacked:
-            self._stacked[most] = stack([part.first(most) if most else part for part in self.splits.values()])
+            self._stacked[most] = stack([rows.sample(most, split) for split, rows in self.splits.items()])
         rows, split_N = self._stacked[most]
         sums_S4 = self._sums(rows, split_N).tolist()
         self.model.train(was_training)
@@ -144,7 +144,7 @@ class GrokTrainer(SavingTrainer):
         return sums_S4
 
     def check_by_decoding(self, most: int = 256) -> None:
-        """Decodes the first rows of each held-out split as a user would, and logs what comes of it.
+        """Decodes at most so many rows of each held-out split as a user would, and logs what comes of it.
 
         `final_<split>_greedy_exact_match`, and `final_<split>_greedy_agreement`: the share of these rows that decoding
         and the teacher-forced pass judge alike, which is 1 but for ties between tokens.
@@ -154,7 +154,7 @@ class GrokTrainer(SavingTrainer):
         logs = {}
         self.model.eval()
         for split in self.held_out:
-            rows = self.splits[split].first(most)
+            rows = self.splits[split].sample(most, split)
             decoded, true = decode_greedily(self.model, rows)
             forced_B = self._judge(rows.__getitems__(torch.arange(len(rows), device=self.args.device)))[0].tolist()
             alike = [(ours == answer) == forced for ours, answer, forced in zip(decoded, true, forced_B)]

@@ -64,15 +64,15 @@ def is_rebuilt(run: Path, trusted: bool = False) -> bool:
     if 0 not in manifest.kept:
         raise RecipeError("--rebuild", f"{run} has not kept step 0")
     from safetensors.torch import load_file
-    from transformers import set_seed
 
+    from pipeline.seeds import seed_weights
     from pipeline.store import build
 
     recipe = read_kept_recipe(run / "recipe.yaml", trusted=trusted)
     stored = build(recipe.corpus)
     check_corpus(run, stored)
     tokens = stored.tokens
-    set_seed(recipe.training["seed"])
+    seed_weights(recipe.training["seed"])
     untrained = recipe.model.build(len(tokens)).state_dict()
     kept = load_file(run / manifest.kept[0].path / "model.safetensors")
     return all(name in untrained and untrained[name].equal(weight) for name, weight in kept.items())

@@ -18,6 +18,7 @@ from pipeline.parameters import Parameters, parameters_of
 from pipeline.reading import RecipeError, pairs
 from pipeline.recipe import Options, Paper
 from pipeline.rooms import ROOMS, choose, load, names
+from pipeline.seeds import SEEDS
 from pipeline.texts import Replay
 from pipeline.trust import without_option
 from pipeline.values import words, written
@@ -101,6 +102,7 @@ def _everything() -> str:
             _wrapped(START),
             "",
             _section("Blocks", (_lines(key, about) for key, about in blocks.items())),
+            _section("Seeds, and what each moves", (_lines(key, about) for key, about in SEEDS.items())),
             _section("Flat keys, with their defaults", map(_entry, _entries(Options))),
             _section("Flat keys of transformers' TrainingArguments", map(_short, _flat().values())),
         )

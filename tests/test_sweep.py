@@ -11,6 +11,7 @@ import pytest
 from pipeline import sweep
 from pipeline.manifest import Manifest
 from pipeline.reading import RecipeError
+from pipeline.seeds import moved_by_seeds
 from pipeline.sweep import grid, main, values_of
 from tests.slurm_cluster import Cluster
 from tests.tiny import RECIPE, run_here, write_recipe
@@ -35,6 +36,33 @@ def test_the_grid_is_the_product_of_the_values(tmp_path: Path) -> None:
     assert all(point.recipe.training["max_steps"] == 3 for point in points)
     assert [point.recipe.corpus.train_fraction for point in points] == [0.4, 0.6, 0.4, 0.6]
     assert [point.recipe.training["seed"] for point in points] == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["--seed", "0,1"],
+            "--seed: moves initial weights and dropout, order of rows; stays: corpus (--corpus.seed moves it)",
+        ),
+        (
+            ["--seed", "0,1", "--data_seed", "3"],
+            "--seed: moves initial weights and dropout; stays: order of rows, corpus (--corpus.seed moves it)",
+        ),
+        (
+            ["--data_seed", "0,1"],
+            "--data_seed: moves order of rows; stays: initial weights and dropout, corpus (--corpus.seed moves it)",
+        ),
+        (
+            ["--seed", "0,1", "--corpus.seed", "0,1"],
+            "--seed, --corpus.seed: moves initial weights and dropout, order of rows, corpus",
+        ),
+        (["--weight_decay", "0,1"], None),
+    ],
+)
+def test_a_sweep_over_seeds_says_what_they_move(words: list[str], line: str | None, tmp_path: Path) -> None:
+    points = grid(str(write_recipe(tmp_path)), words, tmp_path / "out")
+    assert moved_by_seeds([point.recipe for point in points]) == line
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ class AdapterDrift(Callback):
                 float((weights[f"{name}.weight"] - base).float().square().sum()) for name, base in bases.items()
             )
             whole = sum(float(base.float().square().sum()) for base in bases.values())
-            rows = self.trainer.splits[self.trainer.held_out[0]].first(64)
+            split = self.trainer.held_out[0]
+            rows = self.trainer.splits[split].sample(64, split)
             batch = rows.__getitems__(torch.arange(len(rows), device=args.device))
             was_training = model.training
             model.eval()

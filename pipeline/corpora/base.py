@@ -95,19 +95,19 @@ class Corpus(Parameters, abc.ABC):
 
 
 class Draws:
-    """Random choices that stay the same for ever, one independent stream per (seed, purpose).
+    """Random choices that stay the same for ever, one independent stream per purpose, seed, and place such as an epoch.
 
     numpy promises a stable bit stream for PCG64 but not for the methods of Generator, so those are not used.
     """
 
-    def __init__(self, seed: int, purpose: str):
-        digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
-        self._bits = np.random.PCG64(int.from_bytes(digest, "little"))
+    def __init__(self, seed: int, purpose: str, *place: int):
+        digest = hashlib.sha256("/".join(map(str, (purpose, seed, *place))).encode()).digest()
+        self.bits = np.random.PCG64(int.from_bytes(digest, "little"))
 
     def _raw(self, count: int) -> npt.NDArray[np.uint64]:
         if count > 2**40:  # numpy would say so too, but for numbers near 2**63 not as a lack of memory
             raise MemoryError(f"{count:,} random numbers at once")
-        return self._bits.random_raw(count)
+        return self.bits.random_raw(count)
 
     def uniform(self, *shape: int) -> npt.NDArray[np.float64]:
         """Numbers in [0, 1) with 53 random bits."""

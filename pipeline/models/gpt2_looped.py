@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pipeline.models.gpt2 import Gpt2
 from pipeline.parameters import param
@@ -17,6 +17,9 @@ class Gpt2Looped(Gpt2):
     """GPT-2 from scratch with `n_layer` blocks, run `n_loops` times over."""
 
     n_loops: int = param(2, "times that the stack of n_layer blocks runs", ge=1)
+    residual_init: Literal["stored", "run"] = param(
+        "stored", "blocks N in initializer_range / sqrt(2 N) of residual projections: stored, as in the paper, or run"
+    )
 
     def build(self, vocab_size: int) -> PreTrainedModel:
         from pipeline.models.modeling_gpt2_looped import LoopedGPT2Config, LoopedGPT2LMHeadModel
@@ -24,6 +27,7 @@ class Gpt2Looped(Gpt2):
         LoopedGPT2Config.register_for_auto_class()
         LoopedGPT2LMHeadModel.register_for_auto_class("AutoModelForCausalLM")
         sizes = self.config(vocab_size)
-        return LoopedGPT2LMHeadModel(
-            LoopedGPT2Config(n_loops=self.n_loops, **{**sizes, "n_layer": sizes["n_layer"] * self.n_loops})
-        )
+        stored, run = sizes["n_layer"], sizes["n_layer"] * self.n_loops
+        depth = {"stored": stored, "run": run}[self.residual_init]
+        config = LoopedGPT2Config(n_loops=self.n_loops, residual_depth=depth, **{**sizes, "n_layer": run})
+        return LoopedGPT2LMHeadModel(config)

@@ -7,20 +7,28 @@ This file travels with the weights and needs only torch and transformers:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import initialization as init
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention
 
 
 class LoopedGPT2Config(GPT2Config):
-    """As GPT2Config, where `n_layer` counts the blocks that run: `n_loops` passes over `n_layer / n_loops` blocks."""
+    """As GPT2Config, where `n_layer` counts the blocks that run: `n_loops` passes over `n_layer / n_loops` blocks.
+
+    `residual_depth` is the number of blocks N in initializer_range / sqrt(2 N), the standard deviation of the initial
+    projections into the residual stream; None: the blocks that are stored, `n_layer / n_loops`.
+    """
 
     model_type = "gpt2_looped"
 
-    def __init__(self, n_loops: int = 2, **kwargs: Any):
-        self.n_loops = n_loops
+    def __init__(self, n_loops: int = 2, residual_depth: int | None = None, **kwargs: Any):
+        self.n_loops, self.residual_depth = n_loops, residual_depth
         super().__init__(**kwargs)
 
 
@@ -47,3 +55,11 @@ class LoopedGPT2LMHeadModel(GPT2LMHeadModel):
         super().__init__(config)
         once = config.n_layer // config.n_loops
         self.transformer.h = LoopedBlocks(self.transformer.h[:once], config.n_loops)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (GPT2Attention, GPT2MLP)):
+            config: Any = self.config
+            depth = config.residual_depth or config.n_layer // config.n_loops
+            init.normal_(module.c_proj.weight, mean=0.0, std=config.initializer_range / math.sqrt(2 * depth))

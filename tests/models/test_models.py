@@ -116,6 +116,22 @@ def test_a_looped_model_is_a_deep_one_with_shared_blocks() -> None:
     assert parameters(looped) == parameters(Gpt2(**SMALL).build(24))
 
 
+@pytest.mark.parametrize(("residual_init", "blocks"), [(None, 2), ("stored", 2), ("run", 6)])
+def test_a_looped_model_starts_as_the_paper_s_or_as_one_as_deep_as_it_runs(
+    residual_init: str | None, blocks: int
+) -> None:
+    torch.manual_seed(0)
+    sizes = {**SMALL, "n_embd": 256, "n_head": 4}
+    chosen = {} if residual_init is None else {"residual_init": residual_init}
+    weights = Gpt2Looped(**sizes, n_loops=3, **chosen).build(24).state_dict()
+    for block in ("transformer.h.0", "transformer.h.1"):
+        for name in ("attn.c_proj", "mlp.c_proj"):
+            std = weights[f"{block}.{name}.weight"].std().item()
+            assert std == pytest.approx(0.02 / (2 * blocks) ** 0.5, rel=0.02)
+        for name in ("attn.c_attn", "mlp.c_fc"):
+            assert weights[f"{block}.{name}.weight"].std().item() == pytest.approx(0.02, rel=0.02)
+
+
 def test_the_bare_model_has_no_norms_and_trains_no_attention_bias() -> None:
     torch.manual_seed(0)
     model = Gpt2Bare().build(114)
