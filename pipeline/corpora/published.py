@@ -2,7 +2,7 @@
 
 A folder holds `train.json`, a list of {input_text, target_text}; `test.json`, the probes, each with a `type`;
 `valid.json`, the OOD ones once more; and `vocab.json`, the list of tokens. Every token is written `<...>`, with nothing
-between tokens, and `target_text` is `input_text` and the answer.
+between tokens, and `target_text` is `input_text` and the answer. Outside of composition, all items have a `type`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ TRAIN, VALID, TEST, VOCAB = FILES = ("train.json", "valid.json", "test.json", "v
 TOKEN = r"<[^<>\s\ud800-\udfff]+>"  # a half of a surrogate pair is text in JSON, and nowhere else
 TYPES = {"id": "test_inferred_iid", "ood": "test_inferred_ood"}  # split -> its type there; others are called the same
 SPLITS = {kind: split for split, kind in TYPES.items()}
-ORDER = ("id_atomic", "ood_atomic", "train_inferred", *TYPES)  # of the probes in test.json; others come after
+# Splits in the order of their probes in test.json, by corpus.
+ORDER = {
+    "composition": ("id_atomic", "ood_atomic", "train_inferred", "id", "ood"),
+    "comparison": ("ood", "id_atomic", "ood_atomic", "id", "train_inferred"),
+    "complex_reasoning": (
+        *("ood", "id_atomic", "id", "ood_atomic"),
+        *("train_inferred_topleft", "train_inferred_cross", "test_hard"),
+    ),
+}
 
 
 class Items(NamedTuple):
@@ -81,6 +89,16 @@ class Published(Corpus):
         }
         train = np.sort(keys["train"])
         return tuple(split for split in keys if not count_among(keys[split], train))
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The splits of test.json in the order in which its types appear."""
+        return tuple(dict.fromkeys(SPLITS.get(item["type"], item["type"]) for item in self._list(TEST)))
+
+    @property
+    def has_types(self) -> bool:
+        """Whether items outside of test.json say their type."""
+        return any("type" in item for item in self._list(TRAIN))
 
     @functools.cached_property
     def _vocabulary(self) -> list[str]:
@@ -178,7 +196,9 @@ def _short(value: object) -> str:
 
 
 def write_published(stored: StoredCorpus, folder: Path) -> None:
-    """Writes a corpus in the published format; its examples read back the same in every split.
+    """Write a corpus in the published format, with the keys and the order of probes of the authors' own files.
+
+    Its examples read back the same in every split.
 
     Raises:
         ParameterError: when the corpus's tokens are not written `<...>`.
@@ -186,21 +206,24 @@ def write_published(stored: StoredCorpus, folder: Path) -> None:
     corpus = stored.corpus
     if corpus.separator or not all(re.fullmatch(TOKEN, token) for token in corpus.vocabulary()):
         raise ParameterError("format", f"published: tokens of {room_name(corpus)} are not written <...>; use parquet")
+    if isinstance(corpus, Published):
+        order, has_types = corpus.probes, corpus.has_types
+    else:
+        order, has_types = ORDER.get(room_name(corpus), tuple(stored.sizes)), room_name(corpus) != "composition"
     folder.mkdir(parents=True, exist_ok=True)
-    probes = [split for split in stored.sizes if split != "train"]
-    probes.sort(key=lambda split: ORDER.index(split) if split in ORDER else len(ORDER))
-    for name, splits in {TRAIN: ["train"], VALID: [p for p in probes if p == "ood"], TEST: probes}.items():
-        _write_items(stored, splits, folder / name)
+    _write_items(stored, ["train"], folder / TRAIN, has_types)
+    _write_items(stored, [split for split in order if split == "ood"], folder / VALID, has_types)
+    _write_items(stored, [split for split in order if split in stored.sizes.keys() - {"train"}], folder / TEST)
     (folder / VOCAB).write_text(json.dumps(corpus.vocabulary()))
 
 
-def _write_items(stored: StoredCorpus, splits: Sequence[str], path: Path) -> None:
+def _write_items(stored: StoredCorpus, splits: Sequence[str], path: Path, has_types: bool = True) -> None:
     with open(path, "w", encoding="utf-8") as file:
         file.write("[")
         for split in splits:
             for block in stored.blocks(split):
-                kind = block.type if split == "train" else TYPES.get(split, split)
+                kind = {"type": block.type if split == "train" else TYPES.get(split, split)} if has_types else {}
                 texts = (as_text(stored, part).to_pylist() for part in (block.prompts, block.answers))
-                items = [{"input_text": p, "target_text": p + a, "type": kind} for p, a in zip(*texts)]
+                items = [{"input_text": p, "target_text": p + a, **kind} for p, a in zip(*texts)]
                 file.write(", " * (file.tell() > 1) + json.dumps(items)[1:-1])
         file.write("]")
