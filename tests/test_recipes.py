@@ -75,6 +75,35 @@ def test_its_header_says_what_to_expect(path: Path) -> None:
         assert re.search(rf"^# {word} ", header[0], re.MULTILINE), f"{path.name} does not say: {word}"
 
 
+# Recipes in the setting of a paper: tokens of the task, rows of the embedding, and the rows of the authors' embedding.
+OF_A_PAPER = {
+    "grok_gpt2": (2206, 2216, 52464),
+    "composition_looped": (2206, 2216, 52464),
+    "comparison": (1106, 1120, 51368),
+    "complex_reasoning": (1106, 1120, 51368),
+    "nanda_mod113": (114, 128, 114),
+    "group_s5": None,
+}
+
+
+@pytest.mark.parametrize("name", OF_A_PAPER)
+def test_a_header_that_names_a_paper_s_setting_says_where_it_differs(name: str) -> None:
+    path = ROOT / "recipes" / f"{name}.yaml"
+    header = " ".join(re.match(r"(#.*\n)+", path.read_text())[0].replace("#", " ").split())
+    assert " Differs from the authors' code" in header
+    if sizes := OF_A_PAPER[name]:
+        recipe = read_recipe(path)
+        tokens = recipe.corpus.tokens()
+        assert (len(recipe.corpus.vocabulary()), len(tokens)) == sizes[:2]
+        for word in (f"{sizes[0]:,} tokens", f"{sizes[1]:,} rows", f"{sizes[2]:,}"):
+            assert word in header, word
+
+
+def test_every_recipe_with_a_paper_s_numbers_says_where_it_differs() -> None:
+    titled = {path.stem for path in RECIPES if read_recipe(path).paper.title}
+    assert titled <= OF_A_PAPER.keys()
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_table_of_recipes_has_it(path: Path) -> None:
     assert f"[{path.stem}]({path.name})" in (ROOT / "recipes" / "README.md").read_text()
