@@ -15,7 +15,7 @@ from pipeline.pages import Code, Heading, Paragraph, Part, Table, as_markdown, c
 from pipeline.recipe import read_kept_recipe
 from pipeline.results import Results
 from pipeline.story import method, outcome, story
-from pipeline.wording import MISSING, amount, share, times
+from pipeline.wording import amount, share, times
 
 
 def model_card(run: Results, steps: list[int], repo: str, data: str | None) -> str:
@@ -31,7 +31,7 @@ def model_card(run: Results, steps: list[int], repo: str, data: str | None) -> s
     front = {**_front(run, data), "model-index": [{"name": repo.partition("/")[2], "results": results}]}
     last = max(run.manifest.kept)
     parts: list[Part] = [
-        Heading(f"{plain(run.name)}: {outcome(run)}", 1),
+        Heading(f"{plain(run.name)}: {plain(outcome(run))}", 1),
         *(Paragraph(text) for text in story(run)),
         *_pictures(run.path, ["curve"]),
         Paragraph(method(run)),
@@ -115,8 +115,8 @@ def _pictures(path: Path, names: list[str]) -> list[Part]:
 
 def _measures(run: Results) -> list[list[str]]:
     found = run.grok.summary()
-    steps = {key: MISSING if found[key] is None else f"{found[key]:,}" for key in ("fit_step", "grok_step")}
-    return [[code(key), step] for key, step in steps.items()] + [[code("grok_gap"), times(found["grok_gap"])]]
+    rows = [[code(key), amount(found[key])] for key in ("fit_step", "gen_step", "grok_step")]
+    return [*rows, [code("grok_gap"), times(found["grok_gap"])], [code("stays"), share(found["stays"])]]
 
 
 def _final(run: Results) -> Table:
@@ -154,7 +154,7 @@ def _trust(run: Results) -> str:
 
 
 def _loading(run: Results, repo: str, steps: list[int]) -> str:
-    step = run.grok.grok_step if run.grok.grok_step in steps else (steps or [max(run.manifest.kept)])[-1]
+    step = run.grok.gen_step if run.grok.gen_step in steps else (steps or [max(run.manifest.kept)])[-1]
     revision = f', revision="step{step}"' if steps else ""
     return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline import plots
 from pipeline.folder import RECIPE
-from pipeline.grokking import match_key
+from pipeline.grokking import DELAY, THRESHOLD, UNLEARNED, match_key
 from pipeline.pages import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
 from pipeline.reading import RecipeError
 from pipeline.recipe import FREE, flat
@@ -22,6 +22,14 @@ from pipeline.wording import MISSING, duration, listed, share, times
 
 # Keys by which runs are told apart only where nothing else differs: they say how long, and what is watched and kept.
 LESSER = (*FREE, "max_steps", "checkpoints", "callbacks", "circuits")
+
+NOTE = (
+    "Fit and gen step are the first evaluations at which exact match on `train` and on `id`, or else the first "
+    f"held-out split, is at least {THRESHOLD}. The grok step is a gen step that is delayed: at least {DELAY} times the "
+    f"fit step, or from below {UNLEARNED} at the fit step. Gap: gen step over fit step. Stays: the share of later "
+    f"evaluations at {THRESHOLD} or above. {MISSING} where that was not seen. Exact matches are those at the end, of "
+    "an unfinished run those of its last evaluation."
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,7 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> None:
     differences = Differences.of(runs)
     splits = list(dict.fromkeys([split for run in runs for split in run.held_out]))
     names = [name or key for key, name in short_names(differences.values).items()]
+    measured = [part for split in splits for part in (split, *_probes(runs, split))]
     title = f"{len(runs)} runs" + (f" over {listed(names)}" if 0 < len(names) <= 4 else "")
     figures, shown = {}, []
     scale = _scale(runs)
@@ -149,7 +158,7 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> None:
             shown.append(Figure(f"match_{split}", *_texts(split, groups)))
     if key := differences.swept:
         outcomes = [
-            plots.Outcome(value, run.grok.fit_step, run.grok.grok_step, run.last_step)
+            plots.Outcome(value, run.grok.fit_step, run.grok.gen_step, run.last_step)
             for value, run in zip(differences.values[key], runs)
         ]
         figures["sweep"] = plots.sweep(key, outcomes)
@@ -161,19 +170,21 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> None:
         Heading(plain(title), 1),
         *shown,
         Heading("Results"),
-        _results(runs, differences, splits),
-        Paragraph(
-            "Fit and grok step are the first evaluations at which exact match on `train` and on `id` is at least 0.99; "
-            f"{MISSING} where that was not seen. Exact matches are those at the end, of an unfinished run those of its "
-            "last evaluation.",
-            note=True,
-        ),
-        *_over_seeds(runs, differences, splits),
+        _results(runs, differences, measured),
+        Paragraph(NOTE, note=True),
+        *_over_seeds(runs, differences, measured),
         *_differing(runs, differences),
         Heading("To draw it again"),
         Code(shlex.join(["python", "-m", "pipeline.report", *map(str, paths), "--output", str(folder)]), "bash"),
     ]
     write_page(folder, title, parts, figures)
+
+
+def _probes(runs: Sequence[Results], split: str) -> list[str]:
+    """What is shown beside a split that says little until its facts are known, such as `ood`: how many of them are."""
+    if any(split == run.grok.held_out for run in runs):
+        return []
+    return list(dict.fromkeys(run.fact_probes[split] for run in runs if split in run.fact_probes))
 
 
 def _scale(runs: Sequence[Results]) -> StepScale:
@@ -201,11 +212,13 @@ def _texts(split: str, groups: Sequence[plots.Group]) -> tuple[str, str]:
 
 
 def _results(runs: Sequence[Results], differences: Differences, splits: Sequence[str]) -> Table:
-    header = ["run", "steps", "fit step", "grok step", "gap", "train", *splits, "time", "folder"]
+    header = ["run", "steps", "fit step", "gen step", "grok step", "gap", "stays", "train", *splits, "time", "folder"]
     rows = []
     for label, run in zip(differences.labels, runs):
         steps = f"{run.last_step:,}" if run.finished else f"{run.last_step:,} of {run.total_steps:,}, unfinished"
-        reached = [_step(run.grok.fit_step), _step(run.grok.grok_step), times(run.gap)]
+        grok = run.grok
+        reached = [_step(grok.fit_step), _step(grok.gen_step), _step(grok.grok_step)]
+        reached += [times(grok.grok_gap), share(grok.stays)]
         matches = [share(run.at_end(split, "exact_match")) for split in ("train", *splits)]
         rows.append([plain(label), steps, *reached, *matches, duration(run.latest("seconds")), code(run.path)])
     return Table([plain(cell) for cell in header], rows, "l" + "r" * (len(header) - 2) + "l")
@@ -230,10 +243,11 @@ def _over_seeds(runs: Sequence[Results], differences: Differences, splits: Seque
     for label, members in zip(differences.group_labels, differences.groups):
         group = [runs[i] for i in members]
         rows.append([plain(label), str(len(group)), cell([run.grok.fit_step for run in group], _step)])
+        rows[-1].append(cell([run.grok.gen_step for run in group], _step))
         rows[-1].append(cell([run.grok.grok_step for run in group], _step))
-        rows[-1].append(cell([run.gap for run in group], times))
+        rows[-1].append(cell([run.grok.grok_gap for run in group], times))
         rows[-1] += [cell([run.at_end(split, "exact_match") for run in group], share) for split in splits]
-    header = ["", "seeds", "fit step", "grok step", "gap", *splits]
+    header = ["", "seeds", "fit step", "gen step", "grok step", "gap", *splits]
     note = "Mean, and lowest to highest; `2 of 3` counts the runs that came so far, over which the mean is taken."
     table = Table([plain(cell) for cell in header], rows, "l" + "r" * (len(header) - 1))
     return [Heading("Over seeds"), table, Paragraph(note, note=True)]

@@ -36,7 +36,9 @@ class Options(Parameters):
     orthogonal_gradient: bool = param(False, "take from each weight's gradient what only scales the weight")
     fast: bool = param(True, "the training step of this pipeline; false: transformers' own, to compare with")
     track_steps: bool = param(False, "send every kept step to wandb, as an artifact")
-    stop_when: Literal["never", "grokked"] = param("never", "stop early once held-out exact match stays >= 0.99")
+    stop_when: Literal["never", "grokked"] = param(
+        "never", "stop early once exact match on `id`, or else the first held-out split, stays >= 0.99"
+    )
     stop_patience: int = param(3, "evaluations in a row that must be >= 0.99 before stopping", ge=1)
 
 

@@ -59,7 +59,7 @@ def split_pens(splits: Collection[str], held_out: Collection[str]) -> dict[str, 
 
 @rc_context(STYLE)
 def grokking_curve(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker, scale: StepScale) -> Figure:
-    """Exact match of every split over log steps, with the steps marked at which the run fits and groks.
+    """Exact match of every split over log steps, with the steps marked at which the run fits and generalizes.
 
     `pens` names the splits. A dot on a curve is the evaluation that first reached 0.99.
     """
@@ -71,9 +71,9 @@ def grokking_curve(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker,
     for line in [*lines[:1], *lines[:0:-1]]:  # where curves meet, the first held-out split is on top
         draw(axes, line, scale)
     label_ends(axes, lines, scale)
-    mark_steps(axes, marks, _delayed(grok))
-    for split, step in (("train", grok.fit_step), (grok.held_out, grok.grok_step)):
-        if step is not None:
+    mark_steps(axes, marks, grok.is_delayed)
+    for split, step in (("train", grok.fit_step), (grok.held_out, grok.gen_step)):
+        if split is not None and step is not None:
             steps, values = columns[match_key(split)]
             axes.plot(
                 step, values[steps.index(step)], "o", color=pens[split].colour, markeredgecolor="white", markersize=7,
@@ -83,7 +83,7 @@ def grokking_curve(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker,
     for mark, left, _, row in placed:
         above = 1 + (0.08 + 0.18 * row) / height
         axes.text(left / width, above, mark.text, color=mark.colour, transform=axes.transAxes)
-    if gap and grok.fit_step and _delayed(grok):
+    if gap and grok.is_delayed:
         start, stop = (float(scale.position(mark.step)) for mark in marks)
         _gap_arrow(axes, f"{times(gap)}×", start, stop, above=0.12 / height)
     return figure
@@ -96,19 +96,14 @@ def _right(pens: Mapping[str, Pen], grok: GrokTracker, scale: StepScale) -> floa
 
 def step_marks(grok: GrokTracker) -> list[Mark]:
     """The steps at which a run fits and generalizes, in their order, with the words that stand at them."""
-    fit, learned = grok.fit_step, grok.grok_step
+    fit, learned = grok.fit_step, grok.gen_step
     if fit is not None and fit == learned:
         return [Mark(fit, f"fits and generalizes at {fit:,}", GROK_PEN.colour)]
     marks = [] if fit is None else [Mark(fit, f"fits at {fit:,}", FIT_PEN.colour)]
     if learned is not None:
-        word = "groks" if _delayed(grok) else "generalizes"
+        word = "groks" if grok.is_delayed else "generalizes"
         marks.append(Mark(learned, f"{word} at {learned:,}", GROK_PEN.colour))
     return sorted(marks, key=lambda mark: mark.step)
-
-
-def _delayed(grok: GrokTracker) -> bool:
-    """Whether the run generalized after it had fitted: the time between is what is tinted."""
-    return grok.fit_step is not None and grok.grok_step is not None and grok.fit_step < grok.grok_step
 
 
 def _gap_arrow(axes: Axes, text: str, start: float, stop: float, above: float) -> None:
@@ -161,7 +156,7 @@ def training(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker, scale
         quantity_axis(axes, title, [columns[key]], log)
     for axes in rows:
         scale.apply(axes, labelled=axes is rows[-1])
-        mark_steps(axes, step_marks(grok), _delayed(grok))
+        mark_steps(axes, step_marks(grok), grok.is_delayed)
     return figure
 
 
@@ -208,11 +203,11 @@ def over_seeds(runs: Sequence[Series]) -> tuple[Series, Numbers, Numbers]:
 
 
 class Outcome(NamedTuple):
-    """A run in a sweep: the value of the key that is swept, fit and grok step, and the last step."""
+    """A run in a sweep: the value of the key that is swept, fit and gen step, and the last step."""
 
     value: float
     fit_step: int | None
-    grok_step: int | None
+    gen_step: int | None
     last_step: int
 
 
@@ -223,7 +218,7 @@ def sweep(key: str, outcomes: Sequence[Outcome]) -> Figure:
     An open triangle is a run that had not come so far by its last step; over it no mean is taken.
     """
     names = {"fits": FIT_PEN, "generalizes": GROK_PEN}
-    found = [[run.fit_step for run in outcomes], [run.grok_step for run in outcomes]]
+    found = [[run.fit_step for run in outcomes], [run.gen_step for run in outcomes]]
     figure, (axes,) = panels([2.6], label_margin([*names, NOT_YET]), top=0.25, left=0.8)
     axes.set_yscale("log")
     values = sorted({run.value for run in outcomes})

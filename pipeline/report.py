@@ -54,7 +54,7 @@ def write_report(path: Path) -> Results:
         figures |= drawn
         circuits += found
     parts: list[Part] = [
-        Heading(f"{plain(run.name)}: {outcome(run)}", 1),
+        Heading(f"{plain(run.name)}: {plain(outcome(run))}", 1),
         *(Paragraph(text) for text in story(run)),
         *curve,
         *_numbers(run),
@@ -104,10 +104,10 @@ def _curve_alt(run: Results) -> str:
 
 
 def _curve_caption(run: Results) -> str:
-    fit, learned, caption = run.grok.fit_step, run.grok.grok_step, "Exact match of every split."
+    fit, learned, caption = run.grok.fit_step, run.grok.gen_step, "Exact match of every split."
     if fit is not None or learned is not None:
         caption += f" A dot is the first evaluation at {THRESHOLD} or above."
-    if fit is not None and learned is not None and fit < learned:
+    if run.grok.is_delayed:
         caption += f" Tinted: the training set is fitted, and `{run.grok.held_out}` is not yet learned."
     probes = [split for split in run.splits if split != "train" and split not in run.held_out]
     return caption + (" Thin lines are probes of facts that are trained." if probes else "")
@@ -182,7 +182,8 @@ def _measured(run: Results, key: str) -> str:
     """What this run has for a key of the paper's numbers."""
     found = run.grok.summary()
     value = found[key] if key in found else run.latest(key)
-    return times(value) if key == "grok_gap" else share(value) if "exact_match" in key else amount(value)
+    is_share = key == "stays" or "exact_match" in key
+    return times(value) if key == "grok_gap" else share(value) if is_share else amount(value)
 
 
 def _kept(run: Results) -> list[Part]:

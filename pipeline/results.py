@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import yaml
 
 from pipeline.folder import CORPUS, ENVIRONMENT, RECIPE
-from pipeline.grokking import PROBE, GrokTracker, match_key
+from pipeline.grokking import PROBE, GrokTracker, judged_split, match_key
 from pipeline.history import Series, read_series
 from pipeline.manifest import MANIFEST, Manifest
 from pipeline.reading import RecipeError
@@ -53,7 +53,7 @@ class Results:
         except ValueError:
             raise RecipeError(str(path / MANIFEST), "is damaged") from None
         series = read_series(path)
-        return cls(path, recipe, total_steps, corpus, starts, series, manifest, _tracked(series))
+        return cls(path, recipe, total_steps, corpus, starts, series, manifest, _tracked(series, corpus["held_out"]))
 
     @property
     def name(self) -> str:
@@ -68,14 +68,15 @@ class Results:
         return self.corpus["held_out"]
 
     @property
+    def fact_probes(self) -> dict[str, str]:
+        """Held-out splits whose facts are trained -> the probe of `train` that says how many of these are known."""
+        probes = {split: f"{split}_atomic" for split in self.held_out}
+        return {split: probe for split, probe in probes.items() if probe in self.splits and probe not in self.held_out}
+
+    @property
     def last_step(self) -> int:
         """The last step at which something was logged; 0 before that."""
         return max((steps[-1] for steps, _ in self.series.values()), default=0)
-
-    @property
-    def gap(self) -> float | None:
-        """How many times the steps to fit it took to generalize; None also where it fitted before any step."""
-        return self.grok.grok_gap if self.grok.fit_step else None
 
     @property
     def finished(self) -> bool:
@@ -126,9 +127,9 @@ def _part(path: Path, parse: Callable[[str], T]) -> T:
         raise RecipeError(str(path), "is damaged") from None
 
 
-def _tracked(series: dict[str, Series]) -> GrokTracker:
-    tracker = GrokTracker()
-    keys = [match_key(split) for split in ("train", tracker.held_out)]
+def _tracked(series: dict[str, Series], held_out: Sequence[str]) -> GrokTracker:
+    tracker = GrokTracker(judged_split(held_out))
+    keys = [match_key(split) for split in ("train", tracker.held_out) if split]
     matches = {key: dict(zip(*series[key])) for key in keys if key in series}
     for step in sorted({step for values in matches.values() for step in values}):
         tracker.update(step, {key: values.get(step) for key, values in matches.items()})

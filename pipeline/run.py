@@ -22,7 +22,7 @@ from pipeline import folder, usage
 from pipeline.arguments import training_arguments
 from pipeline.engines import UNIVERSAL, prepare_engine, regrouped, undivided
 from pipeline.files import DiskError, write_text, writing
-from pipeline.grokking import PROBE
+from pipeline.grokking import PROBE, judged_split
 from pipeline.history import read_lines
 from pipeline.lock import LOCK, RunLock
 from pipeline.manifest import Manifest
@@ -149,6 +149,8 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         except ParameterError as error:
             raise error.inside("corpus") from None
     folder.check_corpus(recipe.output_dir, stored)
+    if recipe.options.stop_when == "grokked" and judged_split(stored.held_out) is None:
+        raise ParameterError("stop_when", "the corpus has no held-out split to generalize to; write never")
     train_rows = recipe.model.rows(stored, "train")
     splits = {split: recipe.model.rows(stored, split, PROBE if split == "train" else None) for split in stored.sizes}
     if recipe.model.rewords:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from pipeline.grokking import THRESHOLD
+from pipeline.grokking import DELAY, THRESHOLD, UNLEARNED
 from pipeline.results import Results
 from pipeline.wording import duration, listed, share, times
 
 
 def outcome(run: Results) -> str:
     """What became of a run, in a few words."""
-    fit, learned = run.grok.fit_step, run.grok.grok_step
+    fit, learned = run.grok.fit_step, run.grok.gen_step
     if not run.evaluations:
         return "not evaluated while training" if run.finished else "not evaluated yet"
     if learned is None:
@@ -24,10 +24,16 @@ def outcome(run: Results) -> str:
             words = "fits, and has not generalized" if _judged(run) else f"fits at step {fit:,}"
     elif fit is None:
         words = f"generalizes at step {learned:,} without fitting"
-    elif fit == learned:
-        words = f"fits and generalizes at step {fit:,}"
+    elif run.grok.is_delayed:
+        words = f"groks at step {learned:,}"
+    elif learned < fit:
+        words = f"generalizes at step {learned:,}, before it fits"
+    elif learned == fit:
+        words = f"fits and generalizes together at step {fit:,}"
     else:
-        words = f"groks at step {learned:,}" if fit < learned else f"generalizes at step {learned:,}, before it fits"
+        words = f"fits and generalizes together, at steps {fit:,} and {learned:,}"
+    if learned is not None and run.grok.held_out != "id":
+        words += f", by {run.grok.held_out}"
     return words if run.finished else f"{words} so far" if learned is None else f"{words} (unfinished)"
 
 
@@ -37,22 +43,22 @@ def story(run: Results) -> list[str]:
 
 
 def _judged(run: Results) -> bool:
-    return run.grok.held_out in run.splits
+    return run.grok.held_out is not None
 
 
 def _learned(run: Results) -> list[str]:
-    return [f"{_found(run)}.", *_standing(run)]
+    return [f"{_found(run)}.", *_since(run), *_standing(run), *_facts(run)]
 
 
 def _found(run: Results) -> str:
-    fit, learned, held_out = run.grok.fit_step, run.grok.grok_step, run.grok.held_out
+    fit, learned, held_out = run.grok.fit_step, run.grok.gen_step, run.grok.held_out
     if not run.evaluations:
         never = "Its splits were not measured while it trained, so there is no curve"
         return never if run.finished else "Its splits have not been measured yet"
     until = f"by step {run.evaluations[-1]:,}"
     if not _judged(run):
         fits = f"It has not fitted its training set {until}" if fit is None else f"It fits its training set {_at(fit)}"
-        return f"{fits}. Its corpus has no split `{held_out}` to generalize to"
+        return f"{fits}. Its corpus has no held-out split to generalize to"
     if learned is None:
         neither = f"It has neither fitted its training set nor generalized {until}"
         return neither if fit is None else f"It fits its training set {_at(fit)} and has not generalized {until}"
@@ -62,12 +68,37 @@ def _found(run: Results) -> str:
         return f"It fits its training set and generalizes at the same evaluation, {_at(fit)}: no gap was seen"
     if learned < fit:
         return f"It generalizes {_at(learned)}, before it fits its training set {_at(fit)}: no grokking was seen"
-    gap = f", after {times(run.gap)} times as many steps" if run.gap else ""
-    return f"It fits its training set {_at(fit)} and generalizes {_at(learned)}{gap}"
+    gap = f", after {times(run.grok.grok_gap)} times as many steps" if run.grok.grok_gap else ""
+    both = f"It fits its training set {_at(fit)} and generalizes {_at(learned)}{gap}"
+    if run.grok.is_delayed:
+        return both
+    at_fit = run.grok.match_at_fit
+    before = "" if at_fit is None else f"; `{held_out}` was at {share(at_fit)} when it fitted"
+    return f"{both}{before}: together, so no grokking was seen"
 
 
 def _at(step: int) -> str:
     return f"at step {step:,}" if step else "before any training (step 0)"
+
+
+def _since(run: Results) -> Iterator[str]:
+    """Whether it stayed generalized, by the evaluations since."""
+    grok = run.grok
+    if grok.later:
+        count = f"{grok.stayed:,} of {grok.later:,} {'evaluation' if grok.later == 1 else 'evaluations'}"
+        yield f"From then on `{grok.held_out}` was at {THRESHOLD} or above in {count}."
+
+
+def _facts(run: Results) -> Iterator[str]:
+    """How many of the facts behind a split are known: until all are, a low exact match says nothing of using them."""
+    for split, probe in run.fact_probes.items():
+        value, known = run.at_end(split, "exact_match"), run.at_end(probe, "exact_match")
+        if value is None or known is None or (split == run.grok.held_out and run.grok.gen_step is not None):
+            continue
+        words = f"Of the facts behind `{split}` it knows {share(known)} (`{probe}`)"
+        if known < THRESHOLD and value < THRESHOLD:
+            words += f": until it knows them, `{split}` does not say whether it can use them"
+        yield f"{words}."
 
 
 def _standing(run: Results) -> Iterator[str]:
@@ -77,8 +108,10 @@ def _standing(run: Results) -> Iterator[str]:
     if matches:
         when = "At the end" if run.finished else f"At step {run.evaluations[-1]:,}, the last evaluation,"
         yield f"{when} exact match is {listed(matches)}."
-    reached = {"train": run.grok.fit_step, run.grok.held_out: run.grok.grok_step}
-    below = [split for split, step in reached.items() if step is not None and (values.get(split) or 0.0) < THRESHOLD]
+    reached = {"train": run.grok.fit_step, run.grok.held_out: run.grok.gen_step}
+    below = [
+        split for split, step in reached.items() if step is not None and (values.get(str(split)) or 0.0) < THRESHOLD
+    ]
     if below:
         names = listed([f"`{split}`" for split in below])
         yield f"So {names} {'is' if len(below) == 1 else 'are'} not at {THRESHOLD} or above."
@@ -117,12 +150,17 @@ def _device(start: dict[str, Any]) -> str:
 
 
 def method(run: Results) -> str:
-    """How fit and grok step were found: by which evaluations, and on how many rows."""
+    """How fit and gen step were found: what grokking is, by which evaluations, and on how many rows."""
     grok = run.grok
     found = [f"To fit is an exact match of at least {THRESHOLD} on `train`"]
-    found[0] += f", to generalize the same on `{grok.held_out}`." if _judged(run) else "."
+    if _judged(run):
+        found[0] += (
+            f", to generalize the same on `{grok.held_out}`. It groks where that is delayed: at {DELAY} times the "
+        )
+        found[0] += f"steps to fit or later, or from an exact match below {UNLEARNED} when it fits"
+    found[0] += "."
     before = {after: step for step, after in pairwise(run.evaluations)}
-    steps = sorted({step for step in (grok.fit_step, grok.grok_step) if step in before})
+    steps = sorted({step for step in (grok.fit_step, grok.gen_step) if step in before})
     if steps:
         earlier = listed([f"{before[step]:,}" for step in steps])
         found.append(

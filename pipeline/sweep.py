@@ -57,10 +57,12 @@ class Point:
     def outcome(self) -> str:
         """What came of it, in a few words."""
         run = Results.read(self.folder)
-        if run.grok.grok_step is None:
-            match = run.at_end(run.grok.held_out, "exact_match")
-            return f"{run.grok.held_out} {match:.3f} at step {run.last_step:,}" if match is not None else "no result"
-        return f"{run.grok.held_out} >= {THRESHOLD} at step {run.grok.grok_step:,}"
+        split = run.grok.held_out or "train"
+        reached = run.grok.gen_step if run.grok.held_out else run.grok.fit_step
+        if reached is None:
+            match = run.at_end(split, "exact_match")
+            return f"{split} {match:.3f} at step {run.last_step:,}" if match is not None else "no result"
+        return f"{split} >= {THRESHOLD} at step {reached:,}"
 
 
 def values_of(text: str) -> list[str]:

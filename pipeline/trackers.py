@@ -113,7 +113,7 @@ def _typed(block: Block, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def finish_trackers(trackers: list[str], results: Results, name: str, project: str, send_steps: bool) -> None:
-    """Gives the trackers what is known at the end: fit and grok step, final numbers, the figures of the report.
+    """Gives the trackers what is known at the end: fit, gen and grok step, final numbers, the figures of the report.
 
     send_steps: also every kept step, as an artifact of wandb's. A tracker that fails leaves the run finished.
     """
@@ -125,14 +125,15 @@ def finish_trackers(trackers: list[str], results: Results, name: str, project: s
 
 def _finish(trackers: list[str], results: Results, name: str, project: str, send_steps: bool) -> None:
     step = results.last_step
-    facts = {key: value for key, value in results.grok.summary().items() if value is not None}
+    found = results.grok.summary()
+    facts = {key: value for key, value in found.items() if value is not None}
     facts |= {key: series.values[-1] for key, series in results.series.items() if key.startswith("final_")}
     pictures = sorted((results.path / "figures").glob("*.png"))
     if "wandb" in trackers:
         import wandb
 
         if wandb.run is not None:
-            wandb.run.summary.update(facts)
+            wandb.run.summary.update({**found, **facts})  # null takes the place of what an earlier start has sent
             wandb.run.log({f"figures/{picture.stem}": wandb.Image(str(picture)) for picture in pictures})
             for number, entry in results.manifest.kept.items() if send_steps else ():
                 artifact = wandb.Artifact(f"{name}-step{number}".replace("=", "-"), "model", metadata=entry.metrics)

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from pipeline.callbacks.base import Callback
 from pipeline.data import IGNORED, Batch, Rows, stack
 from pipeline.gradients import token_losses
-from pipeline.grokking import GrokTracker, match_key
+from pipeline.grokking import GrokTracker, judged_split, match_key
 from pipeline.recipe import Recipe
 from pipeline.saving import SavingTrainer
 from pipeline.trackers import shield
@@ -39,7 +39,7 @@ class GrokTrainer(SavingTrainer):
         callbacks: Sequence[Callback] = (),
     ):
         self.held_out = held_out
-        self.grok = GrokTracker()
+        self.grok = GrokTracker(judged_split(held_out))
         self.latest: dict[str, float] = {}  # what the last evaluation found,
         self.latest_step: int | None = None  # and at which step
         self._stacked: dict[int | None, tuple[Rows, torch.Tensor]] = {}

@@ -116,10 +116,21 @@ def test_a_comparison_has_every_run_in_order_with_its_numbers(tmp_path: Path) ->
     page = compare(tmp_path / "out", *paths)
     rows = results(page)
     assert list(rows)[:4] == ["run", "weight_decay 3", "weight_decay 0.1", "weight_decay 1"]
-    assert rows["run"] == ["steps", "fit step", "grok step", "gap", "train", "id", "time", "folder"]
-    assert rows["weight_decay 3"][:-1] == ["2,000", "100", "400", "4.0", "1.000", "1.000", "20 s"]
-    assert rows["weight_decay 0.1"][:-1] == ["2,000", "100", "–", "–", "1.000", "0.250", "20 s"]
-    assert rows["weight_decay 1"][:6] == ["400 of 2,000, unfinished", "100", "–", "–", "1.000", "0.250"]
+    assert rows["run"] == [
+        "steps",
+        "fit step",
+        "gen step",
+        "grok step",
+        "gap",
+        "stays",
+        "train",
+        "id",
+        "time",
+        "folder",
+    ]
+    assert rows["weight_decay 3"][:-1] == ["2,000", "100", "400", "400", "4.0", "1.000", "1.000", "1.000", "20 s"]
+    assert rows["weight_decay 0.1"][:-1] == ["2,000", "100", "–", "–", "–", "–", "1.000", "0.250", "20 s"]
+    assert rows["weight_decay 1"][:8] == ["400 of 2,000, unfinished", "100", *"––––", "1.000", "0.250"]
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     names = ("match_id", "match_train", "sweep")
     assert figures == {f"{name}.{ending}" for name in names for ending in ("png", "svg")}
@@ -143,14 +154,22 @@ def test_seeds_are_counted_and_not_averaged_over_what_did_not_happen(tmp_path: P
     paths = [a_run(tmp_path / str(seed), f"--seed={seed}", grok=grok) for seed, grok in groks.items()]
     page = compare(tmp_path / "out", *paths)
     assert [row for row in page.rows if row[0] == "3 seeds"] == [
-        ["3 seeds", "3", "100", "700 (400 to 1,000), 2 of 3", "7.0 (4.0 to 10), 2 of 3", "0.750 (0.250 to 1.000)"]
+        [
+            "3 seeds",
+            "3",
+            "100",
+            *["700 (400 to 1,000), 2 of 3"] * 2,
+            "7.0 (4.0 to 10), 2 of 3",
+            "0.750 (0.250 to 1.000)",
+        ]
     ]
 
 
 def test_runs_of_other_corpora_share_a_page(tmp_path: Path) -> None:
     page = compare(tmp_path / "out", a_run(tmp_path / "a"), two_hop(tmp_path / "b"))
     rows = results(page)
-    assert rows["group"][5:7] == ["1.000", "–"] and rows["composition"][5:7] == ["1.000", "1.000"]
+    assert rows["run"][6:10] == ["train", "id", "ood", "ood_atomic"]
+    assert rows["group"][7:10] == ["1.000", "–", "–"] and rows["composition"][7:10] == ["1.000"] * 3
     assert (tmp_path / "out" / "figures" / "match_ood.png").exists()
     differing = [row for row in page.rows if row[0] == "corpus.ratio"]
     assert differing == [["corpus.ratio", "–", "5"]]  # so many keys stand below each other
@@ -158,7 +177,7 @@ def test_runs_of_other_corpora_share_a_page(tmp_path: Path) -> None:
 
 def test_a_run_without_evaluations_is_listed(tmp_path: Path) -> None:
     rows = results(compare(tmp_path / "out", a_run(tmp_path / "a"), write_run(tmp_path / "b", {}, "--seed=1")))
-    assert rows["seed 1"][:5] == ["0 of 2,000, unfinished", "–", "–", "–", "–"]
+    assert rows["seed 1"][:7] == ["0 of 2,000, unfinished", *"––––––"]
 
 
 def test_other_devices_are_among_the_differences(tmp_path: Path) -> None:

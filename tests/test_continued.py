@@ -95,7 +95,7 @@ def test_a_stage_starts_from_the_grokked_step_of_the_last(tmp_path: Path) -> Non
     run = tmp_path / "run"
     manifest = Manifest.load(run)
     assert manifest.finished is not None
-    manifest.finished = {**manifest.finished, "grok_step": 9}  # kept next is 10
+    manifest.finished = {**manifest.finished, "gen_step": 9}  # kept next is 10
     manifest.save(run)
     corpus = "{name: group, group: Z13, train_fraction: 0.5, template: a b = c}"
     first = "{name: group, group: Z11, train_fraction: 0.5, template: a b = c}"

@@ -69,6 +69,7 @@ assert "pipeline" not in sys.modules
     assert result.returncode == 0, result.stderr
     for word in (
         "`fit_step`",
+        "`gen_step`",
         "`grok_step`",
         "`step16`",
         "curve.png",

@@ -52,6 +52,10 @@ NAN = rising(200)[:-4] + [math.nan] * 3 + [1.0]
 CASES: dict[str, dict[str, Series]] = {
     "apart": two(200, 1500),
     "close": two(1000, 1100),
+    "together": {
+        "train": series(STEPS, rising(1000)),
+        "id": series(STEPS, [1.0 if step >= 1700 else 0.6 * step / 1000 for step in STEPS]),
+    },
     "equal": two(300, 300),
     "reversed": two(1500, 200),
     "not fitted": {"train": series(STEPS, rising(200, 0.9)), "id": series(STEPS, rising(300))},
@@ -99,6 +103,7 @@ def test_words_stay_on_the_figure_and_apart_in_every_state(case: str) -> None:
     [
         ("apart", ["fits at 200", "groks at 1,500", "7.5×"]),
         ("close", ["fits at 1,000", "groks at 1,100"]),  # no room for the arrow
+        ("together", ["fits at 1,000", "generalizes at 1,700"]),
         ("equal", ["fits and generalizes at 300"]),
         ("reversed", ["fits at 1,500", "generalizes at 200"]),
         ("not fitted", ["generalizes at 300"]),
@@ -172,7 +177,7 @@ def test_the_time_between_fitting_and_generalizing_is_tinted_and_no_other() -> N
     def tints(case: str) -> int:
         return sum(patch.get_alpha() == 0.07 for patch in draw_curve(CASES[case]).axes[0].patches)
 
-    assert [tints(case) for case in ("apart", "equal", "reversed", "not fitted")] == [1, 0, 0, 0]
+    assert [tints(case) for case in ("apart", "together", "equal", "reversed", "not fitted")] == [1, 0, 0, 0, 0]
 
 
 def test_drawing_twice_gives_the_same_bytes() -> None:

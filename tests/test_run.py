@@ -193,7 +193,7 @@ def test_stop_when_grokked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert run_here(recipe) == 0
     finished = Manifest.load(tmp_path / "run").finished
     assert finished and finished["stopped"] and finished["step"] < 2000
-    assert finished["grok_step"] <= finished["step"]
+    assert finished["gen_step"] <= finished["step"]
     capsys.readouterr()
     assert run_here(recipe) == 0
     assert "is finished" in capsys.readouterr().out

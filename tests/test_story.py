@@ -28,7 +28,7 @@ STATES: dict[str, tuple[dict[int, list[float]], dict[str, Any], str, str]] = {
         {"final": [1, 1]},
         "groks at step 1,000",
         "It fits its training set at step 100 and generalizes at step 1,000, after 10 times as many steps. "
-        + LAST.format("1.000", "1.000"),
+        "From then on `id` was at 0.99 or above in 1 of 1 evaluation. " + LAST.format("1.000", "1.000"),
     ),
     "fitted": (
         course(100, None),
@@ -45,44 +45,46 @@ STATES: dict[str, tuple[dict[int, list[float]], dict[str, Any], str, str]] = {
     "same evaluation": (
         course(400, 400),
         {"final": [1, 1]},
-        "fits and generalizes at step 400",
+        "fits and generalizes together at step 400",
         "It fits its training set and generalizes at the same evaluation, at step 400: no gap was seen. "
-        + LAST.format("1.000", "1.000"),
+        "From then on `id` was at 0.99 or above in 2 of 2 evaluations. " + LAST.format("1.000", "1.000"),
     ),
     "generalized first": (
         course(1000, 200),
         {"final": [1, 1]},
         "generalizes at step 200, before it fits",
         "It generalizes at step 200, before it fits its training set at step 1,000: no grokking was seen. "
-        + LAST.format("1.000", "1.000"),
+        "From then on `id` was at 0.99 or above in 3 of 3 evaluations. " + LAST.format("1.000", "1.000"),
     ),
     "generalized without fitting": (
         course(None, 200),
         {"final": [0.98, 1]},
         "generalizes at step 200 without fitting",
         "It generalizes at step 200, and has not fitted its training set by step 2,000. "
-        + LAST.format("0.980", "1.000"),
+        "From then on `id` was at 0.99 or above in 3 of 3 evaluations. " + LAST.format("0.980", "1.000"),
     ),
     "fitted before training": (
         course(0, 200),
         {"final": [1, 1]},
         "groks at step 200",
         "It fits its training set before any training (step 0) and generalizes at step 200. "
-        + LAST.format("1.000", "1.000"),
+        "From then on `id` was at 0.99 or above in 3 of 3 evaluations. " + LAST.format("1.000", "1.000"),
     ),
     "lost on all rows": (
         course(100, 1000),
         {"final": [1, 0.9896]},
         "groks at step 1,000",
         "It fits its training set at step 100 and generalizes at step 1,000, after 10 times as many steps. "
+        "From then on `id` was at 0.99 or above in 1 of 1 evaluation. "
         + LAST.format("1.000", "0.9896")
         + " So `id` is not at 0.99 or above.",
     ),
     "lost twice": (
         course(100, 100),
         {"final": [0.5, 0.5]},
-        "fits and generalizes at step 100",
+        "fits and generalizes together at step 100",
         "It fits its training set and generalizes at the same evaluation, at step 100: no gap was seen. "
+        "From then on `id` was at 0.99 or above in 4 of 4 evaluations. "
         + LAST.format("0.500", "0.500")
         + " So `train` and `id` are not at 0.99 or above.",
     ),
@@ -98,6 +100,7 @@ STATES: dict[str, tuple[dict[int, list[float]], dict[str, Any], str, str]] = {
         {},
         "groks at step 1,000 (unfinished)",
         "It fits its training set at step 100 and generalizes at step 1,000, after 10 times as many steps. "
+        "From then on `id` was at 0.99 or above in 1 of 1 evaluation. "
         "At step 2,000, the last evaluation, exact match is 1.000 on `train` and 1.000 on `id`.",
     ),
     "never evaluated": (
@@ -110,16 +113,31 @@ STATES: dict[str, tuple[dict[int, list[float]], dict[str, Any], str, str]] = {
     "no id": (
         course(100, None),
         {"final": [1, 0.25], "splits": {"train": 2823, "ood": 100}},
-        "fits at step 100",
-        "It fits its training set at step 100. Its corpus has no split `id` to generalize to. "
+        "fits, and has not generalized",
+        "It fits its training set at step 100 and has not generalized by step 2,000. "
         "At the end exact match is 1.000 on `train` and 0.250 on `ood`.",
     ),
-    "no id, not fitted": (
+    "no id, grokked": (
+        course(100, 1000),
+        {"final": [1, 1], "splits": {"train": 2823, "test": 100}, "held_out": ["test"]},
+        "groks at step 1,000, by test",
+        "It fits its training set at step 100 and generalizes at step 1,000, after 10 times as many steps. "
+        "From then on `test` was at 0.99 or above in 1 of 1 evaluation. "
+        "At the end exact match is 1.000 on `train` and 1.000 on `test`.",
+    ),
+    "id is not held out": (
+        course(100, 1000),
+        {"final": [1, 1], "splits": {"train": 2823, "id": 100}, "held_out": []},
+        "fits at step 100",
+        "It fits its training set at step 100. Its corpus has no held-out split to generalize to. "
+        "At the end exact match is 1.000 on `train`.",
+    ),
+    "nothing held out, not fitted": (
         course(None, 200),
-        {"final": [0.25, 1], "splits": {"train": 2823, "ood": 100}},
+        {"final": [0.25, 1], "splits": {"train": 2823, "probe": 100}, "held_out": []},
         "has not fitted its training set",
-        "It has not fitted its training set by step 2,000. Its corpus has no split `id` to generalize to. "
-        "At the end exact match is 0.250 on `train` and 1.000 on `ood`.",
+        "It has not fitted its training set by step 2,000. Its corpus has no held-out split to generalize to. "
+        "At the end exact match is 0.250 on `train`.",
     ),
 }
 
@@ -188,8 +206,9 @@ def test_devices_of_all_starts_are_named(tmp_path: Path) -> None:
 def test_the_method_names_the_evaluations_before(tmp_path: Path) -> None:
     run = Results.read(write_run(tmp_path / "run", course(100, 1000), final=[1, 1]))
     assert method(run) == (
-        "To fit is an exact match of at least 0.99 on `train`, to generalize the same on `id`. Steps are those of the "
-        "first evaluation that shows it; those before were at 50 and 400."
+        "To fit is an exact match of at least 0.99 on `train`, to generalize the same on `id`. It groks where that "
+        "is delayed: at 2 times the steps to fit or later, or from an exact match below 0.5 when it fits. Steps are "
+        "those of the first evaluation that shows it; those before were at 50 and 400."
     )
 
 

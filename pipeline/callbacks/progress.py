@@ -110,7 +110,8 @@ class Progress(Callback):
     def _print(self, state: Any, control: Any) -> None:
         """A line for an evaluation, unless the last one was printed just now and nothing happened since."""
         step, grok = state.global_step, self.trainer.grok
-        news = [name for name, at in (("fits", grok.fit_step), ("groks", grok.grok_step)) if at == step]
+        generalizes = "generalizes" if grok.grok_step is None else "groks"
+        news = [name for name, at in (("fits", grok.fit_step), (generalizes, grok.gen_step)) if at == step]
         last = step >= state.max_steps or control.should_training_stop
         if news or last or step == self._first_step or time.monotonic() - self._printed >= self.seconds:
             matches = "".join(f"  {split} {course[-1]:.3f}" for split, course in self._course.items())
@@ -140,8 +141,10 @@ class Progress(Callback):
     def _state(self) -> str:
         grok = self.trainer.grok
         fit = "not fitted yet" if grok.fit_step is None else f"fits at step {grok.fit_step}"
-        if grok.grok_step is None:
+        if grok.gen_step is None:
             return fit
+        if grok.grok_step is None:
+            return f"{fit}; generalizes at step {grok.gen_step}"
         gap = "" if grok.grok_gap is None else f", {grok.grok_gap:.1f} times as many"
         return f"{fit}; groks at step {grok.grok_step}{gap}"
 

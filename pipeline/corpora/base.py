@@ -61,7 +61,7 @@ class Corpus(Parameters, abc.ABC):
     def held_out(self) -> tuple[str, ...]:
         """The splits that are disjoint from `train`; every other one is drawn from it. Override: `held_out = ...`.
 
-        A run has grokked when `id` is learned, which should be of the same distribution as `train`.
+        A run has generalized when `id` is learned, or else the first of them: it should be distributed as `train` is.
         """
         return ("id", "ood")
 

@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.grokking import known_gen_step
 from pipeline.models.base import Architecture
 from pipeline.parameters import ParameterError, param
 
@@ -34,7 +35,9 @@ class Continued(Architecture):
     """
 
     model_name_or_path: str = param("", "name on the Hub, local folder of a model, or folder of a run")
-    revision: str | None = param(None, "of the Hub; of a run, stepN or grok, its grok step; null: main, the last step")
+    revision: str | None = param(
+        None, "of the Hub; of a run, stepN, or grok: when it generalized; null: main, the last step"
+    )
     vocabulary: Literal["text", "tokens"] = param("text", "the base's words for the corpus, or one token for each word")
     templates: dict[str, str] = field(
         default_factory=lambda: {"default": "{prompt} {answer}"},
@@ -87,10 +90,10 @@ class Continued(Architecture):
             raise ParameterError(KEY, f"{path} is a run that has kept no step yet")
         step: int | None = max(manifest.kept)
         if self.revision == "grok":
-            grokked = (manifest.finished or {}).get("grok_step")
-            if grokked is None:
-                raise ParameterError("model.revision", f"{path} is a run that has not grokked, or is not finished")
-            step = min((kept for kept in manifest.kept if kept >= grokked), default=None)
+            reached = known_gen_step(manifest.finished or {})
+            if reached is None:
+                raise ParameterError("model.revision", f"{path} is a run that has not generalized, or is not finished")
+            step = min((kept for kept in manifest.kept if kept >= reached), default=None)
         elif self.revision is not None:
             step = int(self.revision[4:]) if self.revision[4:].isdigit() and self.revision[:4] == "step" else None
         if step not in manifest.kept:
