@@ -8,20 +8,24 @@ with their hashes, which is written last and in one step: what is torn is not li
     python -m pipeline.checkpoints show RUN STEP
     python -m pipeline.checkpoints verify RUN
     python -m pipeline.checkpoints prune RUN --keep STEPS
+    python -m pipeline.checkpoints rebuild-manifest RUN
 """
 
 from __future__ import annotations
 
-import shutil
+import os
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import new_folder, sha256, sync, writing
+from pipeline.drafts import clean, draft_folder, left_behind
+from pipeline.files import sha256, sync, writing
 from pipeline.history import METRICS
-from pipeline.manifest import Entry, Manifest, add
+from pipeline.inside import exists, open_file, opened, remove_listed, remove_tree
+from pipeline.manifest import Entry, Manifest, add, listed_checkpoints, strike_off
 from pipeline.parameters import ParameterError, Parameters, param
 
 
@@ -83,10 +87,13 @@ def keep(run: Path, step: int, write: Any, metrics: Mapping[str, float]) -> None
         DiskError: when the disk refuses; then nothing is left of it.
     """
     path = f"steps/step{step}"
-    with writing(run / path), new_folder(run / path) as draft:
-        write(draft)
-        facts = facts_of(draft, files_of(draft))
-    add(run, "kept", step, Entry(path, facts, dict(metrics)))
+    with writing(run / path), draft_folder(run, path) as draft:
+        write(draft.path)
+        facts = facts_of(draft.path, files_of(draft.path))
+        if exists(run, path) and (listed := Manifest.load(run).kept.get(step)):
+            remove(run, listed)
+        draft.publish()
+        add(run, "kept", step, Entry(path, facts, dict(metrics)))
 
 
 def seal(run: Path, step: int, most: int | None, facts: dict[str, dict[str, Any]] | None = None) -> None:
@@ -94,31 +101,63 @@ def seal(run: Path, step: int, most: int | None, facts: dict[str, dict[str, Any]
 
     `facts` are those of its files where they are known already.
     """
+    list_checkpoint(run, step, facts)
+    retire(run, most)
+
+
+def list_checkpoint(run: Path, step: int, facts: dict[str, dict[str, Any]] | None = None) -> None:
+    """Lists a `checkpoint-N` that is whole; see `seal`."""
     path = f"checkpoint-{step}"
-    if (run / METRICS).exists():  # a run that resumes here has logged what came before
-        sync(run / METRICS)
+    if exists(run, METRICS):  # a run that resumes here has logged what came before
+        file = open_file(run, METRICS)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
     for folder in [*(file for file in (run / path).rglob("*") if file.is_dir()), run / path, run]:
         sync(folder)
-    facts = facts_of(run / path, files_of(run / path)) if facts is None else facts
-    listed = sorted({*(number for number, _ in checkpoints_of(run)), step}) if most else []
-    # What is not listed is torn, and goes when training is next resumed.
-    old = listed[:-most] if most else []
-    add(run, "resumable", step, Entry(path, facts), gone=old)
-    for number in old:
-        shutil.rmtree(run / f"checkpoint-{number}", ignore_errors=True)
+    add(run, "resumable", step, Entry(path, facts or facts_of(run / path, files_of(run / path))))
 
 
-def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
-    """The folders `checkpoint-N` of a run with their numbers, in order."""
-    found = [(path.name.removeprefix("checkpoint-"), path) for path in run.glob("checkpoint-*")]
-    return sorted((int(number), path) for number, path in found if number.isdigit())
+def retire(run: Path, most: int | None) -> None:
+    """Deletes all listed checkpoints but the newest `most`: first off the list, which is synced, then off the disk."""
+    there = set(numbered(run, "", "checkpoint-"))
+    if not most or len(there) <= most:
+        return
+    listed = listed_checkpoints(run, there)
+    old = sorted(listed)[:-most]
+    if old:
+        strike_off(run, old)
+    for step in old:
+        remove(run, listed[step])
+
+
+def remove(run: Path, entry: Entry) -> None:
+    """Deletes the files that an entry lists, and its folder; what else lies in there stays, and is named."""
+    try:
+        problem = "" if remove_listed(run, entry.path, list(entry.files)) else "it holds files that are not of this run"
+    except OSError as error:
+        problem = f"it cannot be deleted ({error.strerror})"
+    if problem:
+        print(f"{run / entry.path} stays: {problem}", flush=True)
+
+
+def numbered(run: Path, folder: str, prefix: str) -> dict[int, Path]:
+    """What is called by a prefix and a number in a folder of a run, by number."""
+    try:
+        with opened(run, folder) as place:
+            names = os.listdir(place)
+    except FileNotFoundError:
+        return {}
+    found = (re.fullmatch(rf"{prefix}(0|[1-9][0-9]{{0,14}})", name) for name in names)
+    return {int(match[1]): run / folder / match[0] for match in sorted(filter(None, found), key=lambda m: int(m[1]))}
 
 
 def newest_good(run: Path, manifest: Manifest) -> tuple[int | None, list[str]]:
     """The last step that can be resumed from (None: none), and a line for each checkpoint that is passed over."""
     passed_over: list[str] = []
     foreign = manifest.breaks()
-    for step in sorted({*dict(checkpoints_of(run)), *manifest.resumable}, reverse=True):
+    for step in sorted({*numbered(run, "", "checkpoint-"), *manifest.resumable}, reverse=True):
         entry = manifest.resumable.get(step)
         damage = (entry.damage(run) or foreign.get(entry.path)) if entry else "torn: it was never finished"
         if damage is None:
@@ -133,19 +172,33 @@ def rewind(run: Path, manifest: Manifest, step: int | None) -> None:
     Weights of an abandoned branch beside those of the resumed run would not descend from one another.
     """
     last = -1 if step is None else step
-    for tier in (manifest.kept, manifest.pruned, manifest.resumable):
-        for number in [number for number in tier if number > last]:
-            del tier[number]
+    for tier in ("kept", "pruned", "resumable"):
+        for number in [number for number in getattr(manifest, tier) if number > last]:
+            manifest.drop(tier, number)
     manifest.finished = None
+    going = {**manifest.going, **{entry.path: entry for entry in manifest.pruned.values()}}
     manifest.save(run)
-    for path in unlisted(run, manifest):
-        shutil.rmtree(path, ignore_errors=True)
+    for entry in going.values():
+        if exists(run, entry.path):
+            remove(run, entry)
+    listed = {entry.path for tier in (manifest.kept, manifest.resumable) for entry in tier.values()}
+    for name, becomes in left_behind(run, is_owner=True):
+        path = becomes.replace(".", "/", 1) if becomes.startswith("steps.") else becomes
+        # Renamed, and not listed: its draft is empty, and what it has become is on no list.
+        if re.fullmatch(r"steps/step\d+|checkpoint-\d+", path) and path not in listed and _is_empty(run / name):
+            with opened(run, path.rpartition("/")[0]) as folder:
+                remove_tree(folder, path.rpartition("/")[2])
+    clean(run, is_owner=True)
+
+
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
 
 
 def unlisted(run: Path, manifest: Manifest) -> list[Path]:
-    """Folders that a crash has left: those of steps and checkpoints that the manifest does not list, and drafts."""
+    """Folders that are called like steps and checkpoints and that the manifest does not list."""
     listed = {entry.path for tier in (manifest.kept, manifest.resumable) for entry in tier.values()}
-    found = sorted([*run.glob("checkpoint-*"), *run.glob("steps/*")])
+    found = [*numbered(run, "", "checkpoint-").values(), *numbered(run, "steps", "step").values()]
     return [path for path in found if str(path.relative_to(run)) not in listed]
 
 

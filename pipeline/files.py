@@ -8,13 +8,18 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from pipeline.drafts import write_inside
+from pipeline.inside import NO_DIRECTORY_SYNC, warn_once
 
 # What the machine, and not the program, has against writing a file.
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+
+LONGEST_LINE = 1 << 22  # bytes; an entry of a checkpoint by 10,000 processes has half of that
 
 
 class DiskError(OSError):
@@ -26,10 +31,15 @@ class DiskError(OSError):
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+        return digest_of(file)
+
+
+def digest_of(file: BinaryIO) -> str:
+    """The SHA-256 of an open file's bytes from here on, in hexadecimal."""
+    digest = hashlib.sha256()
+    while chunk := file.read(1 << 20):
+        digest.update(chunk)
     return digest.hexdigest()
 
 
@@ -38,89 +48,71 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_DIRECTORY_SYNC or not path.is_dir():
+            raise
+        warn_once(path)
     finally:
         os.close(descriptor)
 
 
-def sync_tree(folder: Path) -> None:
-    """The same of a folder with all that is in it."""
-    for path in folder.rglob("*"):
-        sync(path)
-    sync(folder)
-
-
 def write_text(path: Path, text: str) -> None:
-    """Writes or replaces a file in one step."""
+    """Writes or replaces a file in one step, in a folder that is there."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes or replaces a file in one step."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        with open(draft, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-    sync(path.parent)
+    """Writes or replaces a file in one step, in a folder that is there."""
+    write_inside(path.parent, path.name, content)
 
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def lines_backwards(path: Path, block: int = 1 << 16) -> Iterator[tuple[int, bytes]]:
+def lines_backwards(file: BinaryIO, block: int = 1 << 16) -> Iterator[tuple[int, bytes]]:
     """The lines of a file from the last to the first, each with the offset at which it begins.
 
     A last one without a line break, as a crash leaves it, comes as it is.
+
+    Raises:
+        ValueError: at a line that is longer than any of ours.
     """
-    with open(path, "rb") as file:
-        begin, tail = file.seek(0, os.SEEK_END), b""
-        while begin:
-            size = min(block, begin)
-            begin -= size
-            file.seek(begin)
-            content = file.read(size) + tail
-            end = len(content)
-            # Up to the first line break of the block, which ends a line that begins before it.
-            while (cut := content.rfind(b"\n", 0, end - 1)) >= 0:
-                yield begin + cut + 1, content[cut + 1 : end]
-                end = cut + 1
-            tail = content[:end]
-        if tail:
-            yield 0, tail
+    begin, tail = file.seek(0, os.SEEK_END), b""
+    while begin:
+        size = min(block, begin)
+        begin -= size
+        file.seek(begin)
+        content = file.read(size) + tail
+        end = len(content)
+        # Up to the first line break of the block, which ends a line that begins before it.
+        while (cut := content.rfind(b"\n", 0, end - 1)) >= 0:
+            yield begin + cut + 1, content[cut + 1 : end]
+            end = cut + 1
+        tail = content[:end]
+        if len(tail) > LONGEST_LINE:
+            raise ValueError(f"a line has more than {LONGEST_LINE:,} bytes")
+    if tail:
+        yield 0, tail
 
 
-def append(file: FileIO, content: bytes) -> None:
-    """Adds all of it to an unbuffered file, or nothing."""
+def append(file: FileIO, content: bytes, sync: bool = False) -> None:
+    """Adds all of it to an unbuffered file, or nothing; with `sync` it is on the disk then.
+
+    What a failing fsync may or may not have written is cut off again.
+    """
     size = file.seek(0, os.SEEK_END)
     try:
         if file.write(content) != len(content):  # how a disk says that it has just become full
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+        if sync:
+            os.fsync(file.fileno())
     except OSError:
         file.truncate(size)
+        if sync:
+            with suppress(OSError):  # the first error is the one to tell
+                os.fsync(file.fileno())
         raise
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """A draft folder that becomes `path`, replacing what was there, when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft-{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    try:
-        yield draft
-        sync_tree(draft)
-        shutil.rmtree(path, ignore_errors=True)
-        os.rename(draft, path)
-        sync(path.parent)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 @contextmanager

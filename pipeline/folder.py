@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from pipeline import checkpoints, seeds
+from pipeline.checkpoints import unlisted
+from pipeline.drafts import DRAFT, draft_folder, new_folder
+from pipeline.engines import UNIVERSAL
 from pipeline.environment import describe_environment
-from pipeline.files import new_folder, write_json, write_text
+from pipeline.files import write_json, write_text
 from pipeline.history import rewind_history
+from pipeline.inside import MEGABYTE, exists, opened, read_json, read_text, remove_file, remove_tree
 from pipeline.lock import LOCK
-from pipeline.manifest import Manifest
+from pipeline.manifest import MANIFEST, REBUILD, Manifest
 from pipeline.parameters import ParameterError
-from pipeline.reading import RecipeError
+from pipeline.reading import MOST_BYTES, RecipeError, parse
 from pipeline.recipe import Recipe
 from pipeline.store import INDEX, StoredCorpus, write_parquet
 
 RECIPE, ENVIRONMENT, CORPUS, TOKENIZER = "recipe.yaml", "environment.json", "corpus", "tokenizer"
+MOST_STARTS = 16 * MEGABYTE  # bytes of environment.json: some 10,000 starts
+# Drafts of earlier versions, in which a start that was killed may have left nothing else.
+OLD_DRAFTS = tuple(f".{name}.draft" for name in (RECIPE, ENVIRONMENT, MANIFEST))
 
 
 def open_run(recipe: Recipe) -> Manifest:
@@ -34,16 +40,34 @@ def open_run(recipe: Recipe) -> Manifest:
         return Manifest()
     if not (folder / RECIPE).is_file():
         raise RecipeError("output_dir", f"{folder} exists and is not a run folder; choose another with --output_dir")
-    differences = recipe.differences(yaml.safe_load((folder / RECIPE).read_text()))
+    differences = recipe.differences(read_resolved(folder))
     if differences:
         raise RecipeError(
             "output_dir",
             f"{folder} holds a run of another recipe ({'; '.join(differences)}); choose another with --output_dir",
         )
+    if not exists(folder, MANIFEST) and unlisted(folder, Manifest()):
+        raise RecipeError(
+            str(folder), f"its {MANIFEST} is missing, and its steps are there; {REBUILD} {folder} lists what verifies"
+        )
+    return Manifest.load(folder)
+
+
+def read_resolved(run: Path) -> dict[str, Any]:
+    """The recipe of a run folder as plain values.
+
+    Raises:
+        RecipeError: when it is damaged, or a YAML that no recipe is: with tags, aliases, or too large.
+    """
+    text = read_text(run, RECIPE, MOST_BYTES)
+    parse(text, str(run / RECIPE))  # which refuses what could grow
     try:
-        return Manifest.load(folder)
-    except ValueError as error:
-        raise RecipeError("output_dir", str(error)) from None
+        values = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that there is not
+        values = None
+    if not isinstance(values, dict):
+        raise RecipeError(str(run / RECIPE), "is damaged")
+    return values
 
 
 def is_finished(recipe: Recipe, manifest: Manifest) -> bool:
@@ -60,9 +84,8 @@ def check_streams(folder: Path, manifest: Manifest) -> None:
     Raises:
         RecipeError: when an earlier version of this package drew them otherwise.
     """
-    if not manifest.resumable or not (folder / ENVIRONMENT).is_file():
-        return
-    if json.loads((folder / ENVIRONMENT).read_text())[-1].get("random_streams", 1) != seeds.VERSION:
+    starts = read_starts(folder)
+    if manifest.resumable and starts and starts[-1].get("random_streams", 1) != seeds.VERSION:
         raise RecipeError(
             "output_dir",
             f"{folder} was trained by another version of this package, which takes the rows in another order, so that "
@@ -75,11 +98,22 @@ def write_description(recipe: Recipe, stored: StoredCorpus) -> None:
     folder = recipe.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / RECIPE, recipe.to_yaml())
-    if not (folder / CORPUS / INDEX).exists():
-        with new_folder(folder / CORPUS) as draft:
+    if not exists(folder, f"{CORPUS}/{INDEX}"):
+        with new_folder(folder, CORPUS) as draft:
             write_parquet(stored, draft)
-    starts = json.loads((folder / ENVIRONMENT).read_text()) if (folder / ENVIRONMENT).exists() else []
-    write_json(folder / ENVIRONMENT, [*starts, describe_environment()])
+    write_json(folder / ENVIRONMENT, [*read_starts(folder), describe_environment()])
+
+
+def read_starts(run: Path) -> list[dict[str, Any]]:
+    """What each start of a run ran on, one after the other; none where there is no environment.json.
+
+    Raises:
+        RecipeError: when the file is damaged.
+    """
+    starts = read_json(run, ENVIRONMENT, MOST_STARTS) if exists(run, ENVIRONMENT) else []
+    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+        raise RecipeError(str(run / ENVIRONMENT), "is damaged: it is not a list of starts; delete it to go on")
+    return starts
 
 
 def check_corpus(run: Path, stored: StoredCorpus) -> None:
@@ -89,10 +123,10 @@ def check_corpus(run: Path, stored: StoredCorpus) -> None:
         ParameterError: with both content hashes.
     """
     index = run / CORPUS / INDEX
-    if not index.exists():  # a new run
+    if not exists(run, f"{CORPUS}/{INDEX}"):  # a new run
         return
     try:
-        begun = str(json.loads(index.read_text())["content_hash"])
+        begun = str(read_json(run, f"{CORPUS}/{INDEX}")["content_hash"])
     except (OSError, ValueError, TypeError, KeyError):
         raise ParameterError("corpus", f"{index} is damaged; delete {index.parent} to have it written again") from None
     if begun != stored.content_hash:
@@ -103,8 +137,15 @@ def check_corpus(run: Path, stored: StoredCorpus) -> None:
         )
 
 
+def write_tokenizer(folder: Path, tokenizer: Any) -> None:
+    """tokenizer/ with the files of a tokenizer, each in the place of the one that is there."""
+    with draft_folder(folder, TOKENIZER) as draft:
+        tokenizer.save_pretrained(draft.path)
+        draft.publish_files()
+
+
 def _is_scrap(path: Path) -> bool:
-    return path.name == LOCK or (path.name.startswith(".") and ".draft" in path.name)
+    return path.name == LOCK or path.name in OLD_DRAFTS or DRAFT.fullmatch(path.name) is not None
 
 
 def go_back(folder: Path) -> str | None:
@@ -113,8 +154,14 @@ def go_back(folder: Path) -> str | None:
     step, passed_over = checkpoints.newest_good(folder, manifest)
     for line in passed_over:
         print(line)
+    if step is None and manifest.finished:
+        raise RecipeError(
+            str(folder), "is finished, and has no whole checkpoint to go on from; train anew with another --output_dir"
+        )
     checkpoints.rewind(folder, manifest, step)
     rewind_history(folder, step)
-    for path in [*folder.glob(".*.draft*"), *folder.glob("circuits/*/.*.draft")]:
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+    for name in OLD_DRAFTS:
+        remove_file(folder, name)
+    with opened(folder) as top:
+        remove_tree(top, UNIVERSAL)
     return None if step is None else str(folder / f"checkpoint-{step}")

@@ -7,13 +7,16 @@ import math
 import os
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.files import lines_backwards, sync
+from pipeline.files import LONGEST_LINE, lines_backwards
+from pipeline.inside import exists, open_file
 from pipeline.reading import RecipeError
 
 METRICS = "metrics.jsonl"
+LAST_STEP = 10**15  # beyond any run; a larger one is damage
 
 
 class Series(NamedTuple):
@@ -29,16 +32,17 @@ def read_lines(run: Path, about: str = "") -> Iterator[dict[str, Any]]:
     Raises:
         RecipeError: at a line that is damaged, with its number.
     """
-    if not (run / METRICS).exists():
+    if not exists(run, METRICS):
         return
     word = about.encode()
-    with open(run / METRICS, "rb") as file:
-        for number, text in enumerate(file, 1):
-            if not text.endswith(b"\n"):
+    with open(open_file(run, METRICS), "rb") as file:
+        for number, text in enumerate(iter(lambda: file.readline(LONGEST_LINE), b""), 1):
+            is_long = len(text) == LONGEST_LINE
+            if not text.endswith(b"\n") and not is_long:
                 return
             if word not in text:
                 continue
-            line = _parsed(text)
+            line = None if is_long else _parsed(text)
             if line is None:
                 raise RecipeError(f"{run / METRICS}:{number}", "is damaged; delete the line to go on without it")
             yield line
@@ -49,9 +53,9 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
     try:
         line: dict[str, Any] = json.loads(text)
         line["step"] = int(line["step"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return line
+    return line if 0 <= line["step"] < LAST_STEP else None
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:
@@ -61,10 +65,11 @@ def read_history(run: Path) -> list[dict[str, Any]]:
 
 def last_line(run: Path) -> dict[str, Any] | None:
     """The last whole line of a run, without reading those before it; None where there is none."""
-    if (run / METRICS).exists():
-        for _, text in lines_backwards(run / METRICS):
-            if text.endswith(b"\n"):
-                return _parsed(text)
+    if exists(run, METRICS):
+        with open(open_file(run, METRICS), "rb") as file, _located(run):
+            for _, text in lines_backwards(file):
+                if text.endswith(b"\n"):
+                    return _parsed(text)
     return None
 
 
@@ -76,21 +81,29 @@ def rewind_history(run: Path, step: int | None) -> None:
     Raises:
         RecipeError: at a line that is damaged, with its number.
     """
-    path = run / METRICS
-    if not path.exists():
+    if not exists(run, METRICS):
         return
-    end = path.stat().st_size
-    for offset, text in lines_backwards(path):
-        if text.endswith(b"\n"):
-            line = _parsed(text)
-            if line is None:
-                read_history(run)  # which names it
-            elif step is not None and line["step"] <= step:
-                break
-        end = offset
-    if end < path.stat().st_size:
-        os.truncate(path, end)
-        sync(path)
+    with open(open_file(run, METRICS, os.O_RDWR), "r+b", buffering=0) as file, _located(run):
+        size = end = file.seek(0, os.SEEK_END)
+        for offset, text in lines_backwards(file):
+            if text.endswith(b"\n"):
+                line = _parsed(text)
+                if line is None:
+                    read_history(run)  # which names it
+                elif step is not None and line["step"] <= step:
+                    break
+            end = offset
+        if end < size:
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def _located(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise RecipeError(str(run / METRICS), f"is damaged: {error}") from None
 
 
 def read_series(run: Path) -> dict[str, Series]:
@@ -107,7 +120,12 @@ def read_series(run: Path) -> dict[str, Series]:
             series = found.get(key)
             if series is None:
                 series = found[key] = Series(array("q"), array("d"))
-            number = math.nan if value is None else value
+            try:
+                number = math.nan if value is None else float(value)
+            except OverflowError:  # an integer of hundreds of digits
+                raise RecipeError(
+                    str(run / METRICS), f"is damaged: {key} at step {step} is beyond all numbers"
+                ) from None
             if series.steps and series.steps[-1] == step:
                 series.values[-1] = number
             else:

@@ -22,8 +22,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pipeline.bundle import CARD, MAIN, revisions
+from pipeline.checkpoints import remove
+from pipeline.drafts import new_folder
 from pipeline.explain import choose_steps
-from pipeline.files import new_folder, sha256, write_json
+from pipeline.files import sha256, write_json
 from pipeline.folder import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
 from pipeline.history import METRICS
 from pipeline.manifest import MANIFEST, Manifest
@@ -172,7 +174,9 @@ def pull(repo: str, path: Path, *, steps: str = "all") -> Iterator[str]:
         if entry.damage(path) is None:
             yield f"step{step}: here already"
         else:
-            with new_folder(path / entry.path) as folder:
+            if step in got.kept:
+                remove(path, got.kept[step])  # what is damaged
+            with new_folder(path, entry.path) as folder:
                 for name, facts in entry.files.items():
                     if sha256(remote.download(f"step{step}", name, folder)) != facts["sha256"]:
                         raise HubError(f"{repo}, step{step}: {name} has another sha256 than the manifest says")

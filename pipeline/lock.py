@@ -3,21 +3,30 @@
 The lock is a file, `lock.json`, that its owner holds by flock, which the system lets go of when the owner dies. On a
 file system whose locks do not reach other machines the file's own words decide: the owner counts `beat` up, and a
 count that stands still is that of a run that died. No clock is read, since those of two machines differ.
+
+At every beat the owner looks whether the file is still its own: where there is no flock, where someone has deleted the
+file, or where a process was suspended for longer than others watch, another run may have taken the folder over. Then
+this one ends at once, and writes nothing more.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import platform
+import secrets
+import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.drafts import flock
 from pipeline.files import refusal
+from pipeline.inside import open_file
 from pipeline.reading import RecipeError
 
 LOCK = "lock.json"
@@ -32,11 +41,16 @@ class RunLock:
         RecipeError: when another process holds the folder, with its host and pid, or when it cannot be written.
     """
 
-    def __init__(self, run: Path):
+    def __init__(self, run: Path, is_full: bool = False, lost: Callable[[str], None] | None = None):
+        """is_full: holds the folder also where the disk has no room for the file's words. lost: what ends a run whose
+        folder another one has taken; it is given the reason, in a line."""
         self.run = run
+        self._is_full, self._lost = is_full, lost or _end
         self._path = run / LOCK
         self._stop = threading.Event()
+        self._guard = threading.Lock()  # of the file, which a beat may make anew
         self._facts: dict[str, Any] = {"host": platform.node(), "pid": os.getpid(), "boot": _boot(), "beat": 0}
+        self._facts["owner"] = secrets.token_hex(8)
 
     def __enter__(self) -> RunLock:
         try:
@@ -44,9 +58,10 @@ class RunLock:
             self._file = self._open()
             try:
                 self._write()
-            except OSError:
-                self._leave()
-                raise
+            except OSError as error:
+                if not (self._is_full and error.errno in (errno.ENOSPC, errno.EDQUOT)):
+                    self._leave()
+                    raise
         except OSError as error:
             reason = refusal(error, self.run)
             if reason is None:
@@ -57,23 +72,37 @@ class RunLock:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._leave()
+        with self._guard:
+            self._leave()
 
     def _leave(self) -> None:
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that fails: the lock ends with the descriptor
+            if self._is_ours():
+                os.unlink(self._path)
         os.close(self._file)
-        if not any(self.run.iterdir()):
-            self.run.rmdir()
+        with suppress(OSError):
+            os.rmdir(self.run)  # where nothing was written
+
+    def _is_ours(self) -> bool:
+        """Whether the file at its place is the one that is held, and says nothing of another owner."""
+        try:
+            is_same = os.path.samestat(os.fstat(self._file), os.lstat(self._path))
+        except FileNotFoundError:
+            return False
+        says = _read(self._file)
+        return is_same and (not says or bool(says.get("owner") == self._facts["owner"]))
 
     def _open(self) -> int:
         """The lock file, held; unless its owner is alive."""
         while True:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
-            reaches = _flock(file)
+            file = open_file(self.run, LOCK, os.O_RDWR | os.O_CREAT)
+            reaches = flock(file)
             if reaches is False:
-                raise self._held(_read(file))
+                owner = _read(file)
+                os.close(file)
+                raise self._held(owner)
             try:
-                is_same = os.fstat(file).st_ino == os.stat(self._path).st_ino
+                is_same = os.path.samestat(os.fstat(file), os.lstat(self._path))
             except FileNotFoundError:
                 is_same = False
             if not is_same:  # its owner has just deleted it
@@ -104,9 +133,29 @@ class RunLock:
         while not self._stop.wait(BEAT):
             self._facts["beat"] += 1
             try:
-                self._write()
+                with self._guard:
+                    if self._stop.is_set():
+                        return
+                    if not self._is_ours() and not self._taken_back():
+                        owner = _name(json_of(self._path))
+                        self._lost(f"{self.run} was taken over by {owner}; this run ends here and writes nothing more")
+                        return
+                    self._write()
             except OSError:
-                return  # the disk is full or gone, which the run itself reports
+                continue  # the disk is full or gone, which the run itself reports
+
+    def _taken_back(self) -> bool:
+        """Whether the file was only deleted, so that it could be made again."""
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            return False
+        if flock(file) is False:  # of one who came in between
+            os.close(file)
+            return False
+        os.close(self._file)
+        self._file = file
+        return True
 
     def _write(self) -> None:
         content = json.dumps(self._facts).encode()
@@ -116,8 +165,8 @@ class RunLock:
 def json_of(path: Path) -> dict[str, Any]:
     """What a lock file says; nothing where it is gone or half-written."""
     try:
-        file = os.open(path, os.O_RDONLY)
-    except FileNotFoundError:
+        file = open_file(path.parent, path.name)
+    except (FileNotFoundError, RecipeError):
         return {}
     try:
         return _read(file)
@@ -128,26 +177,19 @@ def json_of(path: Path) -> dict[str, Any]:
 def _read(file: int) -> dict[str, Any]:
     try:
         facts = json.loads(os.pread(file, 4096, 0))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
 
 
-def _flock(file: int) -> bool | None:
-    """Whether the lock was taken; None where the file system has none."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-            return None
-        raise
-    return True
-
-
 def _name(owner: dict[str, Any]) -> str:
     return f"pid {owner.get('pid', '?')} on {owner.get('host', '?')}"
+
+
+def _end(reason: str) -> None:
+    """Ends the process where it stands, which a run survives as it does any other kill."""
+    print(f"\n{reason}", file=sys.stderr, flush=True)
+    os._exit(1)
 
 
 def _boot() -> str:

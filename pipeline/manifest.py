@@ -15,16 +15,23 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.files import append, lines_backwards, sha256, write_json, writing
+from pipeline.files import append, digest_of, lines_backwards, write_json, writing
+from pipeline.inside import MEGABYTE, append_to, exists, open_file, read_bytes, remove_file
+from pipeline.reading import RecipeError
 
 MANIFEST = "manifest.json"
+VERSION = 1  # of its format; older manifests say none
+MOST = 64 * MEGABYTE  # bytes of it, or of a journal: some 20,000 kept steps
 FOLDERS = {"kept": "steps/step{}", "pruned": "steps/step{}", "resumable": "checkpoint-{}"}
+OURS = re.compile(r"(?:steps/step|checkpoint-)(?:0|[1-9][0-9]{0,14})")  # the folders that a list may name
+REBUILD = "python -m pipeline.checkpoints rebuild-manifest"
 _LOCK = threading.Lock()  # a thread that writes kept steps and the training thread both add lines
 
 
@@ -52,27 +59,42 @@ class Entry:
 
     def damage(self, run: Path) -> str | None:
         """What is wrong with the folder on disk, or None: files missing, of another size, or with other bytes."""
-        home = run.resolve()
         for name, facts in self.files.items():
-            file = run / self.path / name
-            if not file.is_file():
+            try:
+                file = open_file(run, f"{self.path}/{name}")
+            except RecipeError:
+                is_link = (run / self.path / name).resolve() != (run.resolve() / self.path / name)
+                return f"{name} {'leads out of the run folder' if is_link else 'is not a plain file'}"
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return f"{name} is missing"
-            if not file.resolve().is_relative_to(home):
-                return f"{name} leads out of the run folder"
-            if file.stat().st_size != facts["bytes"]:
-                return f"{name} has {file.stat().st_size} bytes, not {facts['bytes']}"
-            if sha256(file) != facts["sha256"]:
-                return f"{name} is corrupted: its sha256 is not the recorded one"
+            with open(file, "rb") as content:
+                size = os.fstat(content.fileno()).st_size
+                if size != facts["bytes"]:
+                    return f"{name} has {size} bytes, not {facts['bytes']}"
+                if digest_of(content) != facts["sha256"]:
+                    return f"{name} is corrupted: its sha256 is not the recorded one"
         return None
+
+
+class ManifestError(RecipeError, ValueError):
+    """What is wrong with the list of a run folder."""
+
+
+class NewerManifestError(ManifestError):
+    """The list of a run folder is of a format that this version does not know."""
 
 
 @dataclass
 class Manifest:
-    """The kept steps, those whose weights were deleted on request, the resumable checkpoints, and the outcome."""
+    """The kept steps, those whose weights were deleted on request, the resumable checkpoints, and the outcome.
+
+    `going` are folders of ours, by path, that are listed no longer and are about to be deleted.
+    """
 
     kept: dict[int, Entry] = field(default_factory=dict)
     resumable: dict[int, Entry] = field(default_factory=dict)
     pruned: dict[int, Entry] = field(default_factory=dict)
+    going: dict[str, Entry] = field(default_factory=dict)
     finished: dict[str, Any] | None = None
     generation: int = 0
 
@@ -81,28 +103,46 @@ class Manifest:
         """The manifest of a run folder; empty where there is none yet.
 
         Raises:
-            ValueError: when the file is not a manifest, or names a place other than its own.
+            ManifestError: when the file is not a manifest, is a newer version's, or names a place other than its own.
         """
-        try:
-            text = (run / MANIFEST).read_text()
-        except FileNotFoundError:
-            return cls()
         path = run / MANIFEST
         try:
-            facts = json.loads(text)
-            tiers: Any = {
-                tier: {int(step): _entry(tier, int(step), entry) for step, entry in facts.pop(tier).items()}
-                for tier in FOLDERS
-                if tier in facts or tier != "pruned"
-            }
-            manifest = cls(**tiers, **facts)
+            facts = json.loads(read_bytes(run, MANIFEST, MOST))
+            cls._check_version(path, facts)
+            manifest = cls(finished=facts.get("finished"), generation=facts.get("generation", 0))
+            if not isinstance(manifest.finished or {}, dict) or type(manifest.generation) is not int:
+                raise ValueError("outcome")
+            for tier in FOLDERS:
+                entries = facts.get(tier, {}) if tier == "pruned" else facts[tier]
+                found = {int(step): read_entry(tier, int(step), entry) for step, entry in entries.items()}
+                setattr(manifest, tier, found)
+            for place, entry in facts.get("going", {}).items():
+                manifest.going[place] = read_entry("going", place, entry)
             for number, journal in journals(run):
                 if number >= manifest.generation:
                     path = journal
-                    manifest._replay(journal.read_bytes())
+                    manifest._replay(read_bytes(run, journal.name, MOST))
             return manifest
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise ValueError(f"{path} is damaged; move {run / MANIFEST} away to start from nothing") from None
+        except FileNotFoundError:
+            if path == run / MANIFEST:
+                return cls()
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:
+            if isinstance(error, RecipeError):
+                raise
+            raise ManifestError(
+                str(run), f"{path.name} is damaged; {REBUILD} {run} makes a new one from what verifies"
+            ) from None
+
+    @classmethod
+    def _check_version(cls, path: Path, facts: dict[str, Any]) -> None:
+        known = {"version", *(entry.name for entry in dataclasses.fields(cls))}
+        version, unknown = facts.get("version", 1), sorted(facts.keys() - known)
+        if version != VERSION or unknown:
+            has = f"has the field {unknown[0]!r}" if version == VERSION else f"is of version {version!r}"
+            raise NewerManifestError(
+                str(path), f"{has}, so a newer groklab wrote it; this one reads version {VERSION}: update it to go on"
+            )
 
     def _replay(self, content: bytes) -> None:
         whole, _, _ = content.rpartition(b"\n")  # what follows was cut off by a crash
@@ -110,10 +150,16 @@ class Manifest:
             change = json.loads(line)
             tier: dict[int, Entry] = {"kept": self.kept, "resumable": self.resumable}[change["tier"]]
             step = int(change["step"])
-            if change["entry"] is None:
-                tier.pop(step, None)
-            else:
-                tier[step] = _entry(change["tier"], step, change["entry"])
+            if change["entry"] is not None:
+                tier[step] = read_entry(change["tier"], step, change["entry"])
+                self.going.pop(tier[step].path, None)
+            elif step in tier:
+                self.drop(change["tier"], step)
+
+    def drop(self, tier: str, step: int) -> None:
+        """Takes a step off a list, to those that are about to be deleted."""
+        entry: Entry = getattr(self, tier).pop(step)
+        self.going[entry.path] = entry
 
     def save(self, run: Path) -> None:
         """Writes all of it, and begins a new journal."""
@@ -121,12 +167,13 @@ class Manifest:
             old = journals(run)
             self.generation = max([self.generation, *(number for number, _ in old)]) + 1
             # Before the manifest, so that a line goes to it at any instant; the journals before it count until then.
+            self.going = {path: entry for path, entry in self.going.items() if exists(run, path)}
             with writing(run / MANIFEST):
-                _journal(run, self.generation).touch()
-                write_json(run / MANIFEST, dataclasses.asdict(self))
+                os.close(open_file(run, _journal(run, self.generation).name, os.O_WRONLY | os.O_CREAT))
+                write_json(run / MANIFEST, {"version": VERSION, **dataclasses.asdict(self)})
             # A finished run has nothing to add; one that goes on after all begins by writing its manifest.
             for _, journal in [*old, *([(0, _journal(run, self.generation))] if self.finished else [])]:
-                journal.unlink(missing_ok=True)
+                remove_file(run, journal.name)
 
     def chain(self) -> dict[int, Entry]:
         """Kept and pruned steps, in order."""
@@ -156,35 +203,57 @@ class Manifest:
         return found
 
 
-def add(run: Path, tier: str, step: int, entry: Entry, gone: Iterable[int] = ()) -> None:
-    """Lists an entry, and takes the checkpoints of the steps `gone` off the list: one write, at the end of a file."""
-    if not (run / MANIFEST).exists() or not journals(run):
+def add(run: Path, tier: str, step: int, entry: Entry) -> None:
+    """Lists an entry: one write, at the end of a file, that is on the disk then or was not made."""
+    if not exists(run, MANIFEST) or not journals(run):
         Manifest.load(run).save(run)
     with _LOCK, writing(run / MANIFEST):
-        journal = journals(run)[-1][1]
-        tip, at = _tip(run, journal)
+        tip, at = _tip(run)
         if tier == "kept":
             # A step that is written again follows the one before it, not itself.
             entry = entry.after(tip if step > at else Manifest.load(run).parent_of(step))
             tip, at = entry.link, step
         else:
             entry = entry.after(tip)
-        changes: list[tuple[str, int, Any]] = [(tier, step, dataclasses.asdict(entry))]
-        changes += [("resumable", number, None) for number in gone]
-        lines = [
-            json.dumps({"tier": tier, "step": number, "tip": tip, "at": at, "entry": facts})
-            for tier, number, facts in changes
-        ]
-        with open(journal, "ab", buffering=0) as file:
-            append(file, "".join(f"{line}\n" for line in lines).encode())
-            os.fsync(file.fileno())
+        _append(run, [(tier, step, dataclasses.asdict(entry))], tip, at)
 
 
-def _tip(run: Path, journal: Path) -> tuple[str, int]:
+def strike_off(run: Path, steps: Iterable[int]) -> None:
+    """Takes checkpoints off the list, which is then on the disk without them."""
+    with _LOCK, writing(run / MANIFEST):
+        tip, at = _tip(run)
+        _append(run, [("resumable", step, None) for step in steps], tip, at)
+
+
+def _append(run: Path, changes: list[tuple[str, int, Any]], tip: str, at: int) -> None:
+    lines = [
+        json.dumps({"tier": tier, "step": number, "tip": tip, "at": at, "entry": facts})
+        for tier, number, facts in changes
+    ]
+    with append_to(run, journals(run)[-1][1].name) as file:
+        append(file, "".join(f"{line}\n" for line in lines).encode(), sync=True)
+
+
+def listed_checkpoints(run: Path, steps: set[int]) -> dict[int, Entry]:
+    """Those of these checkpoints that are listed, for which the end of the journal is mostly enough."""
+    found: dict[int, Entry | None] = {}
+    with open(open_file(run, journals(run)[-1][1].name), "rb") as file:
+        for _, line in lines_backwards(file):
+            if b'"tier": "resumable"' in line:
+                change = json.loads(line)
+                facts = change["entry"]
+                found.setdefault(change["step"], facts and read_entry("resumable", change["step"], facts))
+            if steps <= found.keys():
+                return {step: entry for step, entry in found.items() if step in steps and entry}
+    return {step: entry for step, entry in Manifest.load(run).resumable.items() if step in steps}
+
+
+def _tip(run: Path) -> tuple[str, int]:
     """Link and number of the newest kept step (-1: none), for which the journal's last line is enough."""
-    for _, line in lines_backwards(journal):
-        facts = json.loads(line)
-        return facts["tip"], facts["at"]
+    with open(open_file(run, journals(run)[-1][1].name), "rb") as file:
+        for _, line in lines_backwards(file):
+            facts = json.loads(line)
+            return facts["tip"], facts["at"]
     chain = Manifest.load(run).chain()
     return (chain[max(chain)].link, max(chain)) if chain else ("", -1)
 
@@ -199,12 +268,21 @@ def _journal(run: Path, number: int) -> Path:
     return run / f"manifest.{number}.journal"
 
 
-def _entry(tier: str, step: int, facts: dict[str, Any]) -> Entry:
+def read_entry(tier: str, place: int | str, facts: dict[str, Any]) -> Entry:
     """An entry as it was read, unless it names a place that is not its own: a manifest may come from anywhere."""
     entry = Entry(**facts)
-    inside = all(
-        not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts for name in entry.files
+    expected = place if tier == "going" else FOLDERS[tier].format(place)
+    typed = (
+        all(isinstance(text, str) for text in (entry.path, entry.parent, entry.link))
+        and all(_is_inside(name) and type(file["bytes"]) is int for name, file in entry.files.items())
+        and all(isinstance(file["sha256"], str) for file in entry.files.values())
+        and all(type(value) in (int, float) for value in entry.metrics.values())
     )
-    if entry.path != FOLDERS[tier].format(step) or not inside:
+    if not typed or entry.path != expected or not OURS.fullmatch(entry.path):
         raise ValueError(entry.path)
     return entry
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and name.isprintable()

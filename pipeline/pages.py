@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline import drawing, moving
-from pipeline.files import write_bytes, write_text
+from pipeline.drafts import write_inside
+from pipeline.files import write_text
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,10 @@ def write_page(
         "report.md": as_markdown(parts),
         "report.html": as_html(title, parts, {name: svg.decode() for name, (_, svg) in drawn.items()}),
     }
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, (png, svg) in drawn.items():
-        write_bytes(folder / "figures" / f"{name}.png", png)
-        write_bytes(folder / "figures" / f"{name}.svg", svg)
+        write_inside(folder, f"figures/{name}.png", png)
+        write_inside(folder, f"figures/{name}.svg", svg)
     for name, page in pages.items():
         write_text(folder / name, page)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import sys
 import time
 from contextlib import nullcontext
@@ -24,6 +23,7 @@ from pipeline.engines import UNIVERSAL, prepare_engine, regrouped, undivided
 from pipeline.files import DiskError, write_text, writing
 from pipeline.grokking import PROBE, judged_split
 from pipeline.history import read_lines
+from pipeline.inside import opened, remove_tree
 from pipeline.lock import LOCK, RunLock
 from pipeline.manifest import Manifest
 from pipeline.parameters import ParameterError
@@ -52,9 +52,20 @@ def main(argv: list[str] | None = None) -> int:
     make a 1 of them all: the first process also writes the status to the file that GROKLAB_STATUS names.
     """
     status = _main(sys.argv[1:] if argv is None else argv)
+    _tell(status)
+    return status
+
+
+def _tell(status: int) -> None:
     if "GROKLAB_STATUS" in os.environ and _is_first():
         write_text(Path(os.environ["GROKLAB_STATUS"]), f"{status}\n")
-    return status
+
+
+def _end_at_once(reason: str) -> None:
+    """Ends this process, whatever it does: its folder belongs to another run now, and nothing more is written to it."""
+    print(f"\n{reason}", file=sys.stderr, flush=True)
+    _tell(1)
+    os._exit(1)
 
 
 def _main(argv: list[str]) -> int:
@@ -96,7 +107,7 @@ def run(recipe: Recipe) -> int:
         print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
         return publish(recipe)
     folder.check_streams(recipe.output_dir, manifest)
-    with RunLock(recipe.output_dir) if _is_first() else nullcontext(), writing(recipe.output_dir):
+    with RunLock(recipe.output_dir, lost=_end_at_once) if _is_first() else nullcontext(), writing(recipe.output_dir):
         try:
             trainer = prepare(recipe)
             train(trainer)
@@ -172,7 +183,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     if recipe.peft:
         recipe.peft.into(model, train_embeddings=not recipe.model.rewords)
     if args.should_save:
-        tokenizer.save_pretrained(recipe.output_dir / folder.TOKENIZER)
+        folder.write_tokenizer(recipe.output_dir, tokenizer)
     callbacks: dict[str, Any] = {name: load("callbacks", name, "callbacks")() for name in CALLBACKS}
     callbacks |= recipe.callbacks
     return GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, list(callbacks.values()))
@@ -219,7 +230,8 @@ def train(trainer: GrokTrainer) -> None:
                 "output_dir", f"{checkpoint} holds code in the place of weights, which is not run; delete it to go on"
             ) from None
         if trainer.is_world_process_zero():
-            shutil.rmtree(path / UNIVERSAL, ignore_errors=True)
+            with opened(path) as top:
+                remove_tree(top, UNIVERSAL)
     if trainer.failure or trainer.stopped_by:
         return
     if trainer.state.global_step not in Manifest.load(path).kept:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 
 from pipeline import checkpoints
 from pipeline.adapters import ADAPTER, adapter, layers, merged, save_adapter
-from pipeline.files import DiskError, writing
+from pipeline.drafts import draft_folder
+from pipeline.files import writing
 from pipeline.replayed import Replayed
 from pipeline.seeds import seed_dropout
 from pipeline.step import StepTrainer
@@ -33,6 +34,7 @@ class SavingTrainer(StepTrainer):
         self.began = time.perf_counter()
         self.failure: str | None = None  # why training cannot go on
         self.stopped_by: str | None = None  # the signal after which it was saved and ended
+        self._home: Path | None = None  # of the checkpoint that is being saved
         super().__init__(*inputs, **kwargs)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -92,22 +94,29 @@ class SavingTrainer(StepTrainer):
             return
         started = time.perf_counter()
         run, step = self.recipe.output_dir, self.state.global_step
-        folder = run / f"checkpoint-{step}"
+        name = f"checkpoint-{step}"
         self.writer.wait()
-        try:
-            with writing(folder):
-                super()._save_checkpoint(model, trial)
-                if isinstance(self.train_rows, Replayed) and self.is_world_process_zero():
-                    self.train_rows.stream.save(folder)
-                if self.args.world_size > 1:
-                    dist.barrier()
-                facts = self._hash_together(folder)
-                if self.is_world_process_zero():
-                    checkpoints.seal(run, step, self.recipe.training["save_total_limit"], facts)
-        except DiskError:
-            shutil.rmtree(folder, ignore_errors=True)  # it is worth nothing, and the disk may be full
-            raise
+        first = self.is_world_process_zero()
+        with writing(run / name), draft_folder(run, name) if first else nullcontext() as draft:
+            home = self._home = broadcast_object_list([draft.home if draft else None])[0]
+            super()._save_checkpoint(model, trial)
+            if isinstance(self.train_rows, Replayed) and first:
+                self.train_rows.stream.save(home / name)
+            if self.args.world_size > 1:
+                dist.barrier()
+            facts = self._hash_together(home / name)
+            if draft:
+                draft.publish()
+                checkpoints.list_checkpoint(run, step, facts)
+        self._home = None
+        if first:
+            with writing(run / name):
+                checkpoints.retire(run, self.recipe.training["save_total_limit"])
         self.spent["saving"] += time.perf_counter() - started
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """Where the Trainer puts its `checkpoint-N`: a draft, which is renamed and listed once it is whole."""
+        return str(self._home or self.args.output_dir)
 
     def _hash_together(self, folder: Path) -> dict[str, dict[str, Any]]:
         """Hash and size of every file of a checkpoint, each process taking a share of them."""

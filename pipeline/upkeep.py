@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import shutil
+import errno
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
-from pipeline.checkpoints import KeepSchedule, unlisted
-from pipeline.folder import check_corpus
+from pipeline.checkpoints import KeepSchedule, remove, unlisted
+from pipeline.files import DiskError
+from pipeline.folder import RECIPE, check_corpus, read_resolved
+from pipeline.inside import exists
 from pipeline.lock import RunLock
-from pipeline.manifest import MANIFEST, Entry, Manifest
+from pipeline.manifest import MANIFEST, REBUILD, Entry, Manifest
+from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
+from pipeline.rebuilding import rebuild
 from pipeline.recipe import read_kept_recipe
 from pipeline.trust import HELP, OPTION
+
+MOST_STEPS = 1_000_000  # that a schedule is compared with
 
 COMMANDS = {
     "list": "the kept steps with their sizes and exact matches, and the checkpoints that training can resume from",
     "show": "one step: what was measured there, its files with their hashes, and the step before it",
     "verify": "hash every file again, and look for steps that are missing or of another run; exit status 1 when any is",
     "prune": "delete the weights of kept steps; what was measured there stays",
+    "rebuild-manifest": "list anew what verifies, where manifest.json is missing or damaged",
 }
 
 
@@ -43,12 +48,17 @@ def verify(run: Path) -> Iterator[tuple[str, str | None]]:
 
 def _missing(run: Path, manifest: Manifest) -> list[int]:
     """Steps up to the newest one that the recipe's schedule names and that are not there."""
-    recipe = run / "recipe.yaml"
-    if not recipe.is_file():
+    if not exists(run, RECIPE):
         return []
-    block = yaml.safe_load(recipe.read_text()).get("checkpoints") or {}
-    schedule = KeepSchedule(**{**block, "every": tuple((every, until) for every, until in block.get("every", ()))})
     last = max([*manifest.kept, *manifest.pruned, *manifest.resumable], default=-1)
+    try:
+        block = read_resolved(run).get("checkpoints") or {}
+        schedule = KeepSchedule(**{**block, "every": tuple((every, until) for every, until in block.get("every", ()))})
+        count = sum(last // every for every, _ in schedule.every)
+    except (TypeError, ValueError, AttributeError, ParameterError):
+        raise RecipeError(str(run / RECIPE), "is damaged: its checkpoints block is no schedule") from None
+    if count > MOST_STEPS:
+        raise RecipeError(str(run), f"its schedule and its last step, {last}, make more than {MOST_STEPS:,} kept steps")
     return sorted(step for step in schedule.steps(last) if step <= last and step not in manifest.chain())
 
 
@@ -68,7 +78,7 @@ def is_rebuilt(run: Path, trusted: bool = False) -> bool:
     from pipeline.seeds import seed_weights
     from pipeline.store import build
 
-    recipe = read_kept_recipe(run / "recipe.yaml", trusted=trusted)
+    recipe = read_kept_recipe(run / RECIPE, trusted=trusted)
     stored = build(recipe.corpus)
     check_corpus(run, stored)
     tokens = stored.tokens
@@ -95,10 +105,14 @@ def main(arguments: list[str] | None = None) -> int:
             command.add_argument("--keep", required=True, metavar="STEPS", help=words)
             command.add_argument("--dry-run", action="store_true", help="only say what would go")
     chosen = parser.parse_args(arguments)
-    if not (chosen.run / MANIFEST).is_file():
-        print(f"{chosen.run}: is not a run folder: it has no {MANIFEST}", file=sys.stderr)
-        return 2
     try:
+        if chosen.command == "rebuild-manifest":
+            for line in rebuild(chosen.run):
+                print(line, flush=True)
+            return 0
+        if not exists(chosen.run, MANIFEST):
+            hint = f"; {REBUILD} {chosen.run} makes one" if unlisted(chosen.run, Manifest()) else ""
+            raise RecipeError(str(chosen.run), f"is not a run folder: it has no {MANIFEST}{hint}")
         if chosen.command == "prune":
             return _prune(chosen.run, chosen.keep, chosen.dry_run)
         if chosen.command == "show":
@@ -157,23 +171,36 @@ def _verify(run: Path, rebuild: bool, trusted: bool) -> int:
     return 1 if bad else 0
 
 
+def _save(manifest: Manifest, run: Path) -> bool:
+    """Whether there was room for the manifest; a full disk is what one prunes for."""
+    try:
+        manifest.save(run)
+    except DiskError as error:
+        if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return False
+    return True
+
+
 def _prune(run: Path, keep: str, is_rehearsal: bool) -> int:
     from pipeline.explain import choose_steps
 
-    with RunLock(run):
+    with RunLock(run, is_full=True):
         manifest = Manifest.load(run)
         if any(not word.strip().isdigit() for word in keep.split(",")) and keep not in ("all", "last", "log"):
             raise RecipeError("--keep", f"{keep!r} is none of all, last, log, or numbers such as 0,1000")
         going = sorted(manifest.kept.keys() - set(choose_steps(manifest, keep)))
         size = sum(_megabytes(manifest.kept[step]) for step in going)
-        folders = [run / manifest.kept[step].path for step in going]
         if not is_rehearsal:
-            # Off the list first: what a crash then leaves is a folder that is not listed, not one that is missing.
+            # Off the list first: what a crash then leaves is a folder that is listed as pruned, and goes at a start.
             for step in going:
                 manifest.pruned[step] = manifest.kept.pop(step)
-            manifest.save(run)
-            for folder in folders:
-                shutil.rmtree(folder, ignore_errors=True)
+            is_saved = _save(manifest, run)
+            for step in going:
+                remove(run, manifest.pruned[step])
+                is_saved = is_saved or _save(manifest, run)  # there may be room for it now
+            if not is_saved:
+                manifest.save(run)
     word = "would go" if is_rehearsal else "deleted"
     print(f"{len(going)} steps {word}, {size:.1f} MB: {', '.join(map(str, going)) or 'none'}")
     return 0

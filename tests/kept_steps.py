@@ -22,6 +22,12 @@ def checkpoint(run: Path, step: int) -> None:
     (folder / "optimizer.pt").write_text("moments")
 
 
+def torn(run: Path, step: int) -> None:
+    """A checkpoint as a crash leaves it between the renaming of its draft and the line that lists it."""
+    checkpoint(run, step)
+    (run / f".draft-{step:016x}.checkpoint-{step}").mkdir()
+
+
 def write_run(folder: Path) -> Path:
     """A run with three kept steps and two checkpoints."""
     for step in (0, 1, 2):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.checkpoints import KeepSchedule, keep, newest_good, rewind, seal
 from pipeline.manifest import Manifest, add
 from pipeline.parameters import ParameterError
-from tests.kept_steps import checkpoint, write_run, write_weights
+from tests.kept_steps import checkpoint, torn, write_run, write_weights
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_a_journal_that_was_cut_off_or_left_behind_changes_nothing(run: Path) ->
 
 
 def test_going_back_forgets_what_came_later(run: Path) -> None:
-    checkpoint(run, 20)
+    torn(run, 20)
     rewind(run, Manifest.load(run), 10)
     manifest = Manifest.load(run)
     assert sorted(manifest.kept) == [0, 1, 2] and sorted(manifest.resumable) == [10]

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.callbacks.base import Callback
 from pipeline.files import append
 from pipeline.history import METRICS, last_line
+from pipeline.inside import append_to
 
 
 @dataclass
@@ -39,6 +40,6 @@ class MetricsLog(Callback):
     def _open(self, run: Path) -> FileIO:
         if self._file is None:
             past = last_line(run)
-            self._started = time.monotonic() - (past["seconds"] if past else 0.0)
-            self._file = FileIO(run / METRICS, "a")
+            self._started = time.monotonic() - (float(past.get("seconds", 0.0)) if past else 0.0)
+            self._file = append_to(run, METRICS)
         return self._file
