@@ -13,6 +13,7 @@ from typing import Any
 from pipeline import plots
 from pipeline.folder import RECIPE
 from pipeline.grokking import DELAY, THRESHOLD, UNLEARNED, match_key
+from pipeline.identity import decides
 from pipeline.pages import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
 from pipeline.reading import RecipeError
 from pipeline.recipe import FREE, flat
@@ -21,6 +22,7 @@ from pipeline.scales import StepScale
 from pipeline.wording import MISSING, duration, listed, share, times
 
 # Keys by which runs are told apart only where nothing else differs: they say how long, and what is watched and kept.
+# Callbacks that change what is trained are none of them.
 LESSER = (*FREE, "max_steps", "checkpoints", "callbacks", "circuits")
 
 NOTE = (
@@ -66,7 +68,7 @@ class Differences:
     @property
     def swept(self) -> str | None:
         """The one key beside seeds in which the runs differ, where it is a number."""
-        keys = [key for key in self.values if not _is_seed(key) and key.split(".")[0] not in LESSER]
+        keys = [key for key in self.values if not _is_seed(key) and not _is_lesser(key)]
         if len(keys) != 1:
             return None
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values[keys[0]])
@@ -75,7 +77,12 @@ class Differences:
 
 def _is_main(key: str, recipes: Sequence[dict[str, Any]]) -> bool:
     """Whether a key says what was trained; one that an older recipe does not have yet says nothing for sure."""
-    return key.split(".")[0] not in LESSER and ("." in key or all(key in recipe for recipe in recipes))
+    return not _is_lesser(key) and ("." in key or all(key in recipe for recipe in recipes))
+
+
+def _is_lesser(key: str) -> bool:
+    block = key.split(".")[0]
+    return block in LESSER and not (block == "callbacks" and decides(key))
 
 
 def _is_seed(key: str) -> bool:

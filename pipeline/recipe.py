@@ -7,7 +7,6 @@ YAML < command line. There is no inheritance and no interpolation: a recipe can 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pipeline.adapters import Peft
 from pipeline.checkpoints import KeepSchedule
 from pipeline.circuits.base import Explanation
 from pipeline.corpora.base import Corpus
+from pipeline.identity import decides
 from pipeline.models.base import Architecture
 from pipeline.options import Options, Paper
 from pipeline.parameters import ParameterError, Parameters, parameters_of
@@ -88,7 +88,7 @@ class Recipe:
             f"{key}: {written(theirs.get(key))} there, {written(ours.get(key))} here"
             for key in sorted(ours.keys() | theirs.keys())
             if ours.get(key) != theirs.get(key)
-            and key.split(".")[0] not in (*FREE, "circuits", "paper", "callbacks")
+            and decides(key)
             and not (key in ("max_steps", "num_train_epochs") and self.may_be_longer)
         ]
 
@@ -98,7 +98,8 @@ class Recipe:
         assert total is not None  # filled in by read_recipe
         share = total // processes
         # On other processes than its author had, a device may take fewer rows at a time than it could.
-        rows = math.gcd(share, min(self.training.get("per_device_train_batch_size", total), total))
+        most = min(self.training.get("per_device_train_batch_size", total), share)
+        rows = next(rows for rows in range(most, 0, -1) if share % rows == 0)
         return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": share // rows}
 
     @property
@@ -128,10 +129,14 @@ def _lists(value: Any) -> Any:
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested blocks as dotted keys."""
+    """Nested blocks as dotted keys; an entry without parameters has an empty block as its value."""
     found: dict[str, Any] = {}
     for key, item in value.items():
-        found |= flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item}
+        found |= (
+            flat(item, f"{prefix}{key}.")
+            if isinstance(item, Mapping) and (item or not prefix)
+            else {f"{prefix}{key}": item}
+        )
     return found
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.files import write_text
+from pipeline.identity import decides
 from pipeline.network import unreachable
-from pipeline.policy import FREE
 from pipeline.reading import Block
 from pipeline.values import plain
 
@@ -98,7 +98,7 @@ def tracked_name(recipe: Recipe) -> str:
     values = [
         f"{key.rpartition('.')[2]}={value}"
         for key, value in _typed(recipe.tree)
-        if key.split(".")[0] not in (*FREE, *LENGTH, "callbacks", "circuits", "seed")
+        if decides(key) and key not in (*LENGTH, "seed")
     ]
     return "-".join([recipe.name, *values, f"seed{recipe.training['seed']}"])
 
@@ -106,7 +106,9 @@ def tracked_name(recipe: Recipe) -> str:
 def _typed(block: Block, prefix: str = "") -> Iterator[tuple[str, str]]:
     """The values that were typed on the command line, with their dotted keys."""
     for key, node in block.entries.items():
-        if isinstance(node, Block):
+        if isinstance(node, Block) and not node.entries and prefix == "callbacks." and node.where == "command line":
+            yield f"{prefix}{key}", "on"
+        elif isinstance(node, Block):
             yield from _typed(node, f"{prefix}{key}.")
         elif node.where == "command line":
             yield f"{prefix}{key}", str(plain(node))

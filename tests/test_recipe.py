@@ -73,7 +73,10 @@ BATCHES = [
     ("global_batch_size: 96\nper_device_train_batch_size: 8", 1, 96, (8, 12)),
     ("global_batch_size: 96\nper_device_train_batch_size: 8", 4, 96, (8, 3)),
     ("global_batch_size: 96\nper_device_train_batch_size: 32", 6, 96, (16, 1)),
-    ("global_batch_size: 96\nper_device_train_batch_size: 32", 2, 96, (16, 3)),
+    ("global_batch_size: 96\nper_device_train_batch_size: 32", 2, 96, (24, 2)),
+    # The largest part of a device's rows that it can take at a time, and not what both have in common.
+    ("global_batch_size: 384\nper_device_train_batch_size: 128", 2, 384, (96, 2)),
+    ("global_batch_size: 768\nper_device_train_batch_size: 256", 2, 768, (192, 2)),
     ("global_batch_size: 96\nper_device_train_batch_size: 128", 2, 96, (48, 1)),
     ("global_batch_size: 96\ngradient_accumulation_steps: 6", 2, 96, (8, 6)),
     ("global_batch_size: 96\nper_device_train_batch_size: 8\ngradient_accumulation_steps: 6", 2, 96, (8, 6)),

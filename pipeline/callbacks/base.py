@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Callback(Parameters):
-    """The base of callbacks; `self.trainer` is there once a trainer is joined."""
+    """The base of callbacks; `self.trainer` is there once a trainer is joined.
+
+    `intervenes` says that it changes weights, gradients or what is trained. It then is part of the recipe, as the
+    learning rate is: a run does not go on without it or with other parameters, and is named by it.
+    """
+
+    intervenes: ClassVar[bool] = False
 
     if TYPE_CHECKING:
         trainer: ClassVar[GrokTrainer]

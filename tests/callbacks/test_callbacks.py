@@ -12,11 +12,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from pipeline.callbacks.base import Callback
 from pipeline.callbacks.progress import Progress, sparkline
 from pipeline.history import read_history
+from pipeline.identity import intervenes
 from pipeline.parameters import parameters_of
 from pipeline.recipe import read_recipe
 from pipeline.rooms import load, names
@@ -42,10 +44,22 @@ def test_it_joins_a_trainer_as_a_trainer_callback(name: str, trainer: GrokTraine
     assert joined.trainer is trainer
 
 
+@pytest.fixture(scope="module")
+def without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights after three steps of a run that names no callback."""
+    folder = tmp_path_factory.mktemp("without")
+    recipe = write_recipe(folder, RECIPE.replace("callbacks: {progress: {style: plain, seconds: 0}}\n", ""))
+    assert run_here(recipe, "--max_steps", "3") == 0
+    return load_file(folder / "run" / "steps" / "step3" / "model.safetensors")
+
+
 @pytest.mark.parametrize("name", names("callbacks"))
-def test_a_run_with_it_works(name: str, tmp_path: Path) -> None:
+def test_a_run_with_it_works(name: str, tmp_path: Path, without: dict[str, torch.Tensor]) -> None:
+    """And trains what it would train without it, unless the callback says that it intervenes."""
     recipe = write_recipe(tmp_path, RECIPE.replace("{progress: {style: plain, seconds: 0}}", f"{{{name}: {{}}}}"))
     assert run_here(recipe, "--max_steps", "3") == 0
+    weights = load_file(tmp_path / "run" / "steps" / "step3" / "model.safetensors")
+    assert intervenes(name) or all(weight.equal(without[key]) for key, weight in weights.items())
 
 
 def test_naming_a_callback_needs_no_torch() -> None:
