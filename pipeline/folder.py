@@ -71,11 +71,20 @@ def read_resolved(run: Path) -> dict[str, Any]:
 
 
 def is_finished(recipe: Recipe, manifest: Manifest) -> bool:
-    """Whether nothing is left to do: the run was reported, and the recipe asks for no more steps than it has."""
-    if not manifest.finished:
+    """Whether nothing is left to do: the run was reported, and the recipe asks for no more training than it had.
+
+    How long it was to be stands in the manifest; of a run of earlier code, in its recipe.
+    """
+    done = manifest.finished
+    if not done:
         return False
-    stopped = manifest.finished["stopped"] and recipe.options.stop_when == "grokked"
-    return stopped or manifest.finished["step"] >= recipe.training.get("max_steps", 0)
+    before = read_resolved(recipe.output_dir)
+    if done["stopped"] and recipe.options.stop_when == "grokked":
+        return bool(recipe.options.stop_patience <= done.get("streak", before.get("stop_patience", 0)))
+    if "max_steps" in recipe.training:
+        return bool(done["step"] >= recipe.training["max_steps"])
+    by_epochs = None if "max_steps" in before else before.get("num_train_epochs")
+    return bool(recipe.training["num_train_epochs"] <= (done.get("num_train_epochs", by_epochs) or 0))
 
 
 def check_streams(folder: Path, manifest: Manifest) -> None:
@@ -102,6 +111,12 @@ def write_description(recipe: Recipe, stored: StoredCorpus) -> None:
         with new_folder(folder, CORPUS) as draft:
             write_parquet(stored, draft)
     write_json(folder / ENVIRONMENT, [*read_starts(folder), describe_environment()])
+
+
+def record_length(run: Path, total_steps: int) -> None:
+    """Writes into environment.json how many updates the run has in all, as this start of it counts them."""
+    starts = read_starts(run)
+    write_json(run / ENVIRONMENT, [*starts[:-1], *({**start, "total_steps": total_steps} for start in starts[-1:])])
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:

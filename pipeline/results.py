@@ -53,6 +53,9 @@ class Results:
         except ValueError:
             raise RecipeError(str(path / MANIFEST), "is damaged") from None
         series = read_series(path)
+        # Counted where it was trained, replayed rows and all; earlier code wrote no number.
+        counted = [start["total_steps"] for start in starts if type(start.get("total_steps")) is int]
+        total_steps = (counted or [total_steps])[-1]
         return cls(path, recipe, total_steps, corpus, starts, series, manifest, _tracked(series, corpus["held_out"]))
 
     @property
@@ -105,7 +108,7 @@ class Results:
 
 
 def _recipe(text: str, rows: int) -> tuple[dict[str, Any], int]:
-    """The recipe, and the updates of the whole run, also where it counts epochs of so many rows."""
+    """The recipe, and the updates of the whole run, also where it counts epochs of a corpus of so many rows."""
     recipe = {**yaml.safe_load(text)}
     steps, epoch = recipe.get("max_steps", -1), -(-rows // recipe["global_batch_size"])
     return recipe, steps if steps > 0 else math.ceil(recipe["num_train_epochs"] * epoch)

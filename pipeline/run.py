@@ -217,6 +217,7 @@ def train(trainer: GrokTrainer) -> None:
         checkpoint = folder.go_back(path)
         for line in read_lines(path, "_exact_match"):
             trainer.grok.update(line["step"], line)
+        folder.record_length(path, trainer.total_steps)
         print(announcement(trainer, checkpoint), flush=True)
     checkpoint, trainer.grok = broadcast_object_list([checkpoint, trainer.grok])
     if trainer.is_done(checkpoint):
@@ -266,8 +267,7 @@ def finish(trainer: GrokTrainer) -> None:
             trackers, results, tracked_name(trainer.recipe), trainer.args.project, trainer.recipe.options.track_steps
         )
         manifest = Manifest.load(path)
-        stopped = trainer.state.global_step < trainer.total_steps
-        manifest.finished = {"step": trainer.state.global_step, "stopped": stopped, **trainer.grok.summary()}
+        manifest.finished = trainer.outcome()
         manifest.save(path)
         print(summary(results))
 

@@ -68,6 +68,12 @@ class GrokTrainer(SavingTrainer):
         grokked = options.stop_when == "grokked" and self.grok.streak >= options.stop_patience
         return grokked or _step_of(checkpoint) >= self.total_steps
 
+    def outcome(self) -> dict[str, Any]:
+        """What the manifest says of a finished run: where it ended, how long it was to be, and what was reached."""
+        ended = {"step": self.state.global_step, "stopped": self.state.global_step < self.total_steps}
+        asked = {} if self.args.max_steps > 0 else {"num_train_epochs": self.args.num_train_epochs}
+        return {**ended, **asked, "streak": self.grok.streak, **self.grok.summary()}
+
     def load_weights(self, checkpoint: str) -> None:
         """The weights of a checkpoint, to be measured and not trained further."""
         self._load_from_checkpoint(checkpoint)
