@@ -20,9 +20,10 @@ INNER_EVENTS = ("on_substep_end", "on_pre_optimizer_step", "on_optimizer_step")
 
 
 def why_not_captured(
-    args: TrainingArguments, optimizer: torch.optim.Optimizer, callbacks: Sequence[TrainerCallback], is_cut: bool
-) -> str | None:
-    """What in the setting cannot be part of a graph; None: nothing."""
+    args: TrainingArguments, optimizer: torch.optim.Optimizer, callbacks: Sequence[TrainerCallback], is_cut: bool,
+    forward: str | None = None,
+) -> str | None:  # fmt: skip
+    """What in the setting cannot be part of a graph; None: nothing. `forward`: what of the model's forward cannot."""
     if args.device.type != "cuda":
         return "only CUDA has graphs"
     if args.world_size > 1:
@@ -35,7 +36,7 @@ def why_not_captured(
         for event in INNER_EVENTS:
             if getattr(type(callback), event) is not getattr(TrainerCallback, event):
                 return f"the callback {type(callback).__name__} acts in the middle of an update ({event})"
-    return None
+    return forward
 
 
 class Captured:

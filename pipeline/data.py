@@ -253,7 +253,7 @@ class AnswerPositions:
 
     def __init__(self, head: nn.Module):
         self.positions_BA: torch.Tensor | None = None
-        head.register_forward_pre_hook(self._keep)
+        self.remove = head.register_forward_pre_hook(self._keep).remove
 
     def _keep(self, module: nn.Module, inputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
         if self.positions_BA is None:

@@ -11,7 +11,9 @@ Tensor names carry their shape: B rows, L tokens, A answer tokens, H heads, C wi
 from __future__ import annotations
 
 import functools
+import types
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from typing import Any
 
 import torch
@@ -21,9 +23,11 @@ from transformers import GPT2LMHeadModel, GPTNeoXForCausalLM, PreTrainedModel
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
 from pipeline.data import AnswerPositions, Batch, Rows
+from pipeline.forward_check import foreign_hooks, hook_tables, why_not
 
 # Positions of the answers (B, A), or A, when they are the last A positions of every row.
 Answers = torch.Tensor | int
+HAS_FORWARD = methodcaller("__contains__", "forward")
 SHORT = 6  # tokens up to which attention is written out
 # (model, batch) -> logits (B, A, V) at the batch's answer positions; the model may be wrapped.
 Logits = Callable[[nn.Module, Batch], torch.Tensor]
@@ -39,48 +43,84 @@ def short_logits(model: nn.Module, batch: Batch) -> torch.Tensor:
     return model(input_ids=batch["input_ids"], answers=batch["tail"] or batch["positions"])
 
 
-def fast_logits(model: PreTrainedModel, sample: Rows, compiled: bool = False) -> tuple[Logits, str | None]:
-    """The fastest way to the logits that gives what the model itself gives on a few rows, and why it is not ours.
+def fast_logits(
+    model: PreTrainedModel, family: str | None, sample: Rows, compiled: bool = False
+) -> tuple[Logits, str | None]:
+    """The fastest way to the logits that gives what the model itself gives, and why it is not ours.
 
-    A model of another family, or one that changes what a block does, computes its hidden states itself; only its
-    output projection is then limited to the answers.
+    Only a model that `family` is declared of, and that is found to compute just that, takes the short forward. Another
+    computes its hidden states itself, and its output projection alone is limited to the answers, where it can be.
     """
-    head = AnswerPositions(model.get_output_embeddings())
-    if not install(model, compiled):
-        return head.logits, f"{type(model).__name__} is neither GPT-2 nor GPT-NeoX"
     batch = sample.to(model.device).__getitems__(torch.arange(len(sample), device=model.device))
+    reason = why_not(
+        model, family, lambda model: stock_logits(model, batch), install, lambda model: short_logits(model, batch)
+    )
+    if reason is not None:
+        return _narrow_logits(model, batch), reason
+    install(model, compiled)
+    return Guarded(model), None
+
+
+def _narrow_logits(model: PreTrainedModel, batch: Batch) -> Logits:
+    """The model's own way, with its output projection at the answers alone where that changes nothing."""
+    projection = model.get_output_embeddings()
+    if not isinstance(projection, nn.Module):
+        return stock_logits
+    head = AnswerPositions(projection)
     was_training = model.training
     model.eval()
-    with torch.no_grad():
-        theirs, ours = stock_logits(model, batch).float(), short_logits(model, batch).float()
+    try:
+        with torch.no_grad():
+            theirs, ours = stock_logits(model, batch).float(), head.logits(model, batch).float()
+        is_same = theirs.shape == ours.shape and torch.allclose(ours, theirs, rtol=0, atol=1e-2 * float(theirs.std()))
+    except (
+        IndexError,
+        RuntimeError,
+        ValueError,
+    ):  # a projection that also runs on something else than the hidden states
+        is_same = False
     model.train(was_training)
-    # Far above rounding, TF32's included, and far below what another computation would give.
-    if not torch.allclose(ours, theirs, rtol=0, atol=1e-2 * float(theirs.std())):
-        return head.logits, f"{type(model).__name__} computes something else than the family it derives from"
-    return short_logits, None
+    if is_same:
+        return head.logits
+    head.remove()
+    return stock_logits
 
 
-def install(model: PreTrainedModel, compiled: bool = False) -> bool:
+class Guarded:
+    """`short_logits` for a model as it was found: once a hook or another forward is put into it, its own way."""
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+        self.hooks = hook_tables(model.modules())
+        # Of the model and its blocks the forward is ours, or in it; none else is to have another.
+        self.plain = [vars(module) for module in model.modules() if "forward" not in vars(module)]
+
+    def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        is_patched = any(map(HAS_FORWARD, self.plain))
+        # Libraries that shard a model put hooks into it too.
+        if is_patched or (any(self.hooks) and any(foreign_hooks(self.model))):
+            return stock_logits(model, batch)
+        return short_logits(model, batch)
+
+
+def install(model: PreTrainedModel, compiled: bool = False) -> None:
     """Lets `model(input_ids=..., answers=...)` return logits (B, A, V); without `answers` the model is as it was.
 
     The way goes through the model's and the blocks' own `forward`, so that DDP and DeepSpeed wrap them as usual.
-    `compiled`: training goes through torch.compile. Returns False, and leaves the model alone, when it is of another
-    family.
+    `compiled`: training goes through torch.compile.
     """
     block: Callable[..., torch.Tensor]
     if isinstance(model, GPT2LMHeadModel):
         _extend(model, _gpt2)
         stack, block = model.transformer.h, _gpt2_block
-    elif isinstance(model, GPTNeoXForCausalLM):
+    else:
+        assert isinstance(model, GPTNeoXForCausalLM)
         _extend(model, _gpt_neox)
         stack, block = model.gpt_neox.layers, _gpt_neox_block
-    else:
-        return False
     # All blocks share what is compiled for one of them.
     way = Compiled(block) if compiled else block
     for number in range(len(stack)):  # iterating over a looped stack gives its blocks several times
         _extend(stack[number], way)
-    return True
 
 
 class Compiled:
@@ -104,13 +144,14 @@ class Compiled:
 
 def _extend(module: nn.Module, ours: Callable[..., torch.Tensor]) -> None:
     """Adds our way to a module's forward, taken when it is called with `answers`."""
-    usual = module.forward
+    usual = type(module).forward
 
     @functools.wraps(usual)
-    def forward(*inputs: Any, **kwargs: Any) -> Any:
-        return ours(module, *inputs, **kwargs) if "answers" in kwargs else usual(*inputs, **kwargs)
+    def forward(self: nn.Module, *inputs: Any, **kwargs: Any) -> Any:
+        return ours(self, *inputs, **kwargs) if "answers" in kwargs else usual(self, *inputs, **kwargs)
 
-    module.forward = forward
+    # Bound to the module, so that a deep copy computes with its own weights.
+    module.forward = types.MethodType(forward, module)
 
 
 def take(hidden_BLX: torch.Tensor, answers: Answers | None) -> torch.Tensor:
@@ -128,9 +169,9 @@ def dropout(hidden: torch.Tensor, p: float, training: bool) -> torch.Tensor:
     """Dropout; on a CPU its probability is rounded to a multiple of 2^-16, and the scale with it."""
     if not (training and p):
         return hidden
-    if hidden.device.type != "cpu" or torch.compiler.is_compiling():
-        return F.dropout(hidden, p)
     count, dropped = hidden.numel(), round(p * 65536)
+    if hidden.device.type != "cpu" or torch.compiler.is_compiling() or dropped == 65536:
+        return F.dropout(hidden, p)
     # Four values share a 64-bit draw of torch's generator, whose state checkpoints keep.
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     kept = bits[:count].view(hidden.shape) >= dropped - 32768

@@ -41,7 +41,18 @@ def is_faster() -> bool:
         vendor = Path("/proc/cpuinfo").read_text().split("vendor_id", 1)[1].split("\n", 1)[0]
     except (OSError, IndexError):
         return False
-    return torch.backends.mkldnn.is_available() and "GenuineIntel" not in vendor
+    return torch.backends.mkldnn.is_available() and "GenuineIntel" not in vendor and _multiplies()
+
+
+def _multiplies() -> bool:
+    """Whether this torch has oneDNN's products under the names, and with the meaning, that are used here."""
+    left, right = torch.arange(6.0).view(2, 3), torch.arange(12.0).view(4, 3)
+    try:
+        ready = torch.ops.mkldnn._reorder_linear_weight(right, None)
+        found = multiply(left, right), multiply(left, ready)
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError):  # they are private, and may change
+        return False
+    return all(torch.allclose(product, left @ right.T) for product in found)
 
 
 def swap(model: nn.Module) -> None:

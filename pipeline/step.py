@@ -20,7 +20,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 
 from pipeline.capture import Captured, why_not_captured
 from pipeline.data import IGNORED, Batch, Rows, loader
-from pipeline.forward import Logits, fast_logits, stock_logits
+from pipeline.forward import Guarded, Logits, fast_logits, stock_logits
+from pipeline.forward_check import why_not_recorded
 from pipeline.gradients import attach, check_sharding, token_losses
 from pipeline.process import keep_memory
 from pipeline.products import quicken
@@ -55,11 +56,14 @@ class StepTrainer(Trainer):
         self.has_own_loop = recipe.options.fast and obstacle is None
         self.logits: Logits = stock_logits
         # Activation checkpointing recomputes the blocks' own forward, and is for rows that are not short.
-        if recipe.options.fast and not recipe.training.keys() & {"activation_checkpointing", "gradient_checkpointing"}:
+        recomputed = map(recipe.training.get, ("activation_checkpointing", "gradient_checkpointing"))
+        if recipe.options.fast and not any(recomputed):
             # Written in the recipe, torch_compile is accelerate's, on any device. Pieces of a batch differ in size with
             # every batch, and would be compiled for each.
             compiled = args.device.type == "cuda" and "torch_compile" not in recipe.training and not self._is_cut
-            self.logits, reason = fast_logits(model, self.train_rows.first(4), compiled)
+            self.logits, reason = fast_logits(
+                model, recipe.model.short_forward(model), self.train_rows.first(4), compiled
+            )
             self._note("the model's own forward is used", reason)
         check_sharding(recipe.options, self.is_deepspeed_enabled or self.is_fsdp_enabled)
         if recipe.options.fast and args.device.type == "cpu":
@@ -192,7 +196,8 @@ class StepTrainer(Trainer):
     def captured(self) -> Captured | None:
         """Updates as a CUDA graph; None, after a line that says why where there is a GPU. Made when training begins."""
         args, optimizer = self.args, self._optimizer
-        obstacle = why_not_captured(args, optimizer, self.callback_handler.callbacks, self._is_cut)
+        forward = why_not_recorded(self.model, isinstance(self.logits, Guarded))
+        obstacle = why_not_captured(args, optimizer, self.callback_handler.callbacks, self._is_cut, forward)
         if obstacle is None:
             return Captured(optimizer, self.rows_per_update, args.device)
         if args.device.type == "cuda" and self.is_world_process_zero():

@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from pipeline import forward
 from pipeline.corpora.composition import Composition
 from pipeline.data import Batch, Rows, load_rows
-from pipeline.forward import attend, dropout, fast_logits, install, short_logits, stock_logits
+from pipeline.forward import attend, dropout, install, short_logits, stock_logits
 from pipeline.models.gpt2 import Gpt2
 from pipeline.store import build
 from tests.test_data import MODELS, SIZES
@@ -54,7 +54,7 @@ def test_logits_and_gradients_are_those_of_transformers(
     model = model_of(architecture, rows)
     theirs, their_gradients = with_gradients(model, stock_logits(model, batch))
     whole = model(input_ids=batch["input_ids"]).logits
-    assert install(model)
+    install(model)
     ours, gradients = with_gradients(model, short_logits(model, batch))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6)
     for one, other in zip(gradients, their_gradients, strict=True):
@@ -67,29 +67,6 @@ def test_logits_and_gradients_are_those_of_transformers(
     batch = same.__getitems__(torch.arange(20))
     assert batch["tail"] == 2
     torch.testing.assert_close(short_logits(model, batch), stock_logits(model, batch), rtol=0, atol=3e-6)
-
-
-def test_other_families_and_changed_blocks_keep_their_own_forward(rows: Rows, batch: Batch) -> None:
-    class Louder(GPT2LMHeadModel):
-        """A GPT-2 whose first block does something else."""
-
-        def __init__(self, config: Any):
-            super().__init__(config)
-            usual = self.transformer.h[0].forward
-            self.transformer.h[0].forward = lambda hidden, *rest, **kwargs: usual(hidden, *rest, **kwargs) * 2
-
-    vocabulary = int(rows.tokens_NT.max()) + 1
-    llama = LlamaConfig(
-        vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2
-    )
-    louder = Louder(model_of(MODELS[0], rows).config)
-    cases = {"neither GPT-2 nor GPT-NeoX": LlamaForCausalLM(llama), "something else than the family": louder}
-    for reason, model in cases.items():
-        model.eval()
-        theirs = stock_logits(model, batch)
-        logits, why = fast_logits(model, rows.first(4))
-        assert why and reason in why
-        torch.testing.assert_close(logits(model, batch), theirs, rtol=0, atol=3e-6)
 
 
 @given(p=st.sampled_from([0.05, 0.1, 0.5]), seed=st.integers(0, 100))
@@ -128,7 +105,7 @@ def test_attention_drops_weights_and_not_values() -> None:
 def test_compiled_blocks_give_the_same(rows: Rows, batch: Batch) -> None:
     model = model_of(Gpt2(**SIZES), rows)
     theirs, their_gradients = with_gradients(model, stock_logits(model, batch))
-    assert install(model, compiled=True)
+    install(model, compiled=True)
     ours, gradients = with_gradients(model, short_logits(model, batch))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=3e-6)
     for one, other in zip(gradients, their_gradients, strict=True):

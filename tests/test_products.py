@@ -124,6 +124,34 @@ def test_intels_processors_keep_mkl(vendor: str, swapped: bool, monkeypatch: pyt
     assert (type(layer) is not nn.Linear) == swapped
 
 
+def test_products_that_this_torch_lacks_or_means_otherwise_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(products.Path, "read_text", lambda path: "vendor_id\t: AuthenticAMD\nmodel name\t: a CPU\n")
+    assert products.is_faster() == torch.backends.mkldnn.is_available()
+    operators = torch.ops.mkldnn
+    linear, reorder = operators._linear_pointwise, operators._reorder_linear_weight
+
+    class Mkldnn:
+        """The operators of another torch."""
+
+        def __init__(self, **found: Any):
+            self.__dict__.update(found)
+
+    others = [
+        Mkldnn(),
+        Mkldnn(_linear_pointwise=linear),
+        Mkldnn(_linear_pointwise=lambda left, right: left @ right.T, _reorder_linear_weight=reorder),
+        Mkldnn(_linear_pointwise=lambda left, right, *_: left @ right.T + 1, _reorder_linear_weight=reorder),
+    ]
+    for other in others:
+        products.is_faster.cache_clear()
+        monkeypatch.setattr(torch.ops, "mkldnn", other)
+        layer = layer_of(nn.Linear)
+        quicken(layer)
+        assert type(layer) is nn.Linear and layer(torch.randn(4, 96)).shape == (4, 160)
+
+
 def test_no_processor_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(products.Path, "read_text", lambda path: "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.parameters import ParameterError, Parameters
 
@@ -20,9 +20,29 @@ if TYPE_CHECKING:
     from pipeline.store import StoredCorpus
 
 
+Family = Literal["gpt2", "gpt_neox"]
+
+
 @dataclass(frozen=True)
 class Architecture(Parameters, abc.ABC):
-    """A language model to train; subclasses are frozen dataclasses of its sizes, or of where it comes from."""
+    """A language model to train; subclasses are frozen dataclasses of its sizes, or of where it comes from.
+
+    What a class declares here holds for the models that it builds itself, not for those of its subclasses. It is
+    checked before it is used.
+    """
+
+    # The family whose forward its models compute, so that training may take the short one of `pipeline.forward`.
+    forward_family: ClassVar[Family | None] = None
+    # The family whose residual stream its models have: embedding, heads and MLPs add up to it, and edges are known.
+    residual_family: ClassVar[Family | None] = None
+
+    def short_forward(self, model: PreTrainedModel) -> str | None:
+        """The family that `forward_family` declares of a model of this architecture."""
+        return vars(type(self)).get("forward_family")
+
+    def known_edges(self) -> str | None:
+        """The family that `residual_family` declares of the models of this architecture."""
+        return vars(type(self)).get("residual_family")
 
     @property
     def rewords(self) -> bool:

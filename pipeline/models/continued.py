@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.bases import edges_of, forward_of, longest
 from pipeline.grokking import known_gen_step
 from pipeline.models.base import Architecture
 from pipeline.parameters import ParameterError, param
@@ -119,12 +120,22 @@ class Continued(Architecture):
         return runs_code(self.origin[0], self.trust_remote_code, **self._where)
 
     @cached_property
-    def max_length(self) -> int:
+    def _config(self) -> Any:
         from transformers import AutoConfig
 
         with self._readable("configuration"):
-            config = AutoConfig.from_pretrained(self.origin[0], trust_remote_code=self._runs_code, **self._where)
-        return int(config.max_position_embeddings)
+            return AutoConfig.from_pretrained(self.origin[0], trust_remote_code=self._runs_code, **self._where)
+
+    @cached_property
+    def max_length(self) -> int:
+        return longest(self._config)
+
+    def short_forward(self, model: PreTrainedModel) -> str | None:
+        return forward_of(model)
+
+    def known_edges(self) -> str | None:
+        has_code = self._runs_code and getattr(self._config, "auto_map", None)
+        return None if has_code else edges_of(self._config)
 
     # The model
 

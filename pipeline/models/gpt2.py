@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pipeline.models.base import NO_SPECIAL_TOKENS, Architecture, check_heads
+from pipeline.models.base import NO_SPECIAL_TOKENS, Architecture, Family, check_heads
 from pipeline.parameters import param
 
 if TYPE_CHECKING:
@@ -23,6 +23,9 @@ PRESETS = {
 @dataclass(frozen=True)
 class Gpt2(Architecture):
     """GPT-2 from scratch: a preset's sizes, any of which can be overridden."""
+
+    forward_family: ClassVar[Family | None] = "gpt2"
+    residual_family: ClassVar[Family | None] = "gpt2"
 
     preset: Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"] = param("gpt2", "sizes where none are given")
     n_layer: int | None = param(None, "blocks", ge=1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pipeline.models.base import Family
 from pipeline.models.gpt2 import Gpt2
 from pipeline.parameters import param
 
@@ -19,6 +20,9 @@ class Gpt2Bare(Gpt2):
     Weights are drawn as theirs are: N(0, 1 / n_embd), and N(0, 1 / vocab_size) for the output projection, which is not
     tied; `initializer_range` is not used.
     """
+
+    forward_family: ClassVar[Family | None] = "gpt2"
+    residual_family: ClassVar[Family | None] = "gpt2"
 
     n_layer: int | None = param(1, "blocks", ge=1)
     n_embd: int | None = param(128, "width of the residual stream", ge=1)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pipeline.models.base import Family
 from pipeline.models.gpt2 import Gpt2
 from pipeline.parameters import param
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Gpt2Looped(Gpt2):
     """GPT-2 from scratch with `n_layer` blocks, run `n_loops` times over."""
+
+    forward_family: ClassVar[Family | None] = "gpt2"
+    residual_family: ClassVar[Family | None] = "gpt2"
 
     n_loops: int = param(2, "times that the stack of n_layer blocks runs", ge=1)
     residual_init: Literal["stored", "run"] = param(

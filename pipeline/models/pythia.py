@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pipeline.models.base import NO_SPECIAL_TOKENS, Architecture, check_heads
+from pipeline.models.base import NO_SPECIAL_TOKENS, Architecture, Family, check_heads
 from pipeline.parameters import param
 
 if TYPE_CHECKING:
@@ -29,6 +29,9 @@ PRESETS = {
 @dataclass(frozen=True)
 class Pythia(Architecture):
     """Pythia from scratch: a preset's sizes, any of which can be overridden by the same names as GPT-2's."""
+
+    forward_family: ClassVar[Family | None] = "gpt_neox"
+    residual_family: ClassVar[Family | None] = "gpt_neox"
 
     # Its choices are the keys of the table, so that none stands twice; mypy knows only choices that are written out.
     preset: Literal[tuple(PRESETS)] = param("pythia-70m", "sizes where none are given")  # type: ignore[valid-type]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipeline.forward import fast_logits
 from pipeline.models.base import Architecture
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.gpt2_bare import Gpt2Bare
@@ -17,6 +18,7 @@ from pipeline.models.gpt2_looped import Gpt2Looped
 from pipeline.models.pythia import PRESETS, Pythia
 from pipeline.parameters import ParameterError
 from pipeline.rooms import load, names
+from tests.variants import rows
 
 # What is continued has the sizes of its base; see test_continued.py.
 SCRATCH = [name for name in names("models") if name != "continued"]
@@ -80,6 +82,15 @@ def test_tied_weights_stay_tied_through_a_folder(name: str, tmp_path: Path) -> N
     again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
     assert parameters(again) == parameters(model)
     assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize("name", SCRATCH)
+def test_a_declared_family_is_what_it_computes(name: str) -> None:
+    architecture = small(name)
+    torch.manual_seed(0)
+    model = architecture.build(24)
+    declared = architecture.short_forward(model)
+    assert declared is None or fast_logits(model, declared, rows())[1] is None
 
 
 def test_the_paper_s_model_has_its_size() -> None:
