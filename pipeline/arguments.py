@@ -10,14 +10,17 @@ import ast
 import contextlib
 import functools
 import importlib.util
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional, Union, get_args
 
+from pipeline.deepspeed_config import filled_deepspeed
+from pipeline.launcher import processes
+from pipeline.outside import uses_cpu
 from pipeline.parameters import ParameterError
+from pipeline.paths import expanded
 from pipeline.policy import (
     BOUNDS,
     CHECKPOINTING,
@@ -194,7 +197,7 @@ def check(training: dict[str, Any]) -> None:
                 raise ParameterError(key, f"unknown key {name}{choose(name, CHECKPOINTING)}")
     for key in ("deepspeed", "fsdp_config"):
         path = training.get(key)
-        if isinstance(path, str) and not Path(path).is_file():
+        if isinstance(path, str) and not expanded(path, key).is_file():
             raise ParameterError(key, f"{path}: no such file; write the path of a JSON file, or a block")
     if training.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
         raise ParameterError("deepspeed", "is not installed; pip install 'groklab[deepspeed]'")
@@ -235,9 +238,10 @@ def training_arguments(training: Mapping[str, Any], batches: Mapping[str, int]) 
     for key in OURS:
         values.pop(key, None)
     values["save_total_limit"] = None  # checkpoints.seal rotates, and only over checkpoints that are whole
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if processes().world == 1:
         values.pop("ddp_backend", None)  # which would ask for a process group
-    on_cpu = values.get("use_cpu", False)
+    values["deepspeed"] = filled_deepspeed(training)
+    values["use_cpu"] = on_cpu = uses_cpu(training)
     has_bf16 = is_torch_bf16_gpu_available() and not on_cpu
     if values["bf16"] is True and not has_bf16 and not on_cpu:
         raise ParameterError("bf16", "no GPU here has it; write auto to take it where there is one, or use_cpu: true")
@@ -251,6 +255,8 @@ def training_arguments(training: Mapping[str, Any], batches: Mapping[str, int]) 
         arguments = TrainingArguments(**values)
     # Not by the Trainer, which sets it in a way after which torch.compile cannot read it (torch 2.11 to 2.13).
     torch.set_float32_matmul_precision("high" if has_tf32 and wanted is not False else "highest")
+    if arguments.fp16 and arguments.device.type == "cpu":
+        raise ParameterError("fp16", "does nothing on a CPU; write bf16: auto, or leave it out")
     if arguments.fsdp and arguments.world_size == 1:
         raise ParameterError("fsdp", "needs several processes; start them with accelerate launch")
     # Made once for nothing, so that a missing package or a wrong argument is known before any work.

@@ -11,17 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from pipeline.outside import is_asked, uses_cpu
 from pipeline.reading import RecipeError
 
 if TYPE_CHECKING:
     from pipeline.trainer import GrokTrainer
 
+ENGINES = {"NO": "none", "MULTI_CPU": "DDP", "MULTI_GPU": "DDP"}  # accelerate's word -> ours
 UNIVERSAL = ".universal.draft"  # where a ZeRO checkpoint is regrouped; a start removes what a crash has left of it
-
-
-def is_asked(engine: str) -> bool:
-    """Whether the launcher was told to use DEEPSPEED or FSDP."""
-    return os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ("true", "1", "yes", "on")
 
 
 def prepare_engine(training: Mapping[str, Any]) -> None:
@@ -36,7 +33,7 @@ def prepare_engine(training: Mapping[str, Any]) -> None:
     import torch
 
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    on_cpu = bool(training.get("use_cpu")) or not torch.cuda.is_available()
+    on_cpu = uses_cpu(training) or not torch.cuda.is_available()
     if on_cpu and (is_asked("FSDP") or training.get("fsdp")):
         raise RecipeError("fsdp", "accelerate has none on CPU, and would train without it; choose zero3 or multi_gpu")
     if on_cpu and is_asked("DEEPSPEED") and is_asked("CPU"):
@@ -73,6 +70,44 @@ def undivided(args: Any) -> Iterator[None]:
             set_hf_deepspeed_config(args.hf_deepspeed_config)
         elif args.deepspeed_plugin is not None:  # of the launcher's
             args.deepspeed_plugin.set_deepspeed_weakref()
+
+
+def in_force(trainer: GrokTrainer) -> dict[str, Any]:
+    """What the Trainer runs on and in, as accelerate has set it up: for environment.json.
+
+    Raises:
+        RecipeError: when that is another precision than the recipe's.
+    """
+    import torch
+
+    args, state = trainer.args, trainer.accelerator.state
+    mixed, engine = state.mixed_precision, ENGINES.get(state.distributed_type.value, state.distributed_type.value)
+    if trainer.is_deepspeed_enabled:
+        engine = f"DeepSpeed ZeRO-{state.deepspeed_plugin.zero_stage}"
+    elif trainer.is_fsdp_enabled:
+        engine = f"FSDP{state.fsdp_plugin.fsdp_version}"
+    wanted = "fp16" if args.fp16 else "bf16" if args.bf16 else "no"
+    if mixed != wanted:
+        raise RecipeError(
+            "environment", f"mixed precision is {mixed}, and of the recipe {wanted}; start without a config"
+        )
+    has_tf32 = args.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return {
+        "device": _name(args.device),
+        "threads": torch.get_num_threads(),
+        "processes": state.num_processes,
+        "engine": engine,
+        "precision": {"no": "float32"}.get(mixed, mixed) + " with TF32" * has_tf32,
+    }
+
+
+def _name(device: Any) -> str:
+    import torch
+
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        return f"CPU, {threads} thread{'s' * (threads > 1)}"
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device.type)
 
 
 def regrouped(trainer: GrokTrainer, checkpoint: str) -> str:

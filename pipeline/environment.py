@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pipeline import seeds
@@ -16,8 +17,8 @@ from pipeline import seeds
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "deepspeed", "numpy", "tokenizers", "safetensors")
 
 
-def describe_environment() -> dict[str, Any]:
-    """The facts of environment.json; torch must be importable."""
+def describe_environment(in_force: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
+    """The facts of environment.json, with those of a run that is in force; torch must be importable."""
     import torch
 
     gpu, threads = torch.cuda.is_available(), torch.get_num_threads()
@@ -30,9 +31,24 @@ def describe_environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if gpu else f"CPU, {threads} thread{'s' * (threads > 1)}",
         "random_streams": seeds.VERSION,
-        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+        "processes": 1,
+        **in_force,
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Where two starts of a run differ in what can change its bits, such as `torch 2.12.0 -> 2.13.0`."""
+    parts = [({key: there.get(key) for key in keys}, here) for there, here, keys in (
+        (before, now, ("device", "processes", "engine", "precision", "python")),
+        (before.get("packages") or {}, now["packages"], PACKAGES),
+    )]  # fmt: skip
+    return [
+        f"{key} {was} -> {here.get(key)}"
+        for there, here in parts
+        for key, was in there.items()
+        if was is not None and was != here.get(key)
+    ]
 
 
 def _version(package: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pipeline import checkpoints, seeds
 from pipeline.checkpoints import unlisted
 from pipeline.drafts import DRAFT, draft_folder, new_folder
 from pipeline.engines import UNIVERSAL
-from pipeline.environment import describe_environment
+from pipeline.environment import changes, describe_environment
 from pipeline.files import write_json, write_text
 from pipeline.history import rewind_history
 from pipeline.inside import MEGABYTE, exists, opened, read_json, read_text, remove_file, remove_tree
@@ -103,14 +104,13 @@ def check_streams(folder: Path, manifest: Manifest) -> None:
 
 
 def write_description(recipe: Recipe, stored: StoredCorpus) -> None:
-    """recipe.yaml, corpus/ and environment.json; the last gains an entry each time a run is started."""
+    """Writes recipe.yaml and corpus/."""
     folder = recipe.output_dir
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / RECIPE, recipe.to_yaml())
     if not exists(folder, f"{CORPUS}/{INDEX}"):
         with new_folder(folder, CORPUS) as draft:
             write_parquet(stored, draft)
-    write_json(folder / ENVIRONMENT, [*read_starts(folder), describe_environment()])
 
 
 def record_length(run: Path, total_steps: int) -> None:
@@ -129,6 +129,13 @@ def read_starts(run: Path) -> list[dict[str, Any]]:
     if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
         raise RecipeError(str(run / ENVIRONMENT), "is damaged: it is not a list of starts; delete it to go on")
     return starts
+
+
+def record_start(run: Path, in_force: Mapping[str, Any]) -> list[str]:
+    """Adds a start to environment.json; returns where it differs from the one before in what can change the bits."""
+    starts, now = read_starts(run), describe_environment(in_force)
+    write_json(run / ENVIRONMENT, [*starts, now])
+    return changes(starts[-1], now) if starts else []
 
 
 def check_corpus(run: Path, stored: StoredCorpus) -> None:

@@ -7,7 +7,6 @@ YAML < command line. There is no inheritance and no interpolation: a recipe can 
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +20,11 @@ from pipeline.checkpoints import KeepSchedule
 from pipeline.circuits.base import Explanation
 from pipeline.corpora.base import Corpus
 from pipeline.identity import decides
+from pipeline.launcher import processes
 from pipeline.models.base import Architecture
 from pipeline.options import Options, Paper
 from pipeline.parameters import ParameterError, Parameters, parameters_of
+from pipeline.paths import expanded
 from pipeline.policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
 from pipeline.reading import COMMAND_LINE, Block, RecipeError, Scalar, override, place, read
 from pipeline.rooms import ROOMS, choose, load, names, room_name
@@ -57,7 +58,7 @@ class Recipe:
 
     @property
     def output_dir(self) -> Path:
-        return Path(self.training["output_dir"]).expanduser()
+        return expanded(self.training["output_dir"], "output_dir")
 
     def located(self, error: ParameterError) -> RecipeError:
         """A mistake that showed up after reading, with its place in the recipe."""
@@ -278,16 +279,16 @@ def _global_batch(options: Options, training: dict[str, Any]) -> int:
 
     The accumulation follows from that on any number of processes, so it is left out of the recipe.
     """
-    processes = int(os.environ.get("WORLD_SIZE", 1))
+    world = processes().world
     accumulation = training.pop("gradient_accumulation_steps", None)
     per_device = training.get("per_device_train_batch_size")
     total = options.global_batch_size
     if total is None:
-        total = GLOBAL_BATCH_SIZE if per_device is None else per_device * (accumulation or 1) * processes
-    on_all = f" x {processes} processes" if processes > 1 else ""
+        total = GLOBAL_BATCH_SIZE if per_device is None else per_device * (accumulation or 1) * world
+    on_all = f" x {world} processes" if world > 1 else ""
     divisors = {
-        f"{processes} processes": processes,
-        f"gradient_accumulation_steps {accumulation}{on_all}": (accumulation or 1) * processes,
+        f"{world} processes": world,
+        f"gradient_accumulation_steps {accumulation}{on_all}": (accumulation or 1) * world,
         f"per_device_train_batch_size {per_device}": min(per_device or 1, total),
     }
     for name, divisor in divisors.items():
@@ -295,7 +296,7 @@ def _global_batch(options: Options, training: dict[str, Any]) -> int:
             problem = f"{total} rows do not divide by {name}; write a multiple of {divisor}"
             raise ParameterError("global_batch_size", problem)
     if accumulation:
-        rows = total // processes // accumulation
+        rows = total // world // accumulation
         if per_device not in (None, rows):
             given = f"per_device_train_batch_size {per_device} x gradient_accumulation_steps {accumulation}{on_all}"
             raise ParameterError("global_batch_size", f"{total} is not {given}; leave one of them out")

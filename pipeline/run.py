@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 if not __package__:  # started as a script: Python has put pipeline/ on the path, where its parent belongs
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from pipeline import folder, usage
+from pipeline import folder, launcher, usage
 from pipeline.arguments import training_arguments
-from pipeline.engines import UNIVERSAL, prepare_engine, regrouped, undivided
+from pipeline.engines import UNIVERSAL, in_force, prepare_engine, regrouped, undivided
 from pipeline.files import DiskError, write_text, writing
 from pipeline.grokking import PROBE, judged_split
 from pipeline.history import read_lines
 from pipeline.inside import opened, remove_tree
 from pipeline.lock import LOCK, RunLock
 from pipeline.manifest import Manifest
+from pipeline.outside import check_outside
 from pipeline.parameters import ParameterError
 from pipeline.process import wait_briefly
 from pipeline.reading import RecipeError
@@ -42,6 +43,7 @@ CALLBACKS = ("finite", "metrics_log", "weight_norm", "stop", "keep_steps", "prog
 
 # Seconds for the first process of a machine to say what is wrong: a launcher ends all of them once one has failed.
 LAST_WORDS = 10.0
+MISTAKE = 2  # exit status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,13 +53,16 @@ def main(argv: list[str] | None = None) -> int:
     saved, so that the same command goes on; 128 and the signal's number, stopped at once by a second signal. Launchers
     make a 1 of them all: the first process also writes the status to the file that GROKLAB_STATUS names.
     """
+    launcher.end_with_launcher()
     status = _main(sys.argv[1:] if argv is None else argv)
     _tell(status)
+    if status == MISTAKE and launcher.speaks():
+        launcher.end_launcher()
     return status
 
 
 def _tell(status: int) -> None:
-    if "GROKLAB_STATUS" in os.environ and _is_first():
+    if "GROKLAB_STATUS" in os.environ and launcher.is_first():
         write_text(Path(os.environ["GROKLAB_STATUS"]), f"{status}\n")
 
 
@@ -77,15 +82,20 @@ def _main(argv: list[str]) -> int:
         if path is None:
             raise RecipeError("command line", "no recipe; name one, such as recipes/quickstart.yaml")
         with stop_signals():
-            return run(read_recipe(path, overrides))
+            recipe = read_recipe(path, overrides)
+            try:
+                check_outside(recipe)
+            except ParameterError as error:
+                raise recipe.located(error) from None
+            return run(recipe)
     except RecipeError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # the processes of a machine find the same
+        if launcher.speaks():
             print(error, file=sys.stderr)
         else:
             time.sleep(LAST_WORDS)
-        return 2
+        return MISTAKE
     except Stopped as stop:
-        if _is_first():
+        if launcher.is_first():
             print(f"\nstopped by {stop.name}; the same command goes on from the last checkpoint", file=sys.stderr)
         return stop.status
     except DiskError as error:
@@ -93,21 +103,20 @@ def _main(argv: list[str]) -> int:
         return 1
 
 
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def run(recipe: Recipe) -> int:
     """Trains what the recipe says, from the start or from where an earlier run of it stopped, and reports."""
     manifest = folder.open_run(recipe)
     if folder.is_finished(recipe, manifest):
-        if (recipe.output_dir / LOCK).exists() and _is_first():
+        if (recipe.output_dir / LOCK).exists() and launcher.is_first():
             with RunLock(recipe.output_dir):  # of a process that was killed after its last word; or it is still there
                 pass
         print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
         return publish(recipe)
     folder.check_streams(recipe.output_dir, manifest)
-    with RunLock(recipe.output_dir, lost=_end_at_once) if _is_first() else nullcontext(), writing(recipe.output_dir):
+    with (
+        RunLock(recipe.output_dir, lost=_end_at_once) if launcher.is_first() else nullcontext(),
+        writing(recipe.output_dir),
+    ):
         try:
             trainer = prepare(recipe)
             train(trainer)
@@ -115,7 +124,7 @@ def run(recipe: Recipe) -> int:
             raise recipe.located(error) from None
         if trainer.failure or trainer.stopped_by:
             leave_group(trainer)
-            if _is_first():
+            if launcher.is_first():
                 print(_ending(trainer), file=sys.stderr)
             return 1 if trainer.failure else SAVED
         finish(trainer)
@@ -150,7 +159,12 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     prepare_engine(recipe.training)
-    args = training_arguments(recipe.training, recipe.batches(int(os.environ.get("WORLD_SIZE", 1))))
+    world = launcher.processes().world
+    args = training_arguments(recipe.training, recipe.batches(world))
+    if args.world_size != world:
+        raise RecipeError("environment", f"WORLD_SIZE: {world} processes would train each alone, as there is no GPU; "
+                          "write --use_cpu true")  # fmt: skip
+    check_outside(recipe, bf16=bool(args.bf16))
     args.run_name = tracked_name(recipe)
     if recipe.peft:
         recipe.peft.check_whole(args)
@@ -186,7 +200,11 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         folder.write_tokenizer(recipe.output_dir, tokenizer)
     callbacks: dict[str, Any] = {name: load("callbacks", name, "callbacks")() for name in CALLBACKS}
     callbacks |= recipe.callbacks
-    return GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, list(callbacks.values()))
+    trainer = GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, list(callbacks.values()))
+    found = in_force(trainer)
+    if args.should_save and (changed := folder.record_start(recipe.output_dir, found)):
+        trainer.notes.append(f"since the last start: {'; '.join(changed)}; bits may differ from there on")
+    return trainer
 
 
 def announcement(trainer: GrokTrainer, checkpoint: str | None) -> str:
@@ -274,7 +292,7 @@ def finish(trainer: GrokTrainer) -> None:
 
 def publish(recipe: Recipe) -> int:
     """Pushes a finished run where the recipe says so; the same command goes on with a push that failed."""
-    if not recipe.training.get("push_to_hub") or not _is_first():
+    if not recipe.training.get("push_to_hub") or not launcher.is_first():
         return 0
     from pipeline.hub import push
     from pipeline.remote import HubError

@@ -86,17 +86,24 @@ BATCHES = [
 ]
 
 
+def launched(monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+    """Makes this process the first of several, as a launcher says it."""
+    told = {"WORLD_SIZE": processes, "RANK": 0, "LOCAL_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
+
+
 @pytest.mark.parametrize(("lines", "processes", "rows", "split"), BATCHES)
 def test_batches(
     lines: str, processes: int, rows: int, split: tuple[int, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    launched(monkeypatch, processes)
     recipe = recipe_of(tmp_path, f"{BASE}{lines}\n")
     assert recipe.options.global_batch_size == rows
     assert tuple(recipe.batches(processes).values()) == split
     # Written out and run on other processes, an update has as many rows.
     for other in (number for number in range(1, rows + 1) if rows % number == 0):
-        monkeypatch.setenv("WORLD_SIZE", str(other))
+        launched(monkeypatch, other)
         again = recipe_of(tmp_path, recipe.to_yaml())
         assert again == recipe
         on_device, accumulation = again.batches(other).values()
@@ -124,7 +131,7 @@ def test_batches(
 def test_a_batch_that_processes_cannot_share(
     lines: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "3")
+    launched(monkeypatch, 3)
     assert complaint(tmp_path, f"{BASE}{lines}\n").replace(" global_batch_size:", "") == message
 
 

@@ -1,0 +1,126 @@
+"""The processes of a run, as a launcher describes them in the environment, and ending without its traceback.
+
+Torch, accelerate and DeepSpeed read RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, each at another time and
+each with another answer where one of them is missing. So they are read and checked once, here.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.reading import RecipeError
+
+NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+NEEDED = (*NUMBERS, "MASTER_ADDR", "MASTER_PORT")
+# The sizes that mpirun and Slurm's PMI give, which accelerate takes for those of a run on CPU.
+MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+START = "start with accelerate launch"
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
+# The first words of a launcher's command line: Python, its options, and a program or a module.
+LAUNCHER = re.compile(
+    r"\S*python[\d.]* (-[^mc\s]+ )*"
+    r"(\S*/(accelerate|accelerate-launch|torchrun) |-m (accelerate\.commands|torch\.distributed|deepspeed\.launcher)\.)"
+)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Which of how many processes this one is."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+
+
+def processes(environ: Mapping[str, str] = os.environ) -> Processes:
+    """This process among those of its run.
+
+    Raises:
+        RecipeError: when the variables of a launcher are there in part, or contradict each other.
+    """
+    numbers = {name: _whole(name, environ[name]) for name in NUMBERS if name in environ}
+    world = numbers.get("WORLD_SIZE")
+    for name in MPI_SIZES:
+        if world is None and name in environ and _whole(name, environ[name]) > 1:
+            raise _error(name, f"{environ[name]} processes were started by MPI, which trains each alone; {START}")
+    # Clusters set these two for a job of one process, which needs no launcher.
+    if not numbers or numbers in ({"WORLD_SIZE": 1}, {"WORLD_SIZE": 1, "RANK": 0}):
+        return Processes()
+    missing = [name for name in NEEDED if not environ.get(name, "").strip()]
+    if missing:
+        there = " and ".join(f"{name} {environ[name]}" for name in numbers)
+        unset = " ".join(numbers)
+        raise _error(missing[0], f"is missing beside {there}; {START}, or for one process: unset {unset}")
+    rank, local, world = numbers["RANK"], numbers["LOCAL_RANK"], numbers["WORLD_SIZE"]
+    for name, number, most in (("RANK", rank, world), ("LOCAL_RANK", local, rank + 1)):
+        if number >= most:
+            raise _error(name, f"{number} is not below {most}, with WORLD_SIZE {world}; {START}")
+    if not 0 < _whole("MASTER_PORT", environ["MASTER_PORT"]) < 2**16:
+        raise _error("MASTER_PORT", f"{environ['MASTER_PORT']} is not a port")
+    return Processes(rank, world, local)
+
+
+def _whole(name: str, text: str) -> int:
+    if not text.strip():
+        raise _error(name, f"is set and empty; {START}, or: unset {name}")
+    if not re.fullmatch(r"\s*\d{1,9}\s*", text):
+        raise _error(name, f"{text!r} is not a whole number; {START}, or: unset {name}")
+    return int(text)
+
+
+def _error(name: str, message: str) -> RecipeError:
+    return RecipeError("environment", f"{name}: {message}")
+
+
+def is_first() -> bool:
+    """Whether this process speaks for the run; each does where the launcher's variables are themselves the mistake."""
+    try:
+        return processes().rank == 0
+    except RecipeError:
+        return True
+
+
+def speaks() -> bool:
+    """Whether this process says what is wrong for those of its machine, which all find the same."""
+    try:
+        return processes().local_rank == 0
+    except RecipeError:
+        return True
+
+
+def is_launched() -> bool:
+    """Whether this process was started by the launcher of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def end_with_launcher() -> None:
+    """Asks the system for SIGTERM when the launcher dies, so that a run that nobody watches saves and ends."""
+    if is_launched() and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def end_launcher() -> None:
+    """Ends the launcher of this process, which would print its own traceback below the line that says what is wrong.
+
+    Its other processes end with it. The signal is one that launchers do not turn into a traceback either; where it is
+    ignored (`recipes/launch.slurm`), or the parent is no launcher, nothing happens.
+    """
+    if not (is_launched() or "ACCELERATE_DYNAMO_BACKEND" in os.environ):  # which accelerate sets for a single process
+        return
+    try:
+        command = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+    except OSError:
+        return
+    if LAUNCHER.match(command) and "pipeline" in command:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        with suppress(OSError):
+            os.kill(os.getppid(), signal.SIGUSR1)

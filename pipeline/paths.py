@@ -1,0 +1,41 @@
+"""Paths as users write them: with ~ and environment variables, which a shell does not expand inside of a recipe."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pipeline.parameters import ParameterError
+
+VARIABLE = re.compile(r"\$(?:(\w+)|\{([^{}]*)\})")
+
+
+def expanded(text: str | Path, key: str) -> Path:
+    """The path that a text means, with its ~ and its environment variables replaced.
+
+    Raises:
+        ParameterError: when a variable is not set, or nobody has the home that is named; `key` says of what.
+    """
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2] or ""
+        if not os.environ.get(name):
+            raise ParameterError(key, f"{text}: the environment variable {name or match[0]} is not set")
+        return os.environ[name]
+
+    path = VARIABLE.sub(value, str(text))
+    found = os.path.expanduser(path)
+    if found.startswith("~") and found.split("/")[0] == path.split("/")[0] and found[:2] not in ("~", "~/"):
+        raise ParameterError(key, f"{text}: nobody here has the home {path.split('/')[0]}")
+    return Path(found)
+
+
+def obstacle(path: Path) -> str | None:
+    """Why a folder cannot be made or used at `path`: a file or a dangling link in its place or above it."""
+    for part in (path, *path.parents):
+        if part.is_symlink() and not part.exists():
+            return f"{part} is a link to {os.readlink(part)}, which is not there"
+        if part.exists():
+            return None if part.is_dir() else f"{part} is a file, not a folder"
+    return None
