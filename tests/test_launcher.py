@@ -19,7 +19,7 @@ def test_a_mistake_under_a_launcher_is_one_line_without_its_traceback(words: tup
     launch = ["-m", "accelerate.commands.launch", *words, "--main_process_port", str(free_port())]
     result = run_process(*launch, str(ROOT / "pipeline" / "run.py"), str(recipe), GROKLAB_STATUS=str(status))
     assert result.returncode != 0
-    assert result.stderr.startswith(f"{recipe}:12: learning_rat: unknown key; did you mean learning_rate?")
+    assert result.stderr.startswith(f"{recipe}:13: learning_rat: unknown key; did you mean learning_rate?")
     assert result.stderr.count("\n") == 1 and not result.stdout
     assert status.read_text() == "2\n"
 
