@@ -18,6 +18,7 @@ if not __package__:  # started as a script: Python has put pipeline/ on the path
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pipeline import folder, launcher, usage
+from pipeline.announcing import announcement, ending
 from pipeline.arguments import training_arguments
 from pipeline.engines import UNIVERSAL, in_force, prepare_engine, regrouped, undivided
 from pipeline.files import DiskError, write_text, writing
@@ -31,7 +32,7 @@ from pipeline.parameters import ParameterError
 from pipeline.process import wait_briefly
 from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe, read_recipe
-from pipeline.rooms import load, room_name
+from pipeline.rooms import load
 from pipeline.signals import SAVED, Stopped, stop_signals
 
 if TYPE_CHECKING:
@@ -125,22 +126,10 @@ def run(recipe: Recipe) -> int:
         if trainer.failure or trainer.stopped_by:
             leave_group(trainer)
             if launcher.is_first():
-                print(_ending(trainer), file=sys.stderr)
+                print(ending(trainer), file=sys.stderr)
             return 1 if trainer.failure else SAVED
         finish(trainer)
         return publish(recipe)
-
-
-def _ending(trainer: GrokTrainer) -> str:
-    """Why training ended early, and what the same command would do."""
-    path, step = trainer.recipe.output_dir, trainer.state.global_step
-    if trainer.stopped_by:
-        return f"stopped by {trainer.stopped_by} after step {step}, saved in {path}; the same command goes on"
-    last = max(Manifest.load(path).resumable, default=None)
-    good = f"checkpoint-{last} in {path}" if last is not None else "none"
-    return (
-        f"{trainer.failure}; the last good checkpoint: {good}. A lower learning_rate or max_grad_norm, or bf16: false"
-    )
 
 
 def prepare(recipe: Recipe) -> GrokTrainer:
@@ -205,25 +194,6 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     if args.should_save and (changed := folder.record_start(recipe.output_dir, found)):
         trainer.notes.append(f"since the last start: {'; '.join(changed)}; bits may differ from there on")
     return trainer
-
-
-def announcement(trainer: GrokTrainer, checkpoint: str | None) -> str:
-    """What is about to be trained, in three lines before the first step, and what keeps it from being fast."""
-    recipe, args = trainer.recipe, trainer.args
-    sizes = ", ".join(f"{split} {len(rows):,}" for split, rows in trainer.splits.items() if split != "train")
-    weights = sum(weight.numel() for weight in trainer.model.parameters())
-    batch = f"{recipe.options.global_batch_size} rows"
-    if args.world_size * args.gradient_accumulation_steps > 1:
-        batch += f" = {args.world_size} x {args.gradient_accumulation_steps} x {args.train_batch_size}"
-    begin = f"resumes after step {checkpoint.rpartition('-')[2]}" if checkpoint else "starts"
-    return "\n".join(
-        (
-            f"{recipe.name}: {begin} in {recipe.output_dir}, {trainer.total_steps:,} steps of {batch} on {args.device}",
-            f"corpus {room_name(recipe.corpus)}: train {len(trainer.train_rows):,} rows; {sizes}",
-            f"model {room_name(recipe.model)}: {weights:,} parameters, {trainer.model.config.vocab_size:,} tokens",
-            *trainer.notes,
-        )
-    )
 
 
 def train(trainer: GrokTrainer) -> None:

@@ -106,7 +106,7 @@ def test_callbacks_hear_the_same_events(micro: str, tmp_path: Path) -> None:
 
 
 def test_what_keeps_the_own_loop_away_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.run import announcement
+    from pipeline.announcing import announcement
 
     trainer = trainer_of(tmp_path, RECIPE, "--include_num_input_tokens_seen", "all")
     assert not trainer.has_own_loop
