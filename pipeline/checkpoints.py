@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -203,6 +202,7 @@ def unlisted(run: Path, manifest: Manifest) -> list[Path]:
 
 
 if __name__ == "__main__":
+    from pipeline.terminal import run_command
     from pipeline.upkeep import main
 
-    sys.exit(main())
+    run_command(main)

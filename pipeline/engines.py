@@ -154,4 +154,4 @@ def _convert(folder: Path, new: Path) -> None:
     options = {"num_extract_workers": 1, "num_merge_workers": 1, "keep_temp_folder": False, "strict": True}
     with redirect_stdout(io.StringIO()):
         main(SimpleNamespace(**places, **options, inject_missing_state=True))
-    (new / "latest_universal").write_text(folder.name)
+    (new / "latest_universal").write_text(folder.name, encoding="utf-8")

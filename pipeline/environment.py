@@ -62,9 +62,11 @@ def revision() -> str | None:
     """The git commit of this code, with `+changes` where the working tree differs; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run(
+            [*git, "rev-parse", "HEAD"], capture_output=True, check=True, encoding="utf-8"
+        ).stdout.strip()
         changed = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
+            [*git, "status", "--porcelain"], capture_output=True, check=True, encoding="utf-8"
         ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -22,12 +22,14 @@ from pipeline.parameters import ParameterError, parameters_of
 from pipeline.process import wait_briefly
 from pipeline.reading import Block, RecipeError, override
 from pipeline.rooms import choose, load, names
+from pipeline.terminal import in_a_line
 from pipeline.trust import HELP, OPTION, runs_code
 from pipeline.values import fill
 
 GENERAL = ("steps", "split", "pairs", "seed")  # of every analysis that has them
 
 
+@in_a_line
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 a mistake, 130 interrupted."""
     chosen, rest = parser().parse_known_args(arguments)

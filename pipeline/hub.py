@@ -34,6 +34,7 @@ from pipeline.reading import RecipeError
 from pipeline.remote import HubError, Remote, Source, digest
 from pipeline.results import Results
 from pipeline.store import INDEX
+from pipeline.terminal import run_command
 from pipeline.wording import size
 
 PUSHED = "pushed.json"  # in a run's folder: which revisions were read back from which repository
@@ -78,7 +79,7 @@ def push(
     remote.create(private)
     start = remote.first_commit()
     there = set(remote.branches())
-    record = json.loads((path / PUSHED).read_text()) if (path / PUSHED).exists() else {}
+    record = json.loads((path / PUSHED).read_text(encoding="utf-8")) if (path / PUSHED).exists() else {}
     for number, (name, files) in enumerate(wanted.items(), 1):
         counted = f"[{number}/{len(wanted)}] {name}"
         if name != MAIN and name in there:
@@ -154,7 +155,7 @@ def pull(repo: str, path: Path, *, steps: str = "all") -> Iterator[str]:
     if path.exists() and any(path.iterdir()) and not (path / PULLED).is_file():
         raise HubError(f"{path} exists and was not pulled; choose another --output")
     path.mkdir(parents=True, exist_ok=True)
-    (path / PULLED).write_text(f"{repo}\n")
+    (path / PULLED).write_text(f"{repo}\n", encoding="utf-8")
     with tempfile.TemporaryDirectory(dir=path, prefix=".draft-") as draft:
         folder = Path(draft)
         for name in {MANIFEST, RECIPE, METRICS, ENVIRONMENT, INDEX, *TOKENIZER_FILES} & files.keys():
@@ -280,4 +281,4 @@ def _do(chosen: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -195,6 +195,6 @@ def _end(reason: str) -> None:
 def _boot() -> str:
     """What tells this start of this machine from every other."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:
         return platform.node()

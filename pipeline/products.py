@@ -38,7 +38,7 @@ def is_faster() -> bool:
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkl.is_available():
         return False
     try:
-        vendor = Path("/proc/cpuinfo").read_text().split("vendor_id", 1)[1].split("\n", 1)[0]
+        vendor = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("vendor_id", 1)[1].split("\n", 1)[0]
     except (OSError, IndexError):
         return False
     return torch.backends.mkldnn.is_available() and "GenuineIntel" not in vendor and _multiplies()

@@ -78,7 +78,7 @@ class Stream:
         """Takes over the places of a checkpoint; without them, the text is read from its start."""
         if (folder / PLACES).is_file():
             self._stop()
-            places = json.loads((folder / PLACES).read_text())
+            places = json.loads((folder / PLACES).read_text(encoding="utf-8"))
             self.places = {int(number): (place[0], place[1]) for number, place in places.items()}
 
     def _stop(self) -> None:

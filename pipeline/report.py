@@ -25,6 +25,7 @@ from pipeline.results import Results
 from pipeline.rooms import load, names
 from pipeline.scales import StepScale
 from pipeline.story import method, outcome, story
+from pipeline.terminal import run_command
 from pipeline.wording import MISSING, amount, listed, share, size, times
 
 
@@ -252,4 +253,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

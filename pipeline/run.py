@@ -34,6 +34,7 @@ from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.rooms import load
 from pipeline.signals import SAVED, Stopped, stop_signals
+from pipeline.terminal import run_command
 
 if TYPE_CHECKING:
     from pipeline.trainer import GrokTrainer
@@ -64,7 +65,11 @@ def main(argv: list[str] | None = None) -> int:
 
 def _tell(status: int) -> None:
     if "GROKLAB_STATUS" in os.environ and launcher.is_first():
-        write_text(Path(os.environ["GROKLAB_STATUS"]), f"{status}\n")
+        path = Path(os.environ["GROKLAB_STATUS"])
+        try:
+            write_text(path, f"{status}\n")
+        except OSError as error:
+            print(f"GROKLAB_STATUS: {path} cannot be written: {error.strerror}; it is {status}", file=sys.stderr)
 
 
 def _end_at_once(reason: str) -> None:
@@ -278,4 +283,4 @@ def publish(recipe: Recipe) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -8,13 +8,13 @@ processes that build the same corpus at once write the same bytes, so each may r
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import inspect
 import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.corpora.base import Corpus, Examples, Ids, count_among, prompt_keys
-from pipeline.drafts import clean, draft_folder
 from pipeline.files import sha256
 from pipeline.parameters import ParameterError
-from pipeline.reading import RecipeError
 from pipeline.rooms import room_name
 
 INDEX = "corpus.json"
@@ -87,30 +85,24 @@ def build(corpus: Corpus) -> StoredCorpus:
     Raises:
         ParameterError: when the parameters ask for more than there is, or data that was read mixes held-out prompts
             with trained ones.
-        RecipeError: when the cache cannot be written.
         ValueError: when the corpus breaks another promise of `pipeline.corpora.base`.
     """
     folder = cache_home() / f"{room_name(corpus)}-{_key(corpus)}"
     stored = _open(corpus, folder)
     if stored:
         return stored
-    home = cache_home()
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        clean(home, is_owner=False)  # of builds that were killed
-        with draft_folder(home, folder.name) as draft:
-            _generate(corpus, draft.path)
-            draft.publish_files(is_synced=False)  # they are hashed whenever they are opened
-        stored = _open(corpus, folder)
-        if stored is None:
-            raise OSError(errno.EIO, "what was written cannot be read back")
-    except MemoryError as error:
-        raise ParameterError(room_name(corpus), f"is too large for this machine: {error}") from None
-    except OSError as error:
-        if error.filename and not str(error.filename).startswith(str(home)):
-            raise  # of what the corpus is read from
-        reason = error.strerror or str(error)
-        raise RecipeError("GROKLAB_CACHE", f"the cache of corpora {home} cannot be written: {reason}") from None
+    cache_home().mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".draft-", dir=cache_home()) as draft:
+        try:
+            _generate(corpus, Path(draft))
+        except MemoryError as error:
+            raise ParameterError(room_name(corpus), f"is too large for this machine: {error}") from None
+        folder.mkdir(exist_ok=True)
+        for file in Path(draft).iterdir():
+            os.replace(file, folder / file.name)
+    stored = _open(corpus, folder)
+    if stored is None:
+        raise OSError(f"the corpus written to {folder} cannot be read back")
     return stored
 
 
@@ -130,7 +122,7 @@ def _digest(facts: Any) -> str:
 def _open(corpus: Corpus, folder: Path) -> StoredCorpus | None:
     """The stored corpus, or None where there is none or a file of it is damaged."""
     try:
-        written = json.loads((folder / INDEX).read_text())
+        written = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         index = written["index"]
         whole = written["sha256"] == _digest(index)
         if not whole or any(sha256(folder / name) != digest for name, digest in index["files"].items()):
@@ -181,7 +173,7 @@ def _generate(corpus: Corpus, folder: Path) -> None:
         "files": {file.name: sha256(file) for file in sorted(folder.iterdir())},
         "tokens": tokens,
     }
-    (folder / INDEX).write_text(json.dumps({"sha256": _digest(index), "index": index}))
+    (folder / INDEX).write_text(json.dumps({"sha256": _digest(index), "index": index}), encoding="utf-8")
 
 
 def _check(where: str, block: Examples, known: int) -> None:
@@ -241,8 +233,8 @@ def write_parquet(stored: StoredCorpus, folder: Path) -> None:
             writer.write_table(table)
         assert writer is not None  # no split is empty, see _generate
         writer.close()
-    (folder / "vocabulary.json").write_text(json.dumps(stored.tokens))
-    (folder / INDEX).write_text(json.dumps(stored.describe(), indent=2) + "\n")
+    (folder / "vocabulary.json").write_text(json.dumps(stored.tokens), encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps(stored.describe(), indent=2) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(card(stored), encoding="utf-8")
 
 

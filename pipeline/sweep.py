@@ -26,6 +26,7 @@ from pipeline.reading import RecipeError, pairs
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.results import Results
 from pipeline.seeds import moved_by_seeds
+from pipeline.terminal import in_a_line, run_command
 from pipeline.trust import without_option
 from pipeline.wording import duration
 
@@ -166,7 +167,7 @@ def _start(point: Point, path: str, slot: int, jobs: int) -> None:
 
 
 def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in path.read_text(errors="replace", encoding="utf-8").splitlines() if line.strip()]
     return lines[-1] if lines else "it said nothing"
 
 
@@ -199,7 +200,7 @@ def submit(points: Sequence[Point], path: str, jobs: int, options: str, again: S
         return ""
     runs = output / "runs.txt"
     lines = [shlex.join([path, *point.words, "--callbacks.progress.style=plain"]) for point in waiting]
-    runs.write_text("\n".join(lines) + "\n")
+    runs.write_text("\n".join(lines) + "\n", encoding="utf-8")
     repository = Path(__file__).parent.parent
     told = {"RUNS": runs.resolve(), "REPOSITORY": repository, "PYTHON": sys.executable}
     number = _sbatch(
@@ -217,7 +218,7 @@ def submit(points: Sequence[Point], path: str, jobs: int, options: str, again: S
 
 def _sbatch(words: Sequence[str]) -> str:
     try:
-        result = subprocess.run(["sbatch", "--parsable", *words], capture_output=True, text=True, check=True)
+        result = subprocess.run(["sbatch", "--parsable", *words], capture_output=True, check=True, encoding="utf-8")
     except FileNotFoundError:
         raise RecipeError("--slurm", "there is no sbatch here; leave --slurm out to run on this machine") from None
     except subprocess.CalledProcessError as error:
@@ -243,6 +244,7 @@ def _joined(words: Sequence[str]) -> list[str]:
     return [*words[:at], f"--slurm={words[at + 1]}", *words[at + 2 :]]
 
 
+@in_a_line
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake in a recipe, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
@@ -282,4 +284,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -76,7 +76,7 @@ def _run_id(folder: Path) -> str:
     path = folder / RUN_ID
     if not path.exists():
         write_text(path, secrets.token_hex(4))
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def _has_wandb_key() -> bool:

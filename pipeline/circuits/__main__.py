@@ -1,7 +1,6 @@
 """`python -m pipeline.circuits`: see `pipeline.explaining`."""
 
-import sys
-
 from pipeline.explaining import main
+from pipeline.terminal import run_command
 
-sys.exit(main())
+run_command(main)

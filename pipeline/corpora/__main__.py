@@ -21,6 +21,7 @@ from pipeline.reading import Block, RecipeError, override
 from pipeline.recipe import fill
 from pipeline.rooms import load, names, room_name
 from pipeline.store import StoredCorpus, as_text, build, write_parquet
+from pipeline.terminal import in_a_line, run_command
 from pipeline.usage import help_text, wants_help
 from pipeline.values import written
 
@@ -57,6 +58,7 @@ class Export(Parameters):
             raise ParameterError("export", f"{self.export} cannot be written: {error.strerror}") from None
 
 
+@in_a_line
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 2 a mistake on the command line."""
     argv = sys.argv[1:] if argv is None else argv
@@ -153,4 +155,4 @@ def _about(kind: type[Parameters]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -214,7 +214,7 @@ def write_published(stored: StoredCorpus, folder: Path) -> None:
     _write_items(stored, ["train"], folder / TRAIN, has_types)
     _write_items(stored, [split for split in order if split == "ood"], folder / VALID, has_types)
     _write_items(stored, [split for split in order if split in stored.sizes.keys() - {"train"}], folder / TEST)
-    (folder / VOCAB).write_text(json.dumps(corpus.vocabulary()))
+    (folder / VOCAB).write_text(json.dumps(corpus.vocabulary()), encoding="utf-8")
 
 
 def _write_items(stored: StoredCorpus, splits: Sequence[str], path: Path, has_types: bool = True) -> None:
