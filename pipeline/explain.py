@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
 from pipeline.folder import RECIPE, check_corpus
 from pipeline.manifest import Entry, Manifest
+from pipeline.models.base import Family
 from pipeline.pairs import CorpusPairs, Renamed
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
@@ -209,6 +210,9 @@ def check_analyses(recipe: Recipe, stored: StoredCorpus) -> None:
     for name, analysis in recipe.circuits.items():
         key = f"circuits.{name}"
         if isinstance(analysis, Analysis):
+            if analysis.needs_edges and recipe.model.known_edges() is None:
+                known = ", ".join(get_args(Family))
+                raise ParameterError(key, f"looks at edges, and this model declares no residual_family; known: {known}")
             try:
                 analysis.check_split(stored.sizes)
                 analysis.choose(CorpusPairs(stored))

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.bases import recipe_of
+from tests.bases import make_tokenizer, recipe_of
 from tests.tiny import COMPOSITION, run_here, run_process, write_recipe
 
 
@@ -150,3 +150,22 @@ def test_texts_that_cannot_be_read_are_one_line(
     assert run_here(path, *(word.format(bases=bases) for word in words)) == 2
     error = capfd.readouterr().err
     assert message in error and error.count("\n") == 1, error
+
+
+def on_bloom(folder: Path) -> str:
+    """A recipe that continues a Bloom, whose configuration states no longest sequence."""
+    from transformers import BloomConfig, BloomForCausalLM
+
+    tokenizer = make_tokenizer()
+    config = BloomConfig(vocab_size=len(tokenizer), hidden_size=16, n_layer=1, n_head=2)
+    BloomForCausalLM(config).save_pretrained(folder / "bloom")
+    tokenizer.save_pretrained(folder / "bloom")
+    model = f"{{model_name_or_path: {folder / 'bloom'}, vocabulary: tokens}}"
+    return COMPOSITION.replace("{name: gpt2, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 8, dropout: 0.1}", model)
+
+
+def test_a_base_without_a_table_of_positions_is_continued(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_recipe(tmp_path, on_bloom(tmp_path))
+    assert run_here(path, "--max_steps", "2") == 0
+    assert "BloomForCausalLM is not declared to be of the family gpt2 or gpt_neox" in capsys.readouterr().out
+    assert (tmp_path / "run" / "steps" / "step2" / "model.safetensors").is_file()

@@ -42,6 +42,7 @@ class Attribution(Analysis):
     level: Literal["edge", "node"] = param("edge", "rows of the table: every edge and node, or nodes alone")
 
     needs_float32: ClassVar[bool] = True
+    needs_edges: ClassVar[bool] = True
 
     @property
     def weights(self) -> list[float]:
@@ -64,8 +65,10 @@ class Attribution(Analysis):
 
         from pipeline.circuits._batches import FLOATS, answer_logits, measure, on_device, split
         from pipeline.circuits._edges import graph_of, reader_gradients, writers
+        from pipeline.circuits._stream import check_edges
 
         batch, graph = on_device(hooks, pairs), graph_of(hooks)
+        check_edges(hooks, batch.clean)
         total = torch.zeros(len(graph.writers), len(graph.readers), dtype=torch.float64)
         per_row = batch.clean.shape[1] * hooks.d_model * sum(total.shape)
         for part in split(batch, per_row, 2 * FLOATS):

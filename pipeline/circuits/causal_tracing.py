@@ -108,6 +108,7 @@ def trace(hooks: Hooks, pairs: Pairs, stops: Mapping[int, int]) -> tuple[Floats,
         ValueError: when a pair differs after its stop too.
     """
     from pipeline.circuits._batches import FLOATS, on_device
+    from pipeline.circuits._stream import check_output
     from pipeline.circuits._threads import over_threads, workers_of
     from pipeline.products import packed
 
@@ -116,6 +117,8 @@ def trace(hooks: Hooks, pairs: Pairs, stops: Mapping[int, int]) -> tuple[Floats,
         if (pairs.clean != pairs.corrupted)[pairs.where == start, stop:].any():
             text = f"CausalTracing needs pairs that differ in one place; some differ after position {start} too"
             raise ValueError(text)
+    check_output(hooks, batch.clean)
+    _check_patches(hooks, batch, pairs.where, stops)
     # A prompt that is corrupted in several places is run once: its pairs lie side by side.
     asked = np.hstack([pairs.clean, pairs.answers[:, :1]])
     prompt = np.unique(asked, axis=0, return_inverse=True)[1].ravel()
@@ -130,6 +133,18 @@ def trace(hooks: Hooks, pairs: Pairs, stops: Mapping[int, int]) -> tuple[Floats,
     order = np.argsort(np.concatenate(parts))
     ranks, chances = (np.concatenate(side, axis=1)[:, order] for side in zip(*found))
     return ranks[1:], chances[1:], ranks[0]
+
+
+def _check_patches(hooks: Hooks, batch: Batch, where: Numbers, stops: Mapping[int, int]) -> None:
+    """Checks what `_patched` gives for the first pair of each position; see `check_patched`."""
+    from pipeline.circuits._stream import check_patched
+
+    for start, stop in stops.items():
+        rows = np.flatnonzero(where == start)[:1]
+        if len(rows):
+            clean = _run(hooks, batch.clean[rows], range(1, hooks.n_layer))
+            ends = _patched(hooks, clean, np.arange(len(rows)), batch.corrupted[rows], start, stop)
+            check_patched(hooks, ends, batch.clean[rows], batch.corrupted[rows], stop)
 
 
 def _traced(

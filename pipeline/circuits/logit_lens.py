@@ -39,9 +39,11 @@ class LogitLens(Analysis):
         import torch
 
         from pipeline.circuits._batches import FLOATS, on_device
+        from pipeline.circuits._stream import check_output
         from pipeline.circuits._threads import over_threads, workers_of
 
         batch = on_device(hooks, pairs)
+        check_output(hooks, batch.clean)
         positions, layers = batch.clean.shape[1], hooks.n_layer + 1
         targets = {"answer": batch.answer[:, None].expand(-1, positions)}
         for name, note in pairs.notes.items():

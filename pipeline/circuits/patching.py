@@ -33,6 +33,7 @@ class Patching(Analysis):
     level: Literal["node", "edge"] = param("node", "what is patched: nodes, or edges and nodes")
 
     needs_float32: ClassVar[bool] = True
+    needs_edges: ClassVar[bool] = True
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         import numpy as np
@@ -40,8 +41,10 @@ class Patching(Analysis):
 
         from pipeline.circuits._batches import answer_logits, measure, on_device
         from pipeline.circuits._edges import cut_metric, graph_of
+        from pipeline.circuits._stream import check_edges
 
         batch, graph = on_device(hooks, pairs), graph_of(hooks)
+        check_edges(hooks, batch.clean)
         # A cut as the edges from a writer: all of them, or one.
         cuts = [(writer, slice(None)) for writer in range(len(graph.writers))]
         ends = [(writer, "") for writer in graph.writers]

@@ -1,0 +1,95 @@
+"""Whether a model is what its hooks take it for, seen in a few prompts; the names of modules do not say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from pipeline.circuits.hooks import Hooks
+
+ROWS = 4
+TOLERANCE = 0.01  # largest relative difference: far above rounding, TF32's included
+HALF = 0.1  # the same of weights in half precision
+
+
+def check_output(hooks: Hooks, tokens: Tensor) -> None:
+    """Checks that logits are what the output projection makes of the normed state after the last block.
+
+    Raises:
+        TypeError: when they are not, as where logits are capped or scaled.
+    """
+    end = f"blocks.{hooks.n_layer - 1}.hook_resid_post"
+    logits, found = hooks.read(tokens[:ROWS], [end])
+    with torch.no_grad():
+        _compare(hooks, hooks.head(hooks.final_norm(found[end])), logits, "logits")
+
+
+def check_edges(hooks: Hooks, tokens: Tensor) -> None:
+    """Checks that embedding, heads and MLPs add up to the stream, and that heads and MLPs read that sum.
+
+    Raises:
+        TypeError: naming the first place where something else flows.
+    """
+    layers = range(hooks.n_layer)
+    parts = ("hook_resid_pre", "hook_attn_in", "attn.hook_qkv", "attn.hook_z", "hook_mlp_in", "hook_mlp_out")
+    logits, found = hooks.read(tokens[:ROWS], [f"blocks.{layer}.{part}" for layer in layers for part in parts])
+    stream = found["blocks.0.hook_resid_pre"]
+    with torch.no_grad():
+        for layer in layers:
+            before, attn_in, qkv, z, mlp_in, mlp_out = (found[f"blocks.{layer}.{part}"] for part in parts)
+            _compare(hooks, stream, before, f"the stream before block {layer}")
+            _compare(hooks, stream, attn_in, f"what attention of block {layer} reads")
+            normed = hooks.part(layer, "ln1")(stream)
+            _compare(hooks, _projected(hooks, layer, normed), qkv, f"queries, keys and values of block {layer}")
+            heads = torch.einsum("bthe,hed->btd", z, hooks.out_weight(layer))
+            bias = hooks.part(layer, "proj").bias
+            after = stream + heads if bias is None else stream + heads + bias
+            _compare(hooks, stream if hooks.parallel else after, mlp_in, f"what the MLP of block {layer} reads")
+            stream = after + mlp_out
+        _compare(hooks, hooks.head(hooks.final_norm(stream)), logits, "logits")
+
+
+def _projected(hooks: Hooks, layer: int, normed: Tensor) -> Tensor:
+    """Queries, keys and values (B, T, 3, H, E) of the normed stream, by weight and bias."""
+    found = torch.einsum("btd,xhed->btxhe", normed, hooks.in_weight(layer))
+    bias = hooks.part(layer, "qkv").bias
+    return found if bias is None else found + hooks._qkv(None, bias)
+
+
+def _compare(hooks: Hooks, expected: Tensor, found: Tensor, what: str) -> None:
+    scale, off = (float(part.float().norm()) for part in (found, expected - found))
+    most = TOLERANCE if found.dtype in (torch.float32, torch.float64) else HALF
+    if not off <= most * max(scale, 1e-12):
+        raise TypeError(
+            f"{type(hooks.model).__name__} has the modules of {hooks.family.name} and computes something else: "
+            f"{what} is {off / max(scale, 1e-12):.0%} off what its parts give"
+        )
+
+
+def check_patched(hooks: Hooks, ends: Tensor, clean: Tensor, corrupted: Tensor, stop: int) -> None:
+    """Checks patched runs that were put together from caches, (L, n, D) or (1, n, D), against one made in the open.
+
+    In a model whose blocks read more than the stream and the keys and values of those tokens, they differ.
+
+    Args:
+        ends: normed last states after patching the stream before each block.
+        clean, corrupted: prompts (n, T).
+        stop: where the patched positions end.
+
+    Raises:
+        TypeError: when they do.
+    """
+    layer = hooks.n_layer // 2 if len(ends) > 1 else 0
+    point, last = f"blocks.{layer}.hook_resid_pre", "ln_final.hook_normalized"
+    _, other = hooks.read(corrupted, [point])
+    found: dict[str, Tensor] = {}
+
+    def patch(value: Tensor) -> Tensor:
+        return torch.cat([other[point][:, :stop], value[:, stop:]], dim=1)
+
+    with torch.no_grad(), hooks.at({point: patch, last: lambda value: found.update({last: value})}):
+        hooks.run(clean)
+    _compare(hooks, found[last][:, -1], ends[layer], "the last state of a patched run")
