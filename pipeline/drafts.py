@@ -105,14 +105,19 @@ class Draft:
             self.published = True
             sync_folder(folder, self.root / where.parent)
 
-    def publish_files(self) -> None:
-        """Moves its files into the folder that is there, each in the place of the one of its name."""
+    def publish_files(self, is_synced: bool = True) -> None:
+        """Moves its files into the folder that is there, each in the place of the one of its name.
+
+        Only what can be told from a torn file at its next reading need not be synced.
+        """
         with opened(self.root, self.home.name) as home, opened(self.root, self.name, make=True) as folder:
-            _sync_tree(home, PurePosixPath(self.name).name, self.path, self._made)
+            if is_synced:
+                _sync_tree(home, PurePosixPath(self.name).name, self.path, self._made)
             with opened(self.root, f"{self.home.name}/{PurePosixPath(self.name).name}") as draft:
                 for file in sorted(os.listdir(draft)):
                     os.replace(file, file, src_dir_fd=draft, dst_dir_fd=folder)
-            sync_folder(folder, self.root / self.name)
+            if is_synced:
+                sync_folder(folder, self.root / self.name)
 
     def _withdraw(self) -> None:
         where = PurePosixPath(self.name)

@@ -61,10 +61,10 @@ def read_resolved(run: Path) -> dict[str, Any]:
         RecipeError: when it is damaged, or a YAML that no recipe is: with tags, aliases, or too large.
     """
     text = read_text(run, RECIPE, MOST_BYTES)
-    parse(text, str(run / RECIPE))  # which refuses what could grow
     try:
+        parse(text, str(run / RECIPE))  # which refuses what could grow
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that there is not
+    except (RecipeError, yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that there is not
         values = None
     if not isinstance(values, dict):
         raise RecipeError(str(run / RECIPE), "is damaged")
@@ -127,7 +127,7 @@ def read_starts(run: Path) -> list[dict[str, Any]]:
     """
     starts = read_json(run, ENVIRONMENT, MOST_STARTS) if exists(run, ENVIRONMENT) else []
     if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
-        raise RecipeError(str(run / ENVIRONMENT), "is damaged: it is not a list of starts; delete it to go on")
+        raise RecipeError(str(run / ENVIRONMENT), "is damaged")
     return starts
 
 

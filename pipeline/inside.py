@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -75,8 +75,11 @@ def opened(root: Path, name: str = "", make: bool = False) -> Iterator[int]:
         try:
             for part in parts:
                 if make:
-                    with suppress(FileExistsError):
+                    try:
                         os.mkdir(part, dir_fd=folder)
+                    except FileExistsError:
+                        if stat.S_ISREG(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode):
+                            raise
                 inner = os.open(part, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
                 os.close(folder)
                 folder = inner
@@ -139,7 +142,7 @@ def read_text(root: Path, name: str, most: int = MEGABYTE) -> str:
     try:
         return read_bytes(root, name, most).decode()
     except UnicodeDecodeError:
-        raise RecipeError(str(root / name), "is damaged: it is not UTF-8 text") from None
+        raise RecipeError(str(root / name), "is damaged") from None
 
 
 def read_json(root: Path, name: str, most: int = MEGABYTE) -> Any:
@@ -147,7 +150,7 @@ def read_json(root: Path, name: str, most: int = MEGABYTE) -> Any:
     try:
         return json.loads(read_text(root, name, most))
     except (ValueError, RecursionError):
-        raise RecipeError(str(root / name), "is damaged: it is not JSON") from None
+        raise RecipeError(str(root / name), "is damaged") from None
 
 
 def sync_folder(folder: int, path: Path) -> None:

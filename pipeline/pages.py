@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline import drawing, moving
 from pipeline.drafts import write_inside
 from pipeline.files import write_text
+from pipeline.inside import opened
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ def write_page(
         "report.md": as_markdown(parts),
         "report.html": as_html(title, parts, {name: svg.decode() for name, (_, svg) in drawn.items()}),
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    with opened(folder, "figures", make=True):
+        pass
     for name, (png, svg) in drawn.items():
         write_inside(folder, f"figures/{name}.png", png)
         write_inside(folder, f"figures/{name}.svg", svg)

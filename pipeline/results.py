@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from pipeline.folder import CORPUS, ENVIRONMENT, RECIPE
+from pipeline.folder import CORPUS, RECIPE, read_resolved, read_starts
 from pipeline.grokking import PROBE, GrokTracker, judged_split, match_key
-from pipeline.history import Series, read_series
-from pipeline.manifest import MANIFEST, Manifest
+from pipeline.history import LAST_STEP, Series, read_series
+from pipeline.inside import exists, read_json
+from pipeline.manifest import Manifest
 from pipeline.reading import RecipeError
 from pipeline.store import INDEX
 
@@ -41,18 +39,11 @@ class Results:
         Raises:
             RecipeError: when it is not that of a run, or a file in it is damaged.
         """
-        if not (path / RECIPE).is_file():
+        if not exists(path, RECIPE):
             raise RecipeError(str(path), f"is not the folder of a run: it has no {RECIPE}")
-        corpus = _part(path / CORPUS / INDEX, _corpus)
-        recipe, total_steps = _part(path / RECIPE, lambda text: _recipe(text, corpus["sizes"]["train"]))
-        starts: list[dict[str, Any]] = []
-        if (path / ENVIRONMENT).exists():
-            starts = _part(path / ENVIRONMENT, lambda text: [{**start} for start in json.loads(text)])
-        try:
-            manifest = Manifest.load(path)
-        except ValueError:
-            raise RecipeError(str(path / MANIFEST), "is damaged") from None
-        series = read_series(path)
+        corpus = _part(path, f"{CORPUS}/{INDEX}", lambda: _corpus(read_json(path, f"{CORPUS}/{INDEX}")))
+        recipe, total_steps = _part(path, RECIPE, lambda: _recipe(read_resolved(path), corpus["sizes"]["train"]))
+        starts, manifest, series = read_starts(path), Manifest.load(path), read_series(path)
         # Counted where it was trained, replayed rows and all; earlier code wrote no number.
         counted = [start["total_steps"] for start in starts if type(start.get("total_steps")) is int]
         total_steps = (counted or [total_steps])[-1]
@@ -107,27 +98,29 @@ class Results:
         return list(self.series[match_key("train")].steps) if match_key("train") in self.series else []
 
 
-def _recipe(text: str, rows: int) -> tuple[dict[str, Any], int]:
+def _recipe(recipe: dict[str, Any], rows: int) -> tuple[dict[str, Any], int]:
     """The recipe, and the updates of the whole run, also where it counts epochs of a corpus of so many rows."""
-    recipe = {**yaml.safe_load(text)}
     steps, epoch = recipe.get("max_steps", -1), -(-rows // recipe["global_batch_size"])
     return recipe, steps if steps > 0 else math.ceil(recipe["num_train_epochs"] * epoch)
 
 
-def _corpus(text: str) -> dict[str, Any]:
-    facts = json.loads(text)
+def _corpus(facts: dict[str, Any]) -> dict[str, Any]:
     sizes = {**facts["sizes"]}
+    if not all(type(size) is int and 0 < size < LAST_STEP for size in sizes.values()):
+        raise ValueError("sizes")
+    if not isinstance(facts["content_hash"], str) or not all(isinstance(split, str) for split in facts["held_out"]):
+        raise ValueError("held_out")
     return {**facts, "sizes": {"train": sizes["train"], **sizes}, "held_out": [*facts["held_out"]]}
 
 
-def _part(path: Path, parse: Callable[[str], T]) -> T:
+def _part(run: Path, name: str, parse: Callable[[], T]) -> T:
     """What a file of a run folder says."""
     try:
-        return parse(path.read_text(encoding="utf-8"))
+        return parse()
     except FileNotFoundError:
-        raise RecipeError(str(path), "is missing, so this is not the folder of a run") from None
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        raise RecipeError(str(path), "is damaged") from None
+        raise RecipeError(str(run / name), "is missing, so this is not the folder of a run") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
+        raise RecipeError(str(run / name), "is damaged") from None
 
 
 def _tracked(series: dict[str, Series], held_out: Sequence[str]) -> GrokTracker:

@@ -8,13 +8,13 @@ processes that build the same corpus at once write the same bytes, so each may r
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import inspect
 import json
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.corpora.base import Corpus, Examples, Ids, count_among, prompt_keys
+from pipeline.drafts import clean, draft_folder
 from pipeline.files import sha256
 from pipeline.parameters import ParameterError
+from pipeline.reading import RecipeError
 from pipeline.rooms import room_name
 
 INDEX = "corpus.json"
@@ -85,24 +87,30 @@ def build(corpus: Corpus) -> StoredCorpus:
     Raises:
         ParameterError: when the parameters ask for more than there is, or data that was read mixes held-out prompts
             with trained ones.
+        RecipeError: when the cache cannot be written.
         ValueError: when the corpus breaks another promise of `pipeline.corpora.base`.
     """
     folder = cache_home() / f"{room_name(corpus)}-{_key(corpus)}"
     stored = _open(corpus, folder)
     if stored:
         return stored
-    cache_home().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".draft-", dir=cache_home()) as draft:
-        try:
-            _generate(corpus, Path(draft))
-        except MemoryError as error:
-            raise ParameterError(room_name(corpus), f"is too large for this machine: {error}") from None
-        folder.mkdir(exist_ok=True)
-        for file in Path(draft).iterdir():
-            os.replace(file, folder / file.name)
-    stored = _open(corpus, folder)
-    if stored is None:
-        raise OSError(f"the corpus written to {folder} cannot be read back")
+    home = cache_home()
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        clean(home, is_owner=False)  # of builds that were killed
+        with draft_folder(home, folder.name) as draft:
+            _generate(corpus, draft.path)
+            draft.publish_files(is_synced=False)  # they are hashed whenever they are opened
+        stored = _open(corpus, folder)
+        if stored is None:
+            raise OSError(errno.EIO, "what was written cannot be read back")
+    except MemoryError as error:
+        raise ParameterError(room_name(corpus), f"is too large for this machine: {error}") from None
+    except OSError as error:
+        if error.filename and not str(error.filename).startswith(str(home)):
+            raise  # of what the corpus is read from
+        reason = error.strerror or str(error)
+        raise RecipeError("GROKLAB_CACHE", f"the cache of corpora {home} cannot be written: {reason}") from None
     return stored
 
 

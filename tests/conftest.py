@@ -53,6 +53,16 @@ def kept_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe of 8 steps, with its finished run beside it."""
+    from tests.tiny import SHORT, run_here, write_recipe
+
+    recipe = write_recipe(tmp_path_factory.mktemp("finished"), SHORT)
+    assert run_here(recipe) == 0
+    return recipe
+
+
 @pytest.fixture
 def server() -> Iterator[HubServer]:
     from tests.hub_server import hub_server

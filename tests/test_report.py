@@ -204,10 +204,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "not text": (lambda run: (run / "recipe.yaml").write_bytes(b"\xff\xfe\x00"), "{run}/recipe.yaml: is damaged"),
 }
+REBUILT = "{run}: manifest.json is damaged; python -m pipeline.checkpoints rebuild-manifest {run} makes a new one"
 for name, texts in BROKEN_TEXTS.items():
     for text in texts:
         write = partial(lambda run, name, text: (run / name).write_text(text), name=name, text=text)
-        DAMAGE[f"{name}: {text!r}"] = (write, f"{{run}}/{name}: is damaged")
+        said = f"{REBUILT} from what verifies" if name == "manifest.json" else f"{{run}}/{name}: is damaged"
+        DAMAGE[f"{name}: {text!r}"] = (write, said)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

@@ -24,6 +24,9 @@ save_steps: 6
 logging_steps: 3
 """
 
+# With a few kept steps, and two checkpoints.
+SHORT = RECIPE.replace("max_steps: 24", "max_steps: 8").replace("save_steps: 6", "save_steps: 4")
+
 # Two-hop facts with rows of two lengths, and every kind of split.
 COMPOSITION = RECIPE.replace(
     "{name: group, group: Z11, train_fraction: 0.5, template: a b = c}",
@@ -45,6 +48,11 @@ def run_here(path: Path, *overrides: str) -> int:
     if not any(word.startswith("--output_dir") for word in words):
         words += ["--output_dir", str(path.parent / "run")]
     return main([str(path), *words])
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """The content of all files in a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def run_process(*command: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
