@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional, Union, get_args
 
 from pipeline.deepspeed_config import filled_deepspeed
+from pipeline.habits import HABITS
 from pipeline.launcher import processes
 from pipeline.outside import uses_cpu
 from pipeline.parameters import ParameterError
@@ -146,6 +147,9 @@ def refuse(key: str, others: Iterable[str]) -> ParameterError:
         return ParameterError(key, f"current transformers has no such key; {REMOVED[key]}")
     if key in REFUSED:
         return ParameterError(key, f"is not for recipes: {REFUSED[key]}")
+    if habit := HABITS.get(key.lower().replace("-", "_")):
+        meant = habit if " " in habit else f"did you mean {habit}?"
+        return ParameterError(key, f"unknown key; {meant}")
     return ParameterError(key, f"unknown key{choose(key, [*others, *keys()], '--help lists all')}")
 
 
@@ -237,6 +241,9 @@ def training_arguments(training: Mapping[str, Any], batches: Mapping[str, int]) 
     values = {**training, **batches, **FIXED}
     for key in OURS:
         values.pop(key, None)
+    values["output_dir"] = str(expanded(training["output_dir"], "output_dir"))
+    if isinstance(training.get("fsdp_config"), str):
+        values["fsdp_config"] = str(expanded(training["fsdp_config"], "fsdp_config"))
     values["save_total_limit"] = None  # checkpoints.seal rotates, and only over checkpoints that are whole
     if processes().world == 1:
         values.pop("ddp_backend", None)  # which would ask for a process group

@@ -93,7 +93,7 @@ def _front(run: Results, data: str | None) -> dict[str, Any]:
         "tags": ["grokking", "groklab", "synthetic", model["name"], run.corpus["name"]],
     }
     # A folder is no model of the Hub's, and a path would tell of the machine.
-    if base.count("/") <= 1 and base and not Path(base).expanduser().exists():
+    if base.count("/") <= 1 and base and "$" not in base and not Path(base).expanduser().exists():
         front["base_model"] = base
     return {**front, "datasets": [data]} if data else front
 

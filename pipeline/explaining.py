@@ -19,6 +19,7 @@ from pipeline.explain import Run, add_step, choose_steps, explain, fingerprint, 
 from pipeline.folder import RECIPE, TOKENIZER
 from pipeline.pairs import CorpusPairs, FilePairs, translate
 from pipeline.parameters import ParameterError, parameters_of
+from pipeline.paths import expand_arguments
 from pipeline.process import wait_briefly
 from pipeline.reading import Block, RecipeError, override
 from pipeline.rooms import choose, load, names
@@ -37,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.run is None and chosen.model is None:
             raise RecipeError("command line", "name a RUN, or a model with --model")
+        expand_arguments(chosen, "run", "data", "output", "against")
+        if chosen.model is not None and chosen.model.startswith(("~", "$")):
+            expand_arguments(chosen, "model")
         analyses = read_analyses(chosen, rest)
         for name, alone in {"revision": False, "output": False, "steps": True, "against": True}.items():
             if getattr(chosen, name) is not None and alone == (chosen.model is not None):

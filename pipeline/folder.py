@@ -19,6 +19,7 @@ from pipeline.inside import MEGABYTE, exists, opened, read_json, read_text, remo
 from pipeline.lock import LOCK
 from pipeline.manifest import MANIFEST, REBUILD, Manifest
 from pipeline.parameters import ParameterError
+from pipeline.paths import obstacle
 from pipeline.reading import MOST_BYTES, RecipeError, parse
 from pipeline.recipe import Recipe
 from pipeline.store import INDEX, StoredCorpus, write_parquet
@@ -37,6 +38,12 @@ def open_run(recipe: Recipe) -> Manifest:
     """
     folder = recipe.output_dir
     # A start that was killed before it had a recipe leaves a lock and drafts.
+    try:
+        reason = None if folder.exists() else obstacle(folder)
+    except OSError as error:
+        reason = f"{folder} cannot be a folder: {error.strerror}"
+    if reason:
+        raise RecipeError("output_dir", f"{reason}; choose another with --output_dir")
     if not folder.exists() or (folder.is_dir() and all(_is_scrap(path) for path in folder.iterdir())):
         return Manifest()
     if not (folder / RECIPE).is_file():

@@ -30,6 +30,7 @@ from pipeline.folder import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
 from pipeline.history import METRICS
 from pipeline.manifest import MANIFEST, Manifest
 from pipeline.parameters import ParameterError
+from pipeline.paths import expand_arguments
 from pipeline.reading import RecipeError
 from pipeline.remote import HubError, Remote, Source, digest
 from pipeline.results import Results
@@ -248,6 +249,7 @@ def main(arguments: list[str] | None = None) -> int:
     parsers["push"].add_argument("--dry-run", action="store_true", help="say what would be sent, without the network")
     chosen = parser.parse_args(arguments)
     try:
+        expand_arguments(chosen, *(["output"] if chosen.command == "pull" else ["run"]))
         return _do(chosen)
     except (HubError, RecipeError, ParameterError, OSError) as error:
         print(error, file=sys.stderr)

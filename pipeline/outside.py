@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.deepspeed_config import AUTO, check_deepspeed
 from pipeline.launcher import NUMBERS, START, processes
 from pipeline.parameters import ParameterError
+from pipeline.paths import expanded
 from pipeline.reading import RecipeError
 from pipeline.rooms import choose
 
@@ -34,6 +35,7 @@ def check_outside(recipe: Recipe, environ: Mapping[str, str] = os.environ, bf16:
     training = recipe.training if bf16 is None else {**recipe.training, "bf16": bf16}
     batches = recipe.batches(processes(environ).world)
     batches["global_batch_size"] = recipe.options.global_batch_size or 0
+    expanded(training["output_dir"], "output_dir")
     if training.get("max_steps") and training.get("num_train_epochs"):
         raise ParameterError(
             "num_train_epochs",

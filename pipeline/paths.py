@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from pathlib import Path
@@ -26,9 +27,24 @@ def expanded(text: str | Path, key: str) -> Path:
 
     path = VARIABLE.sub(value, str(text))
     found = os.path.expanduser(path)
-    if found.startswith("~") and found.split("/")[0] == path.split("/")[0] and found[:2] not in ("~", "~/"):
+    if path.startswith("~") and found == path:
         raise ParameterError(key, f"{text}: nobody here has the home {path.split('/')[0]}")
     return Path(found)
+
+
+def expand_arguments(chosen: argparse.Namespace, *names: str) -> None:
+    """Expands the paths among the arguments of a command, where they are given.
+
+    Raises:
+        ParameterError: as `expanded`.
+    """
+    for name in names:
+        value = getattr(chosen, name)
+        if isinstance(value, list):
+            setattr(chosen, name, [expanded(path, name) for path in value])
+        elif value is not None:
+            path = expanded(value, f"--{name}")
+            setattr(chosen, name, str(path) if isinstance(value, str) else path)
 
 
 def obstacle(path: Path) -> str | None:

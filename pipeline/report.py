@@ -20,6 +20,8 @@ from pipeline.explain import CIRCUITS, read_table
 from pipeline.folder import RECIPE
 from pipeline.grokking import THRESHOLD, match_key
 from pipeline.pages import Code, Figure, Heading, Moving, Paragraph, Part, Table, code, plain, write_page
+from pipeline.parameters import ParameterError
+from pipeline.paths import expand_arguments
 from pipeline.reading import RecipeError
 from pipeline.results import Results
 from pipeline.rooms import load, names
@@ -237,6 +239,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of a comparison (default: comparison)")
     chosen = parser.parse_args(arguments)
     try:
+        expand_arguments(chosen, "runs", "output")
         if len(chosen.runs) > 1:
             folder = chosen.output or Path("comparison")
             write_comparison(chosen.runs, folder)
@@ -245,7 +248,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             folder = chosen.runs[0]
             write_report(folder)
-    except (RecipeError, OSError) as error:  # the latter where a page cannot be written
+    except (RecipeError, ParameterError, OSError) as error:  # the last where a page cannot be written
         print(error, file=sys.stderr)
         return 2
     print(folder / "report.html")

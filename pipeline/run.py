@@ -190,6 +190,8 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         model = recipe.model.for_corpus(stored)
     if recipe.peft:
         recipe.peft.into(model, train_embeddings=not recipe.model.rewords)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ParameterError("model.freeze", "leaves no weight to train; name fewer")
     if args.should_save:
         folder.write_tokenizer(recipe.output_dir, tokenizer)
     callbacks: dict[str, Any] = {name: load("callbacks", name, "callbacks")() for name in CALLBACKS}

@@ -30,6 +30,7 @@ from pipeline.corpora.base import Corpus, Examples, Ids, count_among, prompt_key
 from pipeline.drafts import clean, draft_folder
 from pipeline.files import sha256
 from pipeline.parameters import ParameterError
+from pipeline.paths import expanded
 from pipeline.reading import RecipeError
 from pipeline.rooms import room_name
 
@@ -77,8 +78,17 @@ def _matrix(column: pa.ListArray) -> Ids:
 
 
 def cache_home() -> Path:
-    home = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "groklab"
-    return Path(os.environ.get("GROKLAB_CACHE", home))
+    """The folder of the cache.
+
+    Raises:
+        RecipeError: when it is to lie below a variable that is not set.
+    """
+    try:
+        if home := os.environ.get("GROKLAB_CACHE"):
+            return expanded(home, "GROKLAB_CACHE")
+        return expanded(os.environ.get("HF_HOME") or "~/.cache/huggingface", "HF_HOME") / "groklab"
+    except ParameterError as error:
+        raise RecipeError("environment", str(error)) from None
 
 
 def build(corpus: Corpus) -> StoredCorpus:

@@ -6,10 +6,10 @@ import fnmatch
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.parameters import ParameterError, Parameters, param
+from pipeline.paths import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +46,7 @@ class Texts(Parameters):
 
         if not self.source:
             raise ParameterError("source", "is missing; write a file, a folder or a dataset's name")
-        path = Path(self.source).expanduser()
+        path = expanded(self.source, "source")
         try:
             if path.exists():
                 files = sorted(

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console, Group
@@ -17,6 +16,7 @@ from rich.text import Text
 from pipeline.corpora.base import Corpus
 from pipeline.corpora.published import write_published
 from pipeline.parameters import ParameterError, Parameters, param, parameters_of
+from pipeline.paths import expanded
 from pipeline.reading import Block, RecipeError, override
 from pipeline.recipe import fill
 from pipeline.rooms import load, names, room_name
@@ -46,14 +46,14 @@ class Export(Parameters):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        folder = Path(self.export or "").expanduser()
+        folder = expanded(self.export or "", "export")
         if self.export is not None and folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise ParameterError("export", f"{self.export} is there and not an empty folder; name a new one")
 
     def write(self, stored: StoredCorpus) -> None:
         write = {"parquet": write_parquet, "published": write_published}[self.format]
         try:
-            write(stored, Path(self.export or "").expanduser())
+            write(stored, expanded(self.export or "", "export"))
         except OSError as error:
             raise ParameterError("export", f"{self.export} cannot be written: {error.strerror}") from None
 

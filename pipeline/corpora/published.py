@@ -23,6 +23,7 @@ import pyarrow.compute as pc
 from pipeline.corpora.base import PAD, Corpus, Examples, Ids, count_among, prompt_keys
 from pipeline.files import sha256
 from pipeline.parameters import ParameterError, param
+from pipeline.paths import expanded
 from pipeline.rooms import room_name
 from pipeline.store import StoredCorpus, as_text
 
@@ -66,7 +67,7 @@ class Published(Corpus):
                 raise ParameterError("path", f"{self.path!r} holds no {name}; name a folder of {', '.join(FILES)}")
 
     def _file(self, name: str) -> Path:
-        return Path(self.path).expanduser() / name
+        return expanded(self.path, "path") / name
 
     def _error(self, name: str, message: str, item: int | None = None) -> ParameterError:
         place = "" if item is None else f"[{item}]"

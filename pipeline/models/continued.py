@@ -14,6 +14,7 @@ from pipeline.bases import edges_of, forward_of, longest
 from pipeline.grokking import known_gen_step
 from pipeline.models.base import Architecture
 from pipeline.parameters import ParameterError, param
+from pipeline.paths import expanded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -77,7 +78,7 @@ class Continued(Architecture):
         Raises:
             ParameterError: when a run has no such step.
         """
-        path = Path(self.model_name_or_path).expanduser()
+        path = expanded(self.model_name_or_path, KEY)
         if not (path / "recipe.yaml").is_file():
             if path.is_dir() and self.revision:
                 raise ParameterError("model.revision", f"{path} is the folder of one model, which has no revisions")
