@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.corpora.base import Examples, Ids, Numbers, prompt_keys
+from pipeline.corpora.base import Draws, Examples, Ids, Numbers, prompt_keys
 from pipeline.store import StoredCorpus, as_text
 
 
@@ -21,7 +21,7 @@ class Neighbours:
         self._stored = stored
         self._shape = functools.cache(self._load)
 
-    def corrupt(self, examples: Examples, rng: np.random.Generator, position: int | None = None) -> Examples:
+    def corrupt(self, examples: Examples, draws: Draws, position: int | None = None) -> Examples:
         """For each example one of the prompts that differ from its own in one token and have another answer.
 
         They are drawn uniformly, among those that differ at `position` where it is given, and have as many tokens in
@@ -36,7 +36,7 @@ class Neighbours:
             prompt = self._text(examples, int(np.argmin(counts.sum(axis=0))))
             where = "" if position is None else f", the one at {position},"
             raise LookupError(f"no prompt differs from {prompt} in one token{where} and has another answer")
-        drawn = rng.integers(counts.sum(axis=0))
+        drawn = draws.below(counts.sum(axis=0), len(examples))
         ends = counts.cumsum(axis=0)
         which = (drawn >= ends).sum(axis=0)
         found = np.empty(len(examples), np.int64)

@@ -40,10 +40,10 @@ class CorpusPairs(Source):
             raise ParameterError("split", f"there is no split {split!r}; allowed: {', '.join(self.stored.sizes)}")
         examples = max(self.stored.blocks(split), key=lambda block: (block.prompts.shape[1], len(block)))
         examples = examples.take(Draws(seed, "pairs").permutation(len(examples)))
-        rng = np.random.Generator(np.random.PCG64(seed))
+        draws = Draws(seed, "corruption")
         width = examples.prompts.shape[1]
         found = [
-            (chosen, self._neighbours.corrupt(chosen, rng, position))
+            (chosen, self._neighbours.corrupt(chosen, draws, position))
             for position in (range(width) if every_position else (None,))
             if len(chosen := self._corruptible(examples, position, most))
         ]

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.corpora.base import Corpus, Examples
+from pipeline.corpora.base import Corpus, Draws, Examples
 from pipeline.corpora.comparison import Comparison
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
@@ -47,7 +47,7 @@ def candidates(prompts: dict[Row, Row], prompt: Row, position: int | None) -> se
 def test_neighbours_are_those_of_a_search_through_all_prompts(corpus: Corpus) -> None:
     stored = build(corpus)
     prompts, neighbours = known(stored), Neighbours(stored)
-    rng = np.random.default_rng(0)
+    draws = Draws(0, "test")
     for split in stored.sizes:
         for block in stored.blocks(split):
             examples = block.take(slice(0, 12))
@@ -56,7 +56,7 @@ def test_neighbours_are_those_of_a_search_through_all_prompts(corpus: Corpus) ->
                 expected = [candidates(prompts, row, position) for row in rows]
                 count = neighbours.count(examples, position)
                 assert count.tolist() == list(map(len, expected))
-                corrupted = neighbours.corrupt(examples.take(count > 0), rng, position)
+                corrupted = neighbours.corrupt(examples.take(count > 0), draws, position)
                 found = list(map(tuple, corrupted.prompts.tolist()))
                 assert all(prompt in options for prompt, options in zip(found, filter(None, expected)))
                 assert [tuple(answer) for answer in corrupted.answers.tolist()] == [prompts[row] for row in found]
@@ -71,7 +71,7 @@ def test_every_candidate_is_drawn_as_often() -> None:
     row = tuple(block.prompts[0].tolist())
     options = candidates(prompts, row, None)
     many = block.take(np.zeros(4000, np.int64))
-    drawn = Counter(map(tuple, Neighbours(stored).corrupt(many, np.random.default_rng(1)).prompts.tolist()))
+    drawn = Counter(map(tuple, Neighbours(stored).corrupt(many, Draws(1, "test")).prompts.tolist()))
     expected = 4000 / len(options)
     assert drawn.keys() == options and len(options) > 5
     assert all(abs(count - expected) < 5 * expected**0.5 for count in drawn.values())
@@ -80,7 +80,7 @@ def test_every_candidate_is_drawn_as_often() -> None:
 def test_the_same_generator_draws_the_same() -> None:
     stored = build(CORPORA[0])
     block = next(stored.blocks("ood"))
-    first, second, third = (Neighbours(stored).corrupt(block, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    first, second, third = (Neighbours(stored).corrupt(block, Draws(seed, "test")) for seed in (5, 5, 6))
     assert (first.prompts == second.prompts).all() and (first.prompts != third.prompts).any()
 
 
@@ -93,7 +93,7 @@ def test_where_there_is_none_the_prompt_is_named() -> None:
     with pytest.raises(
         LookupError, match=r"no prompt differs from .* in one token, the one at 1, and has another"
     ) as error:
-        neighbours.corrupt(block, np.random.default_rng(0), 1)
+        neighbours.corrupt(block, Draws(0, "test"), 1)
     assert text in str(error.value)
 
 
@@ -101,7 +101,7 @@ def test_prompts_of_another_corpus_are_refused() -> None:
     neighbours = Neighbours(build(Group(group="Z5", template="a b = c")))
     unknown = Examples(np.array([[1, 1, 1]], np.int32), np.array([[1]], np.int32), "+")
     with pytest.raises(LookupError, match="1 1 1 is not a prompt of this corpus"):
-        neighbours.corrupt(unknown, np.random.default_rng(0))
+        neighbours.corrupt(unknown, Draws(0, "test"))
     longer = Examples(np.array([[1, 1, 1, 5]], np.int32), np.array([[1]], np.int32), "+")
     with pytest.raises(LookupError, match="no prompts of 4 tokens with answers of 1"):
         neighbours.count(longer)

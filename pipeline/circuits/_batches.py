@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.hooks import Hooks
+from pipeline.corpora.base import Draws
 from pipeline.products import quicken
 
 Metric = Literal["logit_diff", "prob_diff", "kl"]
@@ -140,7 +141,7 @@ def measure(metric: Metric, logits: Tensor, batch: Batch, clean: Tensor | None =
 
 def bootstrap(statistic: Callable[[Tensor], Tensor], n: int, seed: int, draws: int = 1000) -> tuple[float, float]:
     """The central 95 % of a statistic of rows that are drawn anew with replacement, from indices (draws, n)."""
-    drawn = torch.randint(n, (draws, n), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.from_numpy(Draws(seed, "bootstrap").below(n, draws, n))
     values: npt.NDArray[np.float64] = statistic(drawn).double().numpy()
     if not np.isfinite(values).any():
         return float("nan"), float("nan")

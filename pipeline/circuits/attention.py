@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs
+from pipeline.corpora.base import Draws
 from pipeline.parameters import param
 
 if TYPE_CHECKING:
@@ -75,14 +76,16 @@ class Attention(Analysis):
         longest = min(self.length, (room - 1) // 2)
         if longest < 2:
             return {name: np.full((hooks.n_layer, hooks.n_head), np.nan) for name in SCORES[:3]}
-        rng = np.random.Generator(np.random.PCG64(self.seed))
+        draws = Draws(self.seed, "repeated tokens")
         tokens = np.unique(pairs.clean)
         width = 2 * longest + 1
-        lead = rng.integers(0, 2, self.repeats)  # a token before, in half of the rows
-        length = rng.integers(max(longest // 2, 2), longest + 1, self.repeats)
-        rows = tokens[rng.integers(len(tokens), size=(self.repeats, width))]
+        lead = draws.below(2, self.repeats)  # a token before, in half of the rows
+        shortest = max(longest // 2, 2)
+        length = shortest + draws.below(longest + 1 - shortest, self.repeats)
+        rows = tokens[draws.below(len(tokens), self.repeats, width)]
         for row, start, n in zip(rows, lead, length):
-            row[start : start + n] = rng.permutation(tokens)[:n] if len(tokens) >= n else row[start : start + n]
+            if len(tokens) >= n:
+                row[start : start + n] = tokens[draws.choose(len(tokens), n)]
             row[start + n : start + 2 * n] = row[start : start + n]
         _, found = hooks.read(torch.from_numpy(rows).long().to(hooks.model.device), names, logits_to_keep=1)
         second = lead + length

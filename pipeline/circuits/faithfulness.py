@@ -18,6 +18,7 @@ import numpy.typing as npt
 from pipeline.circuits._graph import Edges, Graph
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.base import Columns, Drawing, Pairs
+from pipeline.corpora.base import Draws
 from pipeline.parameters import ParameterError, param
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Faithfulness(Attribution):
         graph = graph_of(hooks)
         scores = self.scores(hooks, pairs)
         order = graph.greedy(scores) if self.selection == "greedy" else graph.top(scores)
-        shuffled = order[np.random.Generator(np.random.PCG64(self.seed)).permutation(len(order))]
+        shuffled = order[Draws(self.seed, "random circuits").permutation(len(order))]
         judge = Judge(self, hooks, pairs, graph)
         shares = self.shares or SHARES
         counts = [max(round(share * len(order)), 1) for share in shares]

@@ -35,8 +35,7 @@ CASES: dict[str, tuple[str, dict[str, Any], float | None, float | None]] = {
 def measure(name: str) -> dict[str, float]:
     """Measures one case in this process."""
     sys.path.insert(0, str(ROOT))
-    import numpy as np
-
+    from pipeline.corpora.base import Draws
     from pipeline.neighbours import Neighbours
     from pipeline.rooms import load
     from pipeline.store import build
@@ -51,7 +50,7 @@ def measure(name: str) -> dict[str, float]:
     checksum = sum(int(block.prompts.sum()) for split in stored.sizes for block in stored.blocks(split))
     clock.append(time.perf_counter())
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    Neighbours(stored).corrupt(next(stored.blocks("id")).take(slice(0, 300)), np.random.default_rng(0))
+    Neighbours(stored).corrupt(next(stored.blocks("id")).take(slice(0, 300)), Draws(0, "benchmark"))
     clock.append(time.perf_counter())
     written = sum(file.stat().st_size for file in stored.folder.iterdir())
     content = bytes(written)
