@@ -12,16 +12,16 @@ import yaml
 from pipeline.folder import RECIPE
 from pipeline.grokking import match_key
 from pipeline.pages import Code, Heading, Paragraph, Part, Table, as_markdown, code, plain
-from pipeline.recipe import read_kept_recipe
 from pipeline.results import Results
 from pipeline.story import method, outcome, story
 from pipeline.wording import amount, share, times
 
 
-def model_card(run: Results, steps: list[int], repo: str, data: str | None) -> str:
+def model_card(run: Results, steps: list[int], repo: str, data: str | None, recipe: str) -> str:
     """The card of `main`: what was learned and when, every revision with its metrics, how to load and to repeat it.
 
-    steps: those that have a revision. data: the dataset repository of the corpus, where there is one.
+    steps: those that have a revision. data: the dataset repository of the corpus, where there is one. recipe: the text
+    of the resolved recipe.
     """
     results = [
         _result(run, split, run.at_end(split, "exact_match"), data)
@@ -53,7 +53,7 @@ def model_card(run: Results, steps: list[int], repo: str, data: str | None) -> s
     parts += [
         Heading("To repeat it"),
         Code(f"hf download {repo} {RECIPE} --local-dir .\npython -m pipeline.run {RECIPE} --output_dir again", "bash"),
-        Code(recipe_text(run), "yaml", folded="The resolved recipe"),
+        Code(recipe, "yaml", folded="The resolved recipe"),
         Heading("Limits"),
         Paragraph(_limits(run)),
     ]
@@ -74,11 +74,6 @@ def step_card(run: Results, step: int, repo: str, data: str | None) -> str:
     return _page(_front(run, data), parts)
 
 
-def recipe_text(run: Results) -> str:
-    """The resolved recipe, with a folder beside its reader in the place of the one that the run lies in."""
-    return read_kept_recipe(run.path / RECIPE, [f"--output_dir=runs/{run.name}"], trusted=True).to_yaml()
-
-
 def _page(front: dict[str, Any], parts: list[Part]) -> str:
     head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
     return f"---\n{head}---\n\n{as_markdown(parts)}"
@@ -93,7 +88,7 @@ def _front(run: Results, data: str | None) -> dict[str, Any]:
         "tags": ["grokking", "groklab", "synthetic", model["name"], run.corpus["name"]],
     }
     # A folder is no model of the Hub's, and a path would tell of the machine.
-    if base.count("/") <= 1 and base and "$" not in base and not Path(base).expanduser().exists():
+    if re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base) and not Path(base).exists():
         front["base_model"] = base
     return {**front, "datasets": [data]} if data else front
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipeline import arguments
 from pipeline.adapters import Peft
 from pipeline.checkpoints import KeepSchedule
@@ -30,7 +28,8 @@ from pipeline.reading import COMMAND_LINE, Block, RecipeError, Scalar, override,
 from pipeline.rooms import ROOMS, choose, load, names, room_name
 from pipeline.texts import Replay
 from pipeline.trust import KEY, OPTION
-from pipeline.values import convert, fill, plain, shown, written
+from pipeline.values import convert, fill, shown, written
+from pipeline.yaml_writer import lists, resolved_recipe
 
 BLOCKS = ("corpus", "model", "peft", "replay", "checkpoints", "callbacks", "circuits", "paper")
 
@@ -79,12 +78,11 @@ class Recipe:
         }
 
     def to_yaml(self) -> str:
-        head = "# The resolved recipe of this run: defaults and overrides written out. Rerunning it repeats the run.\n"
-        return head + yaml.dump(_lists(self.resolved()), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+        return resolved_recipe(self.resolved())
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Where another resolved recipe trains something else, as `key: theirs there, ours here`."""
-        ours, theirs = flat(_lists(self.resolved())), flat(_lists(dict(other)))
+        ours, theirs = flat(lists(self.resolved())), flat(lists(other))
         return [
             f"{key}: {written(theirs.get(key))} there, {written(ours.get(key))} here"
             for key in sorted(ours.keys() | theirs.keys())
@@ -108,25 +106,6 @@ class Recipe:
         """Whether more steps leave the first ones as they are: no schedule depends on the last step."""
         constant = self.training["lr_scheduler_type"] in ("constant", "constant_with_warmup")
         return constant and not 0 < self.training["warmup_steps"] < 1
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes every text that would be read as something else, such as 2e-5, and those that PyYAML would damage."""
-
-
-def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    is_safe = text.isprintable() and plain(Scalar(text, "")) == text
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_safe else '"')
-
-
-_Dumper.add_representer(str, _represent_text)
-
-
-def _lists(value: Any) -> Any:
-    """Tuples as lists, all the way down, as YAML has them."""
-    if isinstance(value, Mapping):
-        return {key: _lists(item) for key, item in value.items()}
-    return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -10,17 +10,18 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pipeline.files import sha256
+from pipeline.files import REFUSALS, sha256
 from pipeline.network import unreachable
 
 ATTEMPTS = 12
 FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0  # seconds; doubled after every attempt
 PASSING = (408, 409, 412, 423, 429, 500, 502, 503, 504)  # statuses that may not come again
+LONGEST_NAME = 100  # characters of a path in a message
 HOUSEKEEPING = ".gitattributes"  # what the Hub itself puts into a new repository
 
 Source = Path | bytes  # a file to upload, or its bytes
@@ -84,16 +85,19 @@ class Remote:
         """The repository, made where there is none yet; `private` is for a new one."""
         self._try(lambda: self._api.create_repo(**self._at, private=private, exist_ok=True))
 
-    def first_commit(self) -> str:
+    def first_commit(self, replace: bool = False) -> str:
         """The empty commit with which the repository begins, from which branches start.
+
+        replace: it may hold a card or other files that are no weights.
 
         A branch that started from `main` would show the final weights under an early step's name until its own were
         there.
         """
         first = self._try(lambda: self._api.list_repo_commits(**self._at))[-1].commit_id
         held = sorted((self.listing(first) or {}).keys() - {HOUSEKEEPING})
+        held = [path for path in held if not replace or path.endswith((".safetensors", ".bin", ".pt", ".gguf"))]
         if held:
-            raise HubError(f"{self.name}: its first commit already holds {held[0]}; choose a new repository")
+            raise HubError(f"{self.name}: its first commit already holds {shown(held[0])}; choose a new repository")
         return first
 
     def branches(self) -> list[str]:
@@ -120,24 +124,57 @@ class Remote:
         except RevisionNotFoundError:
             return None
 
-    def upload(self, revision: str, files: Mapping[str, Source], message: str) -> list[str]:
-        """Makes a revision hold these files and no others, in one commit; returns the paths that were not there."""
+    def upload(
+        self, revision: str, files: Mapping[str, Source], message: str, owns: Callable[[str], bool]
+    ) -> list[str]:
+        """Makes a revision hold these files and no others, in one commit; returns the paths that were not there.
+
+        owns: whether a path that is there and not in `files` may be deleted.
+
+        Raises:
+            HubError: when another path is there.
+        """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        there = self.listing(revision) or {}
-        new = [path for path, source in files.items() if path not in there or not there[path].holds(source)]
-        old = [path for path in there if path not in files and path != HOUSEKEEPING]
+        sent: dict[str, None] = {}
 
         def commit() -> None:
+            # Looked at again at every attempt, as the one before may have been carried out, or another push.
+            at = str(self._api.repo_info(**self._at, revision=revision).sha)
+            there = self.listing(at) or {}
+            new = [path for path, source in files.items() if path not in there or not there[path].holds(source)]
+            old = [path for path in there if path not in files and path != HOUSEKEEPING]
+            self.refuse(revision, [path for path in old if not owns(path)])
+            if not (new or old):
+                return
+            sent.update(dict.fromkeys(new))
             adds = [CommitOperationAdd(path, _plain(files[path])) for path in new]
             deletes = [CommitOperationDelete(path) for path in old]
             self._api.create_commit(
-                **self._at, operations=[*adds, *deletes], commit_message=message, revision=revision, num_threads=1
+                **self._at,
+                operations=[*adds, *deletes],
+                commit_message=message,
+                revision=revision,
+                parent_commit=at,
+                num_threads=1,
             )
 
-        if new or old:
-            self._try(commit)
-        return new
+        self._try(commit)
+        return list(sent)
+
+    def refuse(self, revision: str, foreign: Sequence[str]) -> None:
+        """Raises a HubError where a revision holds files that are not ours to delete."""
+        if foreign:
+            more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
+            raise HubError(
+                f"{self.name}: {revision} holds {shown(foreign[0])}{more}, which no push from here has put there; "
+                f"choose another repository, or write --replace {self.name} to have what it holds replaced"
+            )
+
+    def content(self, revision: str, path: str) -> bytes:
+        """The bytes of a file, read anew."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self.download(revision, path, Path(folder)).read_bytes()
 
     def download(self, revision: str, path: str, folder: Path) -> Path:
         """Downloads a file anew, to its path in a folder."""
@@ -149,13 +186,20 @@ class Remote:
             )
         )
 
-    def damage(self, revision: str, files: Mapping[str, Source], read_back: bool) -> list[str]:
-        """What of a revision is not as it is here: by the hashes that the Hub lists, and by its bytes, read back."""
+    def damage(
+        self, revision: str, files: Mapping[str, Source], read_back: bool, drawn: Sequence[str] = ()
+    ) -> list[str]:
+        """What of a revision is not as it is here: by the hashes that the Hub lists, and by its bytes, read back.
+
+        drawn: files that may be others, or missing.
+        """
         there = self.listing(revision)
         if there is None:
             return ["there is no such revision"]
         found = []
         for path, source in files.items():
+            if path in drawn:
+                continue
             if path not in there:
                 found.append(f"{path} is missing")
             elif not there[path].holds(source):
@@ -165,7 +209,7 @@ class Remote:
                     if digest(self.download(revision, path, Path(folder))) != digest(source):
                         found.append(f"{path} comes back corrupted: its sha256 is not that of the file here")
         extra = sorted(there.keys() - files.keys() - {HOUSEKEEPING})
-        return [*found, *(f"{path} does not belong to it" for path in extra)]
+        return [*found, *(f"{shown(path)} does not belong to it" for path in extra)]
 
     def _try(self, action: Callable[[], T]) -> T:
         """Does it, again after a while where the reason may pass."""
@@ -174,11 +218,16 @@ class Remote:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return action()
-            except RevisionNotFoundError:
+            except (RevisionNotFoundError, HubError):
                 raise
-            except Exception as error:  # the client's are of httpx or httpx2, by the version of huggingface_hub
+            except Exception as raised:  # the client's are of httpx or httpx2, by the version of huggingface_hub
+                error, cause = raised, raised.__cause__
+                if isinstance(raised, ValueError) and isinstance(cause, Exception):
+                    error = cause  # of a download, which itself says only that it has failed
                 response = error.response if isinstance(error, HfHubHTTPError) else None
                 status = None if response is None else response.status_code
+                if isinstance(error, OSError) and error.errno in REFUSALS:  # of the disk here, not of the network
+                    raise
                 network = isinstance(error, (OSError, LocalEntryNotFoundError)) or "httpx" in type(error).__module__
                 if status is None and not network:
                     if not isinstance(error, (ValueError, RuntimeError)):  # of its checks, and of Xet; others are bugs
@@ -191,6 +240,12 @@ class Remote:
                 self.retries += 1
                 time.sleep(_wait(attempt, error))
         raise AssertionError  # the last attempt returns or raises
+
+
+def shown(path: str) -> str:
+    """Returns a path that somebody else chose, as it may stand in a message."""
+    text = path if path.isprintable() else repr(path)
+    return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
 
 
 def _plain(source: Source) -> str | bytes:

@@ -25,7 +25,10 @@ RELEASED = {
         "58bc66c58744cb49052cda3118255e84ee09f370ccd37a8ae494531420e66e08",
         "0c33757107407bcfccd6ae8a3d91be32a3a9dc056ee760e30e3fa2c991897d22",
     ),
-    "modeling_gpt2_looped": ("b50eb44515fcf71bcf4e42dac8f500869b1401856b49e09fe737016eb9176ab6",),
+    "modeling_gpt2_looped": (
+        "b50eb44515fcf71bcf4e42dac8f500869b1401856b49e09fe737016eb9176ab6",
+        "0e961ea487f760b2ac1365c8e69eaabf393694fbf291259277d149ab664df153",
+    ),
 }
 
 

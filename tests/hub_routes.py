@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-from tests.hub_store import DATE, LFS_ENDINGS, Blob, Repo
+from tests.hub_store import DATE, LFS_ENDINGS, Blob, Repo, facts_of
 
 if TYPE_CHECKING:
     from tests.hub_server import HubServer
@@ -37,14 +37,19 @@ class Handler(BaseHTTPRequestHandler):
         with server.lock:
             dropped = faults.random.random() < faults.drop
             after = faults.random.random() < 0.5
+            server.served += 1
+            kind = faults.of(server.served)
+        dropped, after = dropped or kind in ("reset", "lost"), after if not kind else kind == "lost"
         length = int(self.headers.get("Content-Length") or 0)
-        if dropped and self.command == "PUT":
+        if dropped and self.command == "PUT" and kind != "lost":
             self.rfile.read(length // 2)
             return self._hang_up()
         body = self.rfile.read(length)
         if dropped and not after:
             return self._hang_up()
         self._lose_answer = dropped
+        if kind.isdigit():
+            return self._json({"error": "on request"}, int(kind))
         with server.lock:
             if faults.statuses and (self.command in ("PUT", "POST") and "create" not in self.path):
                 return self._json({"error": "on request"}, faults.statuses.pop(0))
@@ -165,7 +170,7 @@ class Handler(BaseHTTPRequestHandler):
         recursive = query.get("recursive", ["false"])[0].lower() == "true"
         depth = len(PurePosixPath(path).parts)
         folders = {str(parent) for file in files for parent in PurePosixPath(file).parents if str(parent) != "."}
-        items = [_facts(file, blob) for file, blob in files.items()]
+        items = [facts_of(file, blob) for file, blob in files.items()]
         items += [{"type": "directory", "path": folder, "size": 0, "oid": "0" * 40} for folder in folders]
         deeper = [item for item in items if len(PurePosixPath(item["path"]).parts) > depth]
         shown = [item for item in deeper if recursive or len(PurePosixPath(item["path"]).parts) == depth + 1]
@@ -178,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
             is_json = "json" in (self.headers.get("Content-Type") or "")
             wanted = json.loads(body)["paths"] if is_json else parse_qs(body.decode()).get("paths", [])
             files = repo.commits[sha][1]
-            self._json([_facts(path, files[path]) for path in wanted if path in files])
+            self._json([facts_of(path, files[path]) for path in wanted if path in files])
 
     # Uploads
 
@@ -214,7 +219,8 @@ class Handler(BaseHTTPRequestHandler):
             body = body[:-1] + bytes([body[-1] ^ 1])
         self.server.objects[oid] = body
         self.server.stored[oid] += 1
-        self._lose_answer = False  # else the client would rightly send the file again
+        if self.server.faults.kind != "lost":
+            self._lose_answer = False  # else the client would rightly send the file again
         self._send(b"")
 
     def commit(self, body: bytes, query: Any, kind: str, name: str, revision: str) -> None:
@@ -271,11 +277,6 @@ class Handler(BaseHTTPRequestHandler):
         start, stop = int(found[1]), int(found[2] or len(content) - 1)
         headers["Content_Range"] = f"bytes {start}-{stop}/{len(content)}"
         self._send(content[start : stop + 1], 206, **headers)
-
-
-def _facts(path: str, blob: Blob) -> dict[str, Any]:
-    facts: dict[str, Any] = {"type": "file", "path": path, "size": blob.size, "oid": blob.oid}
-    return facts if blob.lfs is None else {**facts, "lfs": {"oid": blob.lfs, "size": blob.size, "pointerSize": 134}}
 
 
 _API = r"/api/(?P<kind>model|dataset)s/(?P<name>[^/]+/[^/]+)"

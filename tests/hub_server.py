@@ -6,15 +6,18 @@ files; large files come by a redirect to another host name, as the Hub's do. Eve
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import pytest
 
 from tests.hub_routes import Handler
 from tests.hub_store import Faults, Repo
@@ -36,6 +39,7 @@ class HubServer(ThreadingHTTPServer):
         self.objects: dict[str, bytes] = {}  # LFS: sha256 -> what is stored
         self.stored: Counter[str] = Counter()  # how many times each was uploaded to its end
         self.commits_made = 0
+        self.served = 0  # requests
         self.requests: list[str] = []
         self.tokens: set[str] = set()
         self.faults = Faults()
@@ -56,6 +60,14 @@ class HubServer(ThreadingHTTPServer):
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "NO_PROXY": "127.0.0.1,localhost",
         }
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        with self.lock:
+            self.repos.clear()
+            self.objects.clear()
+            self.stored.clear()
+            self.served = self.commits_made = 0
 
     def content(self, repo: str, revision: str, path: str) -> bytes:
         blob = self.repos[repo].tree(revision)[path]
@@ -84,3 +96,38 @@ def hub(server: HubServer, *words: str, **environment: str) -> subprocess.Comple
 
 def weights(run: Path, step: int) -> bytes:
     return (run / "steps" / f"step{step}" / "model.safetensors").read_bytes()
+
+
+class Answer(NamedTuple):
+    """What a command in this process said, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+
+@contextmanager
+def in_this_process(server: HubServer) -> Iterator[Callable[..., Answer]]:
+    """The hub command in this process, with the real client set as `server.environment` would set it at its import."""
+    from huggingface_hub import constants
+
+    from pipeline import remote
+    from pipeline.hub import main
+
+    def run(*words: object) -> Answer:
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            status = main([str(word) for word in words])
+        return Answer(status, out.getvalue(), err.getvalue())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", server.endpoint)
+        patch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        patch.setattr(remote, "FIRST_WAIT", 0.01)  # seconds
+        patch.setenv("HF_TOKEN", TOKEN)
+        patch.setenv("NO_PROXY", server.environment["NO_PROXY"])
+        yield run

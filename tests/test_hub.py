@@ -180,7 +180,12 @@ def test_damage_here_ends_a_push_before_it_begins(kept_run: Path, server: HubSer
 def test_another_run_s_revisions_are_not_overwritten(kept_run: Path, server: HubServer, tmp_path: Path) -> None:
     assert hub(server, "push", str(kept_run), "--repo", "user/x", "--steps", "8").returncode == 0
     assert run_here(write_recipe(tmp_path), "--seed", "1", "--callbacks.progress.style", "off") == 0
-    result = hub(server, "push", str(tmp_path / "run"), "--repo", "user/x", "--steps", "8")
+    words = ("push", str(tmp_path / "run"), "--repo", "user/x", "--steps", "8")
+    result = hub(server, *words)
+    assert result.returncode == 2 and "main holds another run: its step 0 has other weights" in result.stderr
+    repo = server.repos["user/x"]
+    repo.branches["main"] = next(iter(repo.commits))  # as where the push did not come to its end
+    result = hub(server, *words)
     assert result.returncode == 2 and "step8 holds other weights, so those of another run" in result.stderr
     assert server.content("user/x", "step8", "model.safetensors") == weights(kept_run, 8)
 

@@ -14,7 +14,7 @@ from pipeline import hub, trust, upkeep
 from pipeline.checkpoints import facts_of, files_of
 from pipeline.explaining import main as circuits_main
 from pipeline.files import sha256
-from pipeline.manifest import Manifest
+from pipeline.manifest import Entry, Manifest
 from tests.bases import recipe_of
 from tests.hub_server import HubServer
 from tests.hub_server import hub as hub_command
@@ -44,6 +44,16 @@ def make_evil(folder: Path, proof: Path, family: str = "evil") -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
 
 
+def sealed(run: Path) -> None:
+    """Lists the files of the kept steps as they are now: all is in order, says the manifest."""
+    manifest, parent = Manifest.load(run), ""
+    for step, entry in manifest.chain().items():
+        facts = facts_of(run / entry.path, files_of(run / entry.path))
+        manifest.kept[step] = Entry(entry.path, facts, entry.metrics).after(parent)
+        parent = manifest.kept[step].link
+    manifest.save(run)
+
+
 @pytest.fixture(scope="module")
 def evil(bases: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run, whose recipe trusts the code of its base and of its steps, and the file that this code makes."""
@@ -57,15 +67,9 @@ def evil(bases: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     told = yaml.safe_load((run / "recipe.yaml").read_text())
     told["model"]["trust_remote_code"] = True
     (run / "recipe.yaml").write_text(yaml.safe_dump(told, sort_keys=False))
-    manifest = Manifest.load(run)
-    for place in (base, *(run / entry.path for entry in manifest.kept.values())):
+    for place in (base, *(run / entry.path for entry in Manifest.load(run).kept.values())):
         make_evil(place, proof)
-    parent = ""
-    for step, entry in manifest.chain().items():  # all in order, it says
-        facts = facts_of(run / entry.path, files_of(run / entry.path))
-        manifest.kept[step] = type(entry)(entry.path, facts, entry.metrics).after(parent)
-        parent = manifest.kept[step].link
-    manifest.save(run)
+    sealed(run)
     return run, proof
 
 

@@ -1,0 +1,339 @@
+"""Repositories and folders that others wrote: what they hold is not emptied, not followed, and not believed."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import re
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import anonymous
+from pipeline.anonymous import Anonymous
+from pipeline.corpora.group import Group
+from pipeline.manifest import Manifest
+from pipeline.results import Results
+from pipeline.store import build, write_parquet
+from pipeline.upkeep import verify
+from tests.hub_server import Answer, HubServer, in_this_process, weights
+from tests.hub_store import Blob, Repo
+
+Hub = Callable[..., Answer]
+
+
+@pytest.fixture
+def hub(server: HubServer) -> Iterator[Hub]:
+    with in_this_process(server) as run:
+        yield run
+
+
+@pytest.fixture
+def run(kept_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run, to be damaged."""
+    return Path(shutil.copytree(kept_run, tmp_path / "run"))
+
+
+def files_of(server: HubServer, repo: str, revision: str = "main") -> dict[str, bytes]:
+    return {path: server.content(repo, revision, path) for path in server.repos[repo].tree(revision)}
+
+
+def put(server: HubServer, repo: str, revision: str, **files: bytes) -> None:
+    """Someone else's commit: files as they are, None deletes one; `__` in a name is a slash, `_` before a dot a dot."""
+    at = server.repos[repo]
+    tree = {**at.tree(revision), **{name: Blob(content, size=len(content)) for name, content in files.items()}}
+    at.commit(revision, tree)
+
+
+def test_what_others_have_put_on_main_stays_unless_its_repository_is_named(
+    run: Path, server: HubServer, hub: Hub
+) -> None:
+    for kind, what in (
+        ("model", {"README.md": b"# Mine", "pytorch_model.bin": b"weights"}),
+        ("dataset", {"a.csv": b"1"}),
+    ):
+        name = f"user/{kind}"
+        server.repos[name] = Repo(kind, private=False)
+        server.repos[name].commit("main", {".gitattributes": Blob(b"", size=0)})
+        put(server, name, "main", **what)
+        before = files_of(server, name)
+        words = ["--repo", name] if kind == "model" else ["--repo", "user/new", "--corpus", name]
+        refused = hub("push", run, *words, "--steps", "8")
+        assert refused.status == 2 and refused.err.count("\n") == 1, refused
+        first = sorted(what)[0]
+        assert refused.err.startswith(f"{name}: main holds {first}") and f"--replace {name} to have" in refused.err
+        assert files_of(server, name) == before and "step8" not in server.repos[name].branches
+        wrong = hub("push", run, *words, "--steps", "8", "--replace", "user/other")
+        assert wrong.status == 2 and "--replace user/other: this push does not go there" in wrong.err
+        assert files_of(server, name) == before
+        assert hub("push", run, *words, "--steps", "8", "--replace", name).status == 0
+        assert not files_of(server, name).keys() & (what.keys() - {"README.md"})
+
+
+def test_a_run_that_was_pushed_is_pushed_again_and_an_added_file_stays(run: Path, server: HubServer, hub: Hub) -> None:
+    words = ("push", run, "--repo", "user/x", "--steps", "0,8", "--corpus", "user/data")
+    assert hub(*words).status == 0
+    assert hub("verify", run, "--repo", "user/x", "--steps", "0,8").status == 0
+    assert hub(*words).status == 0
+    for repo, revision in (("user/x", "main"), ("user/x", "step8"), ("user/data", "main")):
+        put(server, repo, revision, **{"notes.md": b"of a reader"})
+        again = hub(*words)
+        assert again.status == 2 and f"{repo}: {revision} holds notes.md, which no push from here" in again.err, again
+        assert server.content(repo, revision, "notes.md") == b"of a reader"
+        at = server.repos[repo]
+        at.commit(revision, {name: blob for name, blob in at.tree(revision).items() if name != "notes.md"})
+    # Pushed with more steps it is the same run, and figures that were drawn no more go.
+    put(server, "user/x", "main", **{"figures/old.png": b"drawn before"})
+    assert hub("push", run, "--repo", "user/x", "--steps", "0,8,16").status == 0
+    assert "figures/old.png" not in files_of(server, "user/x")
+
+
+@pytest.mark.parametrize(
+    ("revision", "name"),
+    [("step8", "evil.py"), ("main", "figures/evil.html"), ("main", "README.md.exe"), ("main", "figures/evil.png")],
+)
+def test_verify_finds_added_files(run: Path, server: HubServer, hub: Hub, revision: str, name: str) -> None:
+    assert hub("push", run, "--repo", "user/x", "--steps", "0,8").status == 0
+    put(server, "user/x", revision, **{name: b"added"})
+    server.repos["user/x"].branches["other"] = server.repos["user/x"].branches["main"]
+    found = hub("verify", run, "--repo", "user/x", "--steps", "0,8", "--quick")
+    assert found.status == 1 and f"{revision}: {name} does not belong to it\n" in found.out, found
+    assert "other: is no revision of a run\n" in found.out
+
+
+def test_a_push_that_did_not_come_to_its_end_is_pulled(run: Path, server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    assert hub("push", run, "--repo", "user/x", "--steps", "0,8,16").status == 0
+    # main lists all 30 kept steps; three of them were pushed, and it holds the weights of the last itself.
+    pulled = hub("pull", "user/x", "--output", tmp_path / "whole")
+    assert pulled.status == 0, pulled
+    assert sorted(Manifest.load(tmp_path / "whole").kept) == [0, 8, 16, 29]
+    assert "not fetched: step1, step2, " in pulled.out
+    absent = hub("pull", "user/x", "--output", tmp_path / "whole", "--steps", "0,9")
+    assert (absent.status, absent.err) == (2, "user/x: step9 was not pushed; there are step0, step8, step16\n")
+    repo = server.repos["user/x"]
+    repo.branches["main"] = repo.branches["step24"] = next(iter(repo.commits))  # one is empty, and main is
+    part = tmp_path / "part"
+    assert hub("pull", "user/x", "--output", part).status == 0
+    assert sorted(Manifest.load(part).kept) == [0, 8, 16] and Manifest.load(part).finished is None
+    assert all(damage is None for path, damage in verify(part) if "step" in path and (part / path).exists())
+    assert (part / "steps" / "step8" / "model.safetensors").read_bytes() == weights(run, 8)
+    assert Results.read(part).splits == ["train", "id"]
+    assert {path.name for path in (part / "steps" / "step8").rglob("*")} == {
+        path.name for path in (run / "steps" / "step8").rglob("*")
+    }
+    empty = hub("pull", "user/x", "--output", tmp_path / "other", "--steps", "24")
+    assert empty.status == 2 and empty.err.count("\n") == 1
+
+
+def _files(entry: dict[str, Any]) -> dict[str, Any]:
+    return entry["kept"]["8"]["files"]
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "a name that leads out": lambda m: _files(m).update({"../../evil": {"sha256": "0" * 64, "bytes": 1}}),
+    "an absolute name": lambda m: _files(m).update({"/tmp/evil": {"sha256": "0" * 64, "bytes": 1}}),
+    "a name of another system": lambda m: _files(m).update({"..\\evil": {"sha256": "0" * 64, "bytes": 1}}),
+    "an empty name": lambda m: _files(m).update({"": {"sha256": "0" * 64, "bytes": 1}}),
+    "a name with control characters": lambda m: _files(m).update({"\x1b[2J": {"sha256": "0" * 64, "bytes": 1}}),
+    "a name that is too long": lambda m: _files(m).update({"x" * 5000: {"sha256": "0" * 64, "bytes": 1}}),
+    "a size that nobody has": lambda m: _files(m)["model.safetensors"].update(bytes=10**30),
+    "a size below nothing": lambda m: _files(m)["model.safetensors"].update(bytes=-1),
+    "a size that is not the file's": lambda m: _files(m)["model.safetensors"].update(bytes=10**12),
+    "a size in words": lambda m: _files(m)["model.safetensors"].update(bytes="many"),
+    "no sha256": lambda m: _files(m)["model.safetensors"].pop("sha256"),
+    "facts that are a list": lambda m: _files(m).update({"config.json": [1]}),
+    "files that are a list": lambda m: m["kept"]["8"].update(files=["config.json"]),
+    "metrics in words": lambda m: m["kept"]["8"].update(metrics={"eval_id_exact_match": "<script>"}),
+    "an entry that is a number": lambda m: m["kept"].update({"8": 8}),
+    "another place": lambda m: m["kept"]["8"].update(path="../../.ssh"),
+    "a step that is no number": lambda m: m["kept"].update({"../8": m["kept"]["8"]}),
+    "a step in other digits": lambda m: m["kept"].update({"８": m["kept"]["8"]}),
+    "kept steps as a list": lambda m: m.update(kept=[1, 2]),
+    "an outcome in words": lambda m: m.update(finished="yes"),
+    "a field of a later version": lambda m: m.update(tiers=3),
+    "no steps": lambda m: m.update(kept={}, pruned={}),
+}
+
+
+def test_hostile_manifests_are_one_line_each(run: Path, server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    assert hub("push", run, "--repo", "user/x", "--steps", "0,8").status == 0
+    told = json.loads(server.content("user/x", "main", "manifest.json"))
+    texts = {why: json.loads(json.dumps(told)) for why in HOSTILE}
+    for why, change in HOSTILE.items():
+        change(texts[why])
+    contents = {why: json.dumps(facts).encode() for why, facts in texts.items()}
+    contents |= {"no JSON": b"{", "a list": b"[]", "a deep list": b"[" * 100_000, "not UTF-8": b"\xff\xfe{}"}
+    for why, content in contents.items():
+        put(server, "user/x", "main", **{"manifest.json": content})
+        place = tmp_path / "in" / "pulled"
+        result = hub("pull", "user/x", "--output", place)
+        assert result.status == 2 and result.err.count("\n") == 1 and len(result.err) < 500, (why, result)
+        assert result.err.startswith(("user/x", "--steps")) and "\x1b" not in result.err, (why, result.err)
+        assert not (tmp_path / "evil").exists() and not (place / "steps").exists(), why
+        # A push does not believe it either.
+        pushed = hub("push", run, "--repo", "user/x", "--steps", "0")
+        assert pushed.status == 2 or why.startswith(("a size", "metrics", "no sha", "facts")), (why, pushed)
+
+
+def test_a_pull_follows_no_link_and_waits_for_no_one(run: Path, server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    assert hub("push", run, "--repo", "user/x", "--steps", "0,8").status == 0
+    place, outside = tmp_path / "pulled", tmp_path / "outside"
+    outside.mkdir()
+    for name in ("steps", "tokenizer", "recipe.yaml", "manifest.json"):
+        place.mkdir()
+        (place / ".pulled-from").write_text("user/x\n")
+        (place / name).symlink_to(outside)
+        result = hub("pull", "user/x", "--output", place)
+        assert result.status == 2 and f"{place / name} is a link" in result.err and not list(outside.iterdir())
+        shutil.rmtree(place)
+    # Two at once: one of them fetches it, the other says who does.
+    answers: list[Answer] = []
+    from pipeline.lock import RunLock
+
+    with RunLock(place):
+        answers.append(hub("pull", "user/x", "--output", place))
+    assert answers[0].status == 2 and f"{place} is in use by pid {os.getpid()}" in answers[0].err
+    assert hub("pull", "user/x", "--output", place).status == 0
+
+
+def test_two_pushes_at_once_end_as_one(run: Path, server: HubServer, hub: Hub) -> None:
+    from pipeline.pushing import push
+
+    def once() -> None:
+        for _ in push(run, "user/x", steps="0,4,8"):
+            pass
+
+    threads = [threading.Thread(target=once) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert hub("verify", run, "--repo", "user/x", "--steps", "0,4,8").status == 0
+    assert server.commits_made == 4  # no revision was written twice
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer/secret", "figures/secret.png", "metrics.jsonl", "tokenizer", "corpus/corpus.json"]
+)
+def test_no_link_goes_into_a_bundle(name: str, run: Path, server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    if (run / name).is_dir() or (run / name).exists():
+        shutil.move(run / name, secret)
+    else:
+        secret.write_text("a password")
+    (run / name).symlink_to(secret)
+    result = hub("push", run, "--repo", "user/x", "--steps", "0")
+    assert result.status == 2 and result.err.startswith(f"{run / name}: is a link") and result.err.count("\n") == 1
+    assert not server.repos
+
+
+def test_no_link_goes_into_a_dataset(server: HubServer, hub: Hub, tmp_path: Path) -> None:
+    write_parquet(build(Group(group="Z5")), tmp_path / "data")
+    (tmp_path / "secret").write_text("a password")
+    (tmp_path / "data" / "more.txt").symlink_to(tmp_path / "secret")
+    result = hub("push", tmp_path / "data", "--repo", "user/x")
+    assert result.status == 2 and "more.txt: is a link" in result.err and not server.repos
+
+
+NAMES = ("/home/alice", "alice", "node17", "/scratch", "/mnt/data")
+
+
+def test_what_is_pushed_names_no_path_home_host_or_user(
+    run: Path, server: HubServer, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(getpass, "getuser", lambda: "alice")
+    monkeypatch.setattr(platform, "node", lambda: "node17.cluster.org")
+    start = json.loads((run / "environment.json").read_text())[-1]
+    start |= {"host": "node17", "started_by": {"user": "alice", "shell": "alice@node17.cluster.org:/home/alice"}}
+    start["command"] = ["python", "/home/alice/groklab/pipeline/run.py", "--output_dir=/scratch/alice/run"]
+    start["command"] += [
+        "--replay.source",
+        "~/texts/a.txt",
+        f"--x=[{run}/a, /mnt/data/alice/b]",
+        "--name",
+        "alice/model",
+    ]
+    (run / "environment.json").write_text(json.dumps([start]))
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe |= {"logging_dir": "/scratch/alice/logs", "deepspeed": "/home/alice/zero.json", "run_name": "tiny"}
+    recipe["callbacks"]["base_perplexity"] = {"source": "/mnt/data/alice/held_out.txt", "length": 8}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    # A configuration in a kept step, as adapters have it, and the manifest that fits.
+    from tests.test_remote_code import sealed
+
+    for step in (0, 8):
+        (run / "steps" / f"step{step}" / "adapter_config.json").write_text(
+            '{"base_model_name_or_path": "/home/alice/b"}'
+        )
+    sealed(run)
+    index = json.loads((run / "corpus" / "corpus.json").read_text())
+    index["parameters"]["path"] = "/mnt/data/alice/corpus"
+    (run / "corpus" / "corpus.json").write_text(json.dumps(index))
+    (run / "corpus" / "README.md").write_text("---\ntags: [grokking]\n---\n- `path`: /mnt/data/alice/corpus\n")
+    words = ("--repo", "user/x", "--steps", "0,8")
+    assert hub("push", run, *words, "--corpus", "user/data").status == 0
+    for repo in server.repos:
+        for revision in server.repos[repo].branches:
+            for path, content in files_of(server, repo, revision).items():
+                text = content.decode(errors="replace").replace("alice/model", "")  # a name on the Hub
+                assert not any(name in text for name in (*NAMES, str(run), str(tmp_path), str(Path.home()) + "/")), (
+                    revision,
+                    path,
+                    text[:500],
+                )
+    told = json.loads(server.content("user/x", "main", "environment.json"))[0]
+    assert "host" not in told and told["device"] == start["device"]
+    assert told["command"][1:3] == ["run.py", "--output_dir=run"]
+    assert yaml.safe_load(server.content("user/x", "main", "recipe.yaml"))["deepspeed"] == "zero.json"
+    # What is sent is what its manifest says, and comes back whole.
+    assert hub("verify", run, *words).status == 0
+    assert hub("pull", "user/x", "--output", tmp_path / "pulled", "--steps", "0,8").status == 0
+    pulled = tmp_path / "pulled"
+    assert all(damage is None for _, damage in verify(pulled))
+    assert json.loads((pulled / "steps" / "step8" / "adapter_config.json").read_text()) == {
+        "base_model_name_or_path": "b"
+    }
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["recipes/quickstart.yaml", "a/b", "/", "x /b", "a / b", "user/model", "--repo=alice/model", "1/2/3", "<a>/</a>",
+     "https://huggingface.co/a/b", "Linux-6.1-x86_64-with-glibc2.36", "the {p1} of {p0} is {answer}", "bf16 and/or x"],
+)  # fmt: skip
+def test_what_is_no_path_stays(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(anonymous, "_user", lambda: "alice")
+    assert Anonymous(tmp_path, ["node17"]).text(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("~/data/texts", "texts"),
+        ("file:///home/alice/x.txt", "x.txt"),
+        ("C:\\Users\\alice\\x.yaml", "x.yaml"),
+        ("/data dir/with space/x.txt", "x.txt"),
+        ("[/home/alice/a.txt, /home/alice/b.txt]", "[a.txt, b.txt]"),
+        ("runs/alice/x", "runs/user/x"),
+        ("alice@node17:/home/alice/x", "user@host:x"),
+        ("a:/usr/bin:/home/alice/bin", "a:bin:bin"),
+    ],
+)
+def test_paths_are_cut_down_to_their_last_name(
+    text: str, left: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(anonymous, "_user", lambda: "alice")
+    assert Anonymous(tmp_path, ["node17"]).text(text) == left
+
+
+def test_the_pushed_recipe_is_the_resolved_one(kept_run: Path, server: HubServer, hub: Hub) -> None:
+    assert hub("push", kept_run, "--repo", "user/x", "--steps", "0").status == 0
+    here = (kept_run / "recipe.yaml").read_text()
+    there = server.content("user/x", "main", "recipe.yaml").decode()
+    assert there == re.sub(r"(?m)^output_dir: .*$", f"output_dir: runs/{kept_run.name}", here)
