@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
+from pipeline.failures import forget_failure
 from pipeline.folder import RECIPE, check_corpus
 from pipeline.manifest import Entry, Manifest
 from pipeline.models.base import Family
@@ -119,6 +120,7 @@ class Run:
 def explain(
     run: Path, analyses: Mapping[str, Explanation], device: Any = "cpu", against: Path | None = None,
     source: Source | None = None, trusted: bool = False,
+    on_failure: Callable[[str, Exception], None] | None = None,
 ) -> Iterator[Path]:  # fmt: skip
     """Runs analyses on the kept steps they name; yields each table's path once it is there.
 
@@ -126,13 +128,13 @@ def explain(
 
     A table that was computed from the same weights, pairs and parameters stays. One model instance takes all steps.
     Overviews compare those of their steps that the analysis they look at has, with the tables of the run `against` too,
-    where one is named.
+    where one is named. One that fails is told to `on_failure`, where that is given, and the next one is run.
 
     Raises:
         ParameterError: when an analysis names a split or a step that the run does not have.
         ValueError: when the weights of a step are not those that were kept.
     """
-    folder, opened = run / CIRCUITS, Run(run, trusted)
+    folder, opened, every = run / CIRCUITS, Run(run, trusted), with_sources(analyses)
     model: PreTrainedModel | None = None
     loaded: int | None = None
 
@@ -143,8 +145,8 @@ def explain(
         assert model is not None
         return model
 
-    every = with_sources(analyses)
-    for name, analysis in every.items():
+    def tables_of(name: str, analysis: Explanation) -> Iterator[Path]:
+        parameters = analysis.as_dict() | {"steps": ""}
         steps = choose_steps(opened.manifest, analysis.steps)
         if isinstance(analysis, Overview):
             looked_at = choose_steps(opened.manifest, every[analysis.source].steps)
@@ -152,13 +154,12 @@ def explain(
                 raise ParameterError(f"{name}.steps", f"{analysis.source} looks at none of these steps")
             tables = {step: pq.read_table(folder / analysis.source / f"step{step}.parquet") for step in steps}
             others = None if against is None else by_step(against, analysis.source)
-            write_table(folder / name / f"{ALL}.parquet", analysis.compare(tables, others), {})
+            write_table(folder / name / f"{ALL}.parquet", analysis.compare(tables, others), {"parameters": parameters})
             yield folder / name / f"{ALL}.parquet"
-            continue
+            return
         assert isinstance(analysis, Analysis)
         pairs = analysis.choose(source or opened.source)
         shared = analysis.fit(at(opened.steps[-1]), pairs) if type(analysis).fit is not Analysis.fit else {}
-        parameters = analysis.as_dict() | {"steps": ""}
         common = {"parameters": parameters, "pairs": fingerprint(pairs), "shared": shared, "code": code_hash()}
         for step in steps:
             path = folder / name / f"step{step}.parquet"
@@ -166,6 +167,15 @@ def explain(
             if not is_made_of(path, made_of):
                 write_table(path, add_step(analysis.run(at(step), pairs, **shared), step), made_of)
             yield path
+
+    for name, analysis in every.items():
+        try:
+            yield from tables_of(name, analysis)
+            forget_failure(run, name)
+        except Exception as error:  # a bug of the analysis's too, which must not take the others and the run with it
+            if on_failure is None:
+                raise
+            on_failure(name, error)
 
 
 def with_sources(analyses: Mapping[str, Explanation]) -> dict[str, Explanation]:

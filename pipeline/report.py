@@ -9,22 +9,20 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline import plots
 from pipeline.comparison import write_comparison
-from pipeline.drawing import Mark
-from pipeline.explain import CIRCUITS, read_table
+from pipeline.drawn import draw_analysis
+from pipeline.failures import CIRCUITS
 from pipeline.folder import RECIPE
 from pipeline.grokking import THRESHOLD, match_key
-from pipeline.pages import Code, Figure, Heading, Moving, Paragraph, Part, Table, code, plain, write_page
+from pipeline.pages import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
 from pipeline.parameters import ParameterError
 from pipeline.paths import expand_arguments
 from pipeline.reading import RecipeError
 from pipeline.results import Results
-from pipeline.rooms import load, names
+from pipeline.rooms import names
 from pipeline.scales import StepScale
 from pipeline.story import method, outcome, story
 from pipeline.terminal import run_command
@@ -32,7 +30,12 @@ from pipeline.wording import MISSING, amount, listed, share, size, times
 
 
 def write_report(path: Path) -> Results:
-    """report.md, report.html and figures/ of a run folder, from what lies in it, which is returned.
+    """report.md, report.html and figures/ of a run folder, from what lies in it, which is returned."""
+    return draw_report(path)[0]
+
+
+def draw_report(path: Path) -> tuple[Results, list[str]]:
+    """As `write_report`, and the analyses whose figures failed: a line in the report, and a traceback.
 
     Raises:
         RecipeError: when it is not that of a run, or a file in it is damaged.
@@ -51,11 +54,12 @@ def write_report(path: Path) -> Results:
             Heading("Loss and norms"),
             Figure("training", f"Over training steps: {'; '.join(shown)}.", _training_caption(run)),
         ]
-    circuits = list[Part]()
+    circuits, failed = list[Part](), list[str]()
     for name in sorted(file.name for file in (path / CIRCUITS).glob("*") if file.name in names("circuits")):
-        drawn, found = _circuits(path, name, plots.step_marks(run.grok))
-        figures |= drawn
-        circuits += found
+        drawn = draw_analysis(path, name, plots.step_marks(run.grok))
+        figures |= drawn.figures
+        circuits += drawn.parts
+        failed += [name] if drawn.error else []
     parts: list[Part] = [
         Heading(f"{plain(run.name)}: {plain(outcome(run))}", 1),
         *(Paragraph(text) for text in story(run)),
@@ -71,29 +75,7 @@ def write_report(path: Path) -> Results:
         *_environment(run),
     ]
     write_page(path, f"{run.name}: {outcome(run)}", parts, figures)
-    return run
-
-
-def _circuits(run: Path, name: str, marks: Sequence[Mark]) -> tuple[dict[str, Any], list[Part]]:
-    """What an analysis found: figures by name, and parts."""
-    kind: Any = load("circuits", name, "circuits")
-    table = read_table(run, name)
-    figures: dict[str, Any] = {}
-    parts: list[Part] = [Heading(name.replace("_", " ").capitalize())]
-    try:
-        drawings = kind().draw(table, marks)
-    except KeyError:  # a column that tables have today
-        again = f"python -m pipeline.circuits {shlex.quote(str(run))} --analysis {name}"
-        return {}, [*parts, Paragraph(f"Its tables were written by another version; {code(again)} computes them anew.")]
-    for ending, drawing in drawings.items():
-        figure = "_".join(filter(None, (name, ending)))
-        figures[figure] = drawing.figure
-        parts.append(Figure(figure, drawing.alt, drawing.caption))
-        if drawing.grids:
-            parts.append(Moving(**drawing.grids, axes=drawing.axes, signed=drawing.signed))
-    steps = len(set(table["step"].to_pylist()))
-    tables = f"Tables of {steps} {'step' if steps == 1 else 'steps'}: `{CIRCUITS}/{name}/`."
-    return figures, [*parts, Paragraph(tables, note=True)]
+    return run, failed
 
 
 def summary(run: Results) -> str:
@@ -238,6 +220,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="one to redraw, several to compare")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of a comparison (default: comparison)")
     chosen = parser.parse_args(arguments)
+    failed = list[str]()
     try:
         expand_arguments(chosen, "runs", "output")
         if len(chosen.runs) > 1:
@@ -247,12 +230,12 @@ def main(arguments: list[str] | None = None) -> int:
             raise RecipeError("--output", "is for a comparison; the report of one run lies in its folder")
         else:
             folder = chosen.runs[0]
-            write_report(folder)
+            failed = draw_report(folder)[1]
     except (RecipeError, ParameterError, OSError) as error:  # the last where a page cannot be written
         print(error, file=sys.stderr)
         return 2
     print(folder / "report.html")
-    return 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

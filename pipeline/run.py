@@ -11,6 +11,7 @@ import pickle
 import sys
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from pipeline import folder, launcher, usage
 from pipeline.announcing import announcement, ending
 from pipeline.arguments import training_arguments
 from pipeline.engines import UNIVERSAL, in_force, prepare_engine, regrouped, undivided
+from pipeline.failures import record_failure, reminders
 from pipeline.files import DiskError, write_text, writing
 from pipeline.grokking import PROBE, judged_split
 from pipeline.history import read_lines
@@ -117,6 +119,7 @@ def run(recipe: Recipe) -> int:
             with RunLock(recipe.output_dir):  # of a process that was killed after its last word; or it is still there
                 pass
         print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
+        print("".join(f"{line}\n" for line in reminders(recipe.output_dir)), end="")
         return publish(recipe)
     folder.check_streams(recipe.output_dir, manifest)
     with (
@@ -133,8 +136,8 @@ def run(recipe: Recipe) -> int:
             if launcher.is_first():
                 print(ending(trainer), file=sys.stderr)
             return 1 if trainer.failure else SAVED
-        finish(trainer)
-        return publish(recipe)
+        failed = finish(trainer)
+        return max(publish(recipe), int(failed))
 
 
 def prepare(recipe: Recipe) -> GrokTrainer:
@@ -242,10 +245,13 @@ def leave_group(trainer: GrokTrainer) -> None:
         trainer.accelerator.end_training()
 
 
-def finish(trainer: GrokTrainer) -> None:
-    """Measures all rows once more, draws the report, and marks the run as finished."""
+def finish(trainer: GrokTrainer) -> bool:
+    """Measures all rows once more, draws the report, and marks the run as finished; whether an analysis failed.
+
+    The report is there before the analyses are run: one that fails is a line in it, and the run is finished.
+    """
     from pipeline.explain import explain
-    from pipeline.report import summary, write_report
+    from pipeline.report import draw_report, summary
     from pipeline.trackers import finish_trackers, tracked_name
 
     path = trainer.recipe.output_dir
@@ -254,9 +260,11 @@ def finish(trainer: GrokTrainer) -> None:
         trainer.check_by_decoding()
     leave_group(trainer)  # the first process goes on alone
     if trainer.is_world_process_zero():
-        for _ in explain(path, trainer.recipe.circuits, trainer.args.device):
+        if trainer.recipe.circuits:
+            draw_report(path)
+        for _ in explain(path, trainer.recipe.circuits, trainer.args.device, on_failure=partial(record_failure, path)):
             pass
-        results = write_report(path)
+        results, undrawn = draw_report(path)
         trackers = list(trainer.args.report_to or ())
         finish_trackers(
             trackers, results, tracked_name(trainer.recipe), trainer.args.project, trainer.recipe.options.track_steps
@@ -265,6 +273,9 @@ def finish(trainer: GrokTrainer) -> None:
         manifest.finished = trainer.outcome()
         manifest.save(path)
         print(summary(results))
+        print("".join(f"{line}\n" for line in reminders(path)), end="", file=sys.stderr)
+        return bool(reminders(path) or undrawn)
+    return False
 
 
 def publish(recipe: Recipe) -> int:
