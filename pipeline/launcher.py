@@ -22,6 +22,7 @@ NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 NEEDED = (*NUMBERS, "MASTER_ADDR", "MASTER_PORT")
 # The sizes that mpirun and Slurm's PMI give, which accelerate takes for those of a run on CPU.
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+SWEEP = "GROKLAB_SWEEP"  # which tells a run the process id of the sweep that started it
 START = "start with accelerate launch"
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 # The first words of a launcher's command line: Python, its options, and a program or a module.
@@ -101,10 +102,13 @@ def is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def end_with_launcher() -> None:
-    """Asks the system for SIGTERM when the launcher dies, so that a run that nobody watches saves and ends."""
-    if is_launched() and sys.platform == "linux":
+def end_with_parent() -> None:
+    """Asks the system for SIGTERM when the launcher or the sweep dies, so that a run does not outlive it unseen."""
+    sweep = os.environ.pop(SWEEP, None)
+    if sys.platform == "linux" and (is_launched() or sweep):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if sweep and int(sweep) != os.getppid():  # it has died before that was asked
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end_launcher() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.parameters import ParameterError
 
+LONGEST_NAME = 180  # bytes of a run's folder; a file system takes 255, and a log's name is longer
 VARIABLE = re.compile(r"\$(?:(\w+)|\{([^{}]*)\})")
 
 
@@ -55,3 +58,18 @@ def obstacle(path: Path) -> str | None:
         if part.exists():
             return None if part.is_dir() else f"{part} is a file, not a folder"
     return None
+
+
+def folder_name(values: Mapping[str, str]) -> str:
+    """The name of a run's folder, key=value by key=value.
+
+    What a path cannot hold, or would mean something else in it, becomes _, with a digest that tells two such values
+    from each other.
+    """
+    name = ",".join(f"{key}={value}" for key, value in values.items())
+    safe = "".join(sign if sign.isprintable() and sign not in "/$%\\" else "_" for sign in name)
+    if safe == name.replace("/", "_") and len(safe.encode()) <= LONGEST_NAME:
+        return safe
+    while len(safe.encode()) > LONGEST_NAME:
+        safe = safe[:-1]
+    return f"{safe}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"

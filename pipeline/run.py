@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     saved, so that the same command goes on; 128 and the signal's number, stopped at once by a second signal. Launchers
     make a 1 of them all: the first process also writes the status to the file that GROKLAB_STATUS names.
     """
-    launcher.end_with_launcher()
+    launcher.end_with_parent()
     status = _main(sys.argv[1:] if argv is None else argv)
     _tell(status)
     if status == MISTAKE and launcher.speaks():

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import shlex
 import subprocess
 import sys
 import time
@@ -22,15 +21,23 @@ from pathlib import Path
 from pipeline import folder
 from pipeline.comparison import write_comparison
 from pipeline.grokking import THRESHOLD
+from pipeline.launcher import SWEEP
+from pipeline.outside import check_outside
+from pipeline.parameters import ParameterError
+from pipeline.paths import expanded, folder_name
 from pipeline.reading import RecipeError, pairs
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.results import Results
 from pipeline.seeds import moved_by_seeds
+from pipeline.signals import SAVED, Stopped, stop_signals
+from pipeline.slurm import submit
 from pipeline.terminal import in_a_line, run_command
 from pipeline.trust import without_option
 from pipeline.wording import duration
 
 LOG = "log.txt"  # beside a run's folder, with its name before it
+# What the environment says of one run, and would make one of them all.
+OF_ONE_RUN = ("GROKLAB_STATUS", "WANDB_RUN_ID", "WANDB_NAME")
 
 
 @dataclass
@@ -103,17 +110,26 @@ def grid(path: str, words: Sequence[str], output: Path | None) -> list[Point]:
     points = []
     for chosen in itertools.product(*axes.values()):
         at = dict(zip(axes, chosen))
-        name = ",".join(f"{key.rpartition('.')[2]}={at[key]}" for key in swept).replace("/", "_")
+        name = folder_name({key.rpartition(".")[2]: at[key] for key in swept})
         overrides = [f"--{key}={value}" for key, value in at.items()]
         overrides += [f"--output_dir={output / name}", f"--run_name={Path(path).stem} {name}"]
-        points.append(Point(name, read_recipe(path, overrides), overrides))
+        recipe = read_recipe(path, overrides)
+        try:
+            check_outside(recipe)
+        except ParameterError as error:
+            raise recipe.located(error) from None
+        points.append(Point(name, recipe, overrides))
     return points
 
 
-def run_all(points: Sequence[Point], path: str, jobs: int) -> list[Point]:
-    """Runs what is unfinished, `jobs` at a time, with a line for each that ends; returns those that failed."""
+def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
+    """Runs what is unfinished, `jobs` at a time, with a line for each that ends.
+
+    Returns:
+        The exit status: 0 all are finished, 1 one has failed, 75 one was stopped and has saved.
+    """
     waiting = [point for point in points if not point.is_finished]
-    done, failed = len(points) - len(waiting), []
+    done, statuses = len(points) - len(waiting), set[int]()
     if done:
         print(f"{done} of {len(points)} runs are finished already")
     running: list[Point] = []
@@ -132,26 +148,46 @@ def run_all(points: Sequence[Point], path: str, jobs: int) -> list[Point]:
                 slots.append(places[point.name])
                 done += 1
                 assert point.process is not None
-                took = duration(time.monotonic() - point.started)
-                if point.process.returncode:
-                    failed.append(point)
-                    print(f"[{done}/{len(points)}] {point.name}: FAILED after {took}: {_last_line(point.log)}")
-                    print(f"  its log is {point.log}", flush=True)
-                else:
-                    print(f"[{done}/{len(points)}] {point.name}: {point.outcome()}, {took}", flush=True)
+                statuses.add(point.process.returncode)
+                print(f"[{done}/{len(points)}] {point.name}: {_ending(point)}", flush=True)
     finally:
-        for point in running:
-            assert point.process is not None
-            point.process.terminate()
-        for point in running:
-            assert point.process is not None
-            point.process.wait()
-    return failed
+        _end([point.process for point in running if point.process])
+    return 1 if statuses - {0, SAVED} else SAVED if SAVED in statuses else 0
+
+
+def _ending(point: Point) -> str:
+    """How the run of a point ended, in a line, and where its log is where it failed."""
+    assert point.process is not None
+    took = duration(time.monotonic() - point.started)
+    if point.process.returncode == SAVED:
+        return f"stopped and saved after {took}; the same command goes on with it"
+    if point.process.returncode:
+        return f"FAILED after {took}: {_last_line(point.log)}\n  its log is {point.log}"
+    return f"{point.outcome()}, {took}"
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Lets runs end their step and save; a second signal to the sweep ends them at once."""
+    for process in processes:
+        process.terminate()
+    try:
+        for process in processes:
+            process.wait()
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        raise
 
 
 def _start(point: Point, path: str, slot: int, jobs: int) -> None:
     """Starts a run on its share of the machine: one of the GPUs, or some of the cores."""
-    environment = dict(os.environ)
+    environment = {name: value for name, value in os.environ.items() if name not in OF_ONE_RUN}
+    environment[SWEEP] = str(os.getpid())
     gpus = gpu_names()
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
@@ -184,48 +220,6 @@ def gpu_names() -> list[str]:
     return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def submit(points: Sequence[Point], path: str, jobs: int, options: str, again: Sequence[str]) -> str:
-    """Submits what is unfinished as one Slurm array, and the report as a job after it; returns the array's number.
-
-    Each run is a job of recipes/launch.slurm, which saves and requeues it at its time limit. `options` are sbatch's,
-    for every run; `again` is the command that reports.
-
-    Raises:
-        RecipeError: when there is no Slurm, or it refuses the job.
-    """
-    waiting = [point for point in points if not point.is_finished]
-    output = points[0].folder.parent
-    output.mkdir(parents=True, exist_ok=True)
-    if not waiting:
-        return ""
-    runs = output / "runs.txt"
-    lines = [shlex.join([path, *point.words, "--callbacks.progress.style=plain"]) for point in waiting]
-    runs.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    repository = Path(__file__).parent.parent
-    told = {"RUNS": runs.resolve(), "REPOSITORY": repository, "PYTHON": sys.executable}
-    number = _sbatch(
-        [
-            *("--job-name", f"{Path(path).stem}-sweep", f"--array=0-{len(waiting) - 1}%{jobs}"),
-            f"--output={output.resolve()}/slurm-%a.{LOG}",
-            "--export=" + ",".join(["ALL", *(f"{name}={value}" for name, value in told.items())]),
-            *(*shlex.split(options), str(repository / "recipes" / "launch.slurm")),
-        ]
-    )
-    last = ["--dependency", f"afterany:{number}", "--output", f"{output.resolve()}/slurm-report.{LOG}"]
-    _sbatch([*last, "--wrap", shlex.join(again)])
-    return number
-
-
-def _sbatch(words: Sequence[str]) -> str:
-    try:
-        result = subprocess.run(["sbatch", "--parsable", *words], capture_output=True, check=True, encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError("--slurm", "there is no sbatch here; leave --slurm out to run on this machine") from None
-    except subprocess.CalledProcessError as error:
-        raise RecipeError("--slurm", " ".join(error.stderr.split())) from None
-    return result.stdout.strip().partition(";")[0]
-
-
 def report(points: Sequence[Point]) -> Path | None:
     """All curves in one report, in the sweep's folder; None while fewer than two runs have begun."""
     begun = [point.folder for point in points if (point.folder / folder.CORPUS).is_dir()]
@@ -246,7 +240,7 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 @in_a_line
 def main(argv: list[str] | None = None) -> int:
-    """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake in a recipe, 130 interrupted."""
+    """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake in a recipe, 75 stopped and saved."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.sweep",
@@ -261,8 +255,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--slurm", metavar="OPTIONS", help='as a Slurm array with these: "--gpus=1 --time=8:00:00"')
     parser.add_argument("--report", action="store_true", help="only report what there is")
     chosen, words = parser.parse_known_args(_joined(argv))
-    jobs = chosen.jobs or len(gpu_names()) or max(1, cores() // 2)
+    jobs = chosen.jobs if chosen.jobs is not None else len(gpu_names()) or max(1, cores() // 2)
     try:
+        if jobs < 1:
+            raise RecipeError("command line", f"--jobs {jobs}: is not a number of runs at a time, 1 or more")
+        if chosen.output_dir is not None:
+            chosen.output_dir = expanded(chosen.output_dir, "--output_dir")
         points = grid(chosen.recipe, words, chosen.output_dir)
         if line := moved_by_seeds([point.recipe for point in points]):
             print(line, flush=True)
@@ -271,16 +269,17 @@ def main(argv: list[str] | None = None) -> int:
             if number := submit(points, chosen.recipe, jobs, chosen.slurm, again):
                 print(f"submitted as job {number}; the report comes after it: {points[0].folder.parent}/report.html")
                 return 0
-        failed = [] if chosen.report else run_all(points, chosen.recipe, jobs)
+        with stop_signals():
+            status = 0 if chosen.report else run_all(points, chosen.recipe, jobs)
         if page := report(points):
             print(page)
-        return 1 if failed else 0
-    except RecipeError as error:
+        return status
+    except (RecipeError, ParameterError) as error:
         print(error, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on with what is unfinished", file=sys.stderr)
-        return 130
+    except Stopped as stop:
+        print(f"\nstopped by {stop.name}; the same command goes on with what is unfinished", file=sys.stderr)
+        return stop.status
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import pytest
 from pipeline.checkpoints import newest_good
 from pipeline.history import read_history
 from pipeline.manifest import Manifest
+from pipeline.slurm import array_file
 from pipeline.upkeep import verify
 from tests.kills import differences
 from tests.slurm_cluster import Cluster
@@ -51,15 +52,20 @@ def test_a_rehearsal_prints_what_would_start() -> None:
     assert "use_cpu" not in said
 
 
-def test_a_job_of_an_array_takes_its_own_words(tmp_path: Path) -> None:
-    runs = tmp_path / "runs.txt"
-    runs.write_text("a.yaml --seed=0\n'b c.yaml' --seed=1 '--run_name=x y'\n")
+@pytest.mark.parametrize("word", ["x y", "a\nb", "a,b", "$(touch hacked)", "`touch hacked`", "it's", "%a", "*", "\\n"])
+def test_a_job_of_an_array_takes_its_own_words(word: str, tmp_path: Path) -> None:
+    runs = tmp_path / "runs, of\na sweep"
+    runs.write_bytes(array_file([["a.yaml", "--seed=0"], ["b c.yaml", "--seed=1", f"--run_name={word}"], ["d.yaml"]]))
     environment = {**os.environ, "RUNS": str(runs), "SLURM_ARRAY_TASK_ID": "1", "REPOSITORY": str(ROOT)}
-    said = subprocess.run(
-        ["bash", str(SCRIPT), "--dry-run"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    assert f"{ROOT}/pipeline/run.py b\\ c.yaml --seed=1 --run_name=x\\ y" in said
+    command = ["bash", str(SCRIPT), "--dry-run"]
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    line = said.partition("\n")[2]  # bash quotes each word so that it reads it again as it was
+    script = f"set -- {line}\nprintf '%s\\0' \"$@\""
+    words = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split("\0")
+    told = [f"{ROOT}/pipeline/run.py", "b c.yaml", "--seed=1", f"--run_name={word}", "--use_cpu", "true", ""]
+    assert words[-len(told) :] == told
     assert f"--config_file {ROOT}/accelerate_configs/" in said
+    assert [path.name for path in tmp_path.iterdir()] == [runs.name]
 
 
 def test_a_missing_recipe_is_one_line() -> None:

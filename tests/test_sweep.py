@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,11 +15,14 @@ import pytest
 
 from pipeline import sweep
 from pipeline.manifest import Manifest
+from pipeline.paths import folder_name
 from pipeline.reading import RecipeError
 from pipeline.seeds import moved_by_seeds
+from pipeline.signals import SAVED
 from pipeline.sweep import grid, main, values_of
 from tests.slurm_cluster import Cluster
-from tests.tiny import RECIPE, run_here, write_recipe
+from tests.test_signals import ENDLESS, wait_for_step
+from tests.tiny import RECIPE, ROOT, run_here, write_recipe
 
 
 def test_commas_separate_values_outside_of_brackets_and_quotes() -> None:
@@ -75,6 +83,9 @@ def test_a_sweep_over_seeds_says_what_they_move(words: list[str], line: str | No
         (["--corpus.train_fractoin", "0.1,0.2"], "did you mean train_fraction"),
         (["--seed", "0,1", "--fast"], "--fast: write --key value"),
         (["--seed", "0,1", "word"], "word: write --key value"),
+        (["--seed", "0,1", "--jobs", "-1"], "--jobs -1: is not a number of runs"),
+        (["--seed", "0,1", "--jobs", "0"], "--jobs 0: is not a number of runs"),
+        (["--seed", "0,1", "--num_train_epochs", "1"], "num_train_epochs: would be ignored beside max_steps"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_runs(
@@ -106,6 +117,60 @@ def test_runs_are_finished_resumed_and_reported(tmp_path: Path, capsys: pytest.C
     assert main(words) == 0
     assert "2 of 2 runs are finished already" in capsys.readouterr().out
     assert time.monotonic() - began < 15
+
+
+def test_folder_names_hold_what_a_path_can() -> None:
+    assert folder_name({"seed": "0", "ratio": "3.6"}) == "seed=0,ratio=3.6"
+    assert folder_name({"path": "a/b"}) == "path=a_b"  # as ever
+    names = [folder_name({"x": value}) for value in ("a\nb", "a\tb", "$A", "%A", "a" * 300, "a" * 301, "é" * 200)]
+    assert len(set(names)) == len(names)
+    assert all(name.isprintable() and len(name.encode()) < 200 and not set(name) & set("/$%\\") for name in names)
+    values = "'{prompt}\n{answer}','{prompt}, {answer}'"
+    assert values_of(values) == ["'{prompt}\n{answer}'", "'{prompt}, {answer}'"]
+
+
+def start_sweep(folder: Path) -> subprocess.Popen[bytes]:
+    """A sweep of two endless runs, both of which train."""
+    words = ["--seed", "0,1", "--jobs", "2", "--output_dir", str(folder / "out")]
+    with open(folder / "log", "wb") as log:
+        sweep = subprocess.Popen(
+            [sys.executable, "-m", "pipeline.sweep", str(write_recipe(folder, ENDLESS)), *words],
+            cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    for seed in (0, 1):
+        wait_for_step(folder / "out" / f"seed={seed}", 4)
+    return sweep
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_runs_end_with_their_sweep_and_have_saved(number: signal.Signals, tmp_path: Path) -> None:
+    if number == signal.SIGKILL and sys.platform != "linux":
+        pytest.skip("only Linux tells a process that its parent has died")
+    process, out = start_sweep(tmp_path), tmp_path / "out"
+    process.send_signal(number)
+    assert process.wait(60) == (SAVED if number == signal.SIGTERM else -number)
+    deadline = time.monotonic() + 60
+    runs = [out / f"seed={seed}" for seed in (0, 1)]
+    while any((run / "lock.json").exists() for run in runs):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    for run in runs:
+        assert len(Manifest.load(run).resumable) == 1
+        assert "stopped by SIGTERM after step" in (out / f"{run.name}.{sweep.LOG}").read_text()
+    if number == signal.SIGTERM:
+        said = (tmp_path / "log").read_text()
+        assert (
+            "stopped by SIGTERM; the same command goes on with what is unfinished" in said and "Traceback" not in said
+        )
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_alone_is_no_failure(tmp_path: Path) -> None:
+    process, out = start_sweep(tmp_path), tmp_path / "out"
+    for seed in (0, 1):
+        os.kill(json.loads((out / f"seed={seed}" / "lock.json").read_text())["pid"], signal.SIGTERM)
+    assert process.wait(60) == SAVED
+    assert (tmp_path / "log").read_text().count("stopped and saved after") == 2
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
