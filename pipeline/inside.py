@@ -36,6 +36,10 @@ def warn_once(path: Path) -> None:
         print(f"{path}: its file system cannot sync folders; a power cut may undo what was written last", flush=True)
 
 
+class LinkError(RecipeError):
+    """A link stands where a file or a folder is expected."""
+
+
 @contextmanager
 def _named(root: Path, name: str) -> Iterator[None]:
     """Gives an error the whole path, and one line to a link."""
@@ -48,12 +52,12 @@ def _named(root: Path, name: str) -> Iterator[None]:
 
 
 def refuse_links(root: Path, name: str) -> None:
-    """Raises a RecipeError when what is meant, or a folder on the way to it, is a link."""
+    """Raises a LinkError when what is meant, or a folder on the way to it, is a link."""
     path = root
     for part in PurePosixPath(name).parts:
         path = path / part
         if path.is_symlink():
-            raise RecipeError(
+            raise LinkError(
                 str(path), "is a link, and no link in a run folder is followed; put what it leads to in its place"
             )
 

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.files import append, digest_of, lines_backwards, write_json, writing
-from pipeline.inside import MEGABYTE, append_to, exists, open_file, read_bytes, remove_file
+from pipeline.inside import MEGABYTE, LinkError, append_to, exists, open_file, read_bytes, remove_file
 from pipeline.reading import RecipeError
 
 MANIFEST = "manifest.json"
@@ -62,9 +62,10 @@ class Entry:
         for name, facts in self.files.items():
             try:
                 file = open_file(run, f"{self.path}/{name}")
-            except RecipeError:
-                is_link = (run / self.path / name).resolve() != (run.resolve() / self.path / name)
-                return f"{name} {'leads out of the run folder' if is_link else 'is not a plain file'}"
+            except LinkError:
+                return f"{name} leads out of the run folder"
+            except RecipeError as error:
+                return f"{name} {error.message}"
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return f"{name} is missing"
             with open(file, "rb") as content:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,61 @@ def test_a_start_that_was_killed_before_it_had_a_recipe_can_be_repeated(tmp_path
     (run / ".recipe.yaml.draft").write_text("corp")
     assert run_here(write_recipe(tmp_path)) == 0
     assert not (run / ".recipe.yaml.draft").exists()
+
+
+def test_the_first_of_two_owners_notices_at_its_next_beat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+    run, said = tmp_path / "run", list[str]()
+    with RunLock(run, lost=said.append):
+        (run / LOCK).unlink()
+        with RunLock(run, lost=lambda reason: pytest.fail(reason)) as second:
+            wait_until(lambda: bool(said))
+            assert json.loads((run / LOCK).read_text())["owner"] == second._facts["owner"]
+            owner = f"pid {os.getpid()} on {platform.node()}"
+            assert said == [f"{run} was taken over by {owner}; this run ends here and writes nothing more"]
+            (run / "kept").touch()
+    assert not (run / LOCK).exists()
+
+
+@pytest.mark.parametrize("reaches", [None, True])
+def test_an_owner_that_was_suspended_notices_who_came_meanwhile(
+    reaches: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+    monkeypatch.setattr(lock, "flock", lambda file: reaches)
+    said = list[str]()
+    with RunLock(tmp_path / "run", lost=said.append):
+        other_machine(tmp_path / "run")  # past the watch, on a file system without flock
+        wait_until(lambda: bool(said))
+    assert "taken over by pid 4711 on node7" in said[0] and len(said) == 1
+    assert json.loads((tmp_path / "run" / LOCK).read_text())["pid"] == 4711  # which is not ours to delete
+
+
+def test_a_lock_that_was_only_deleted_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "BEAT", 0.02)
+    run = tmp_path / "run"
+    with RunLock(run, lost=lambda reason: pytest.fail(reason)):
+        (run / LOCK).unlink()
+        wait_until(lambda: (run / LOCK).exists())
+        with pytest.raises(RecipeError, match="is in use by"), RunLock(run):
+            pass
+    assert not run.exists()
+
+
+def test_a_run_whose_folder_was_taken_over_ends_at_once(tmp_path: Path) -> None:
+    recipe, run = write_recipe(tmp_path, ENDLESS), tmp_path / "run"
+    (process,) = Runner(recipe, environment={"GROKLAB_STATUS": str(tmp_path / "status")}).start(run)
+    wait_for_step(run, 1)
+    (run / LOCK).unlink()
+    with RunLock(run):
+        process.join(30)
+        assert process.exitcode == 1 and (tmp_path / "status").read_text() == "1\n"
+        said = (tmp_path / "run.log").read_text().splitlines()[-1]
+        assert said.startswith(f"{run} was taken over by pid {os.getpid()}")
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert true()
