@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 from pipeline.inside import FOLDER, PLAIN, exists, opened, refuse_links, remove_tree, sync_folder
+from pipeline.reading import RecipeError
 
 DRAFT = re.compile(r"\.draft-[0-9a-f]{16}(?:\.(?P<becomes>.+))?")
 
@@ -72,6 +73,8 @@ def write_inside(root: Path, name: str, content: bytes) -> None:
         except OSError as error:
             with suppress(OSError):
                 os.unlink(draft, dir_fd=top)
+            if isinstance(error, IsADirectoryError):
+                raise RecipeError(str(root / name), "is in the way; a file belongs there") from None
             raise OSError(error.errno, error.strerror, str(root / name)) from None
         sync_folder(folder, root / where.parent)
 

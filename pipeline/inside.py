@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -48,6 +48,7 @@ def _named(root: Path, name: str) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             refuse_links(root, name)
+            _refuse_files(root, name)
         raise OSError(error.errno, error.strerror, str(root / name)) from None
 
 
@@ -60,6 +61,13 @@ def refuse_links(root: Path, name: str) -> None:
             raise LinkError(
                 str(path), "is a link, and no link in a run folder is followed; put what it leads to in its place"
             )
+
+
+def _refuse_files(root: Path, name: str) -> None:
+    for number in range(len(PurePosixPath(name).parts)):
+        path = root.joinpath(*PurePosixPath(name).parts[: number + 1])
+        if path.exists() and not path.is_dir():
+            raise RecipeError(str(path), "is in the way; a folder belongs there")
 
 
 @contextmanager
@@ -79,11 +87,8 @@ def opened(root: Path, name: str = "", make: bool = False) -> Iterator[int]:
         try:
             for part in parts:
                 if make:
-                    try:
+                    with suppress(FileExistsError):
                         os.mkdir(part, dir_fd=folder)
-                    except FileExistsError:
-                        if stat.S_ISREG(os.stat(part, dir_fd=folder, follow_symlinks=False).st_mode):
-                            raise
                 inner = os.open(part, FOLDER | os.O_NOFOLLOW, dir_fd=folder)
                 os.close(folder)
                 folder = inner

@@ -236,5 +236,5 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pyte
     run = write_run(tmp_path / "run", GROKKED, final=[1, 1])
     (run / "figures").write_text("in the way")
     assert main([str(run)]) == 2
-    assert re.fullmatch(r".*File exists: .*figures'\n", capsys.readouterr().err)
+    assert capsys.readouterr().err == f"{run / 'figures'}: is in the way; a folder belongs there\n"
     assert not (run / "report.md").exists()
