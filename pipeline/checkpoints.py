@@ -195,8 +195,9 @@ def _is_empty(folder: Path) -> bool:
 
 
 def unlisted(run: Path, manifest: Manifest) -> list[Path]:
-    """Folders that are called like steps and checkpoints and that the manifest does not list."""
+    """Folders called like steps and checkpoints that the manifest neither lists nor is about to delete."""
     listed = {entry.path for tier in (manifest.kept, manifest.resumable) for entry in tier.values()}
+    listed |= manifest.going.keys()
     found = [*numbered(run, "", "checkpoint-").values(), *numbered(run, "steps", "step").values()]
     return [path for path in found if str(path.relative_to(run)) not in listed]
 

@@ -1,8 +1,8 @@
 /* Makes one file operation of a process fail, for tests: preloaded, it counts what is done below a folder.
 
-   arm(folder, number, error) lets operation `number` (from 1) under the folder fail with `error`; ENOSPC lets a write
-   that is longer than one byte take half of it first, as a disk does that becomes full. A number of 0 only counts.
-   counted() says how many there were. */
+   arm(folder, number, error, is_short) lets operation `number` (from 1) under the folder fail with `error`, or, where
+   it is a write and `is_short` says so, take half, as a disk does that becomes full. A number of 0 only counts.
+   failed() says what it was; recorded() what there was, where nothing was to fail. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -23,17 +23,20 @@ static long target, mode_short;
 static int fault, armed;
 static long seen;
 static char last[PATH_MAX + 64];
+static char record[1 << 20]; /* of what was counted, a line each */
+static size_t recorded_size;
 
 void arm(const char *folder, long number, int error, int is_short) {
     strncpy(home, folder, sizeof home - 1);
     home_length = strlen(home);
     target = number, fault = error, mode_short = is_short;
     __atomic_store_n(&seen, 0, __ATOMIC_SEQ_CST);
-    last[0] = 0;
+    last[0] = record[0] = 0;
+    recorded_size = 0;
     armed = 1;
 }
-long counted(void) { return __atomic_load_n(&seen, __ATOMIC_SEQ_CST); }
 const char *failed(void) { return last; }
+const char *recorded(void) { return record; }
 
 static int is_below(const char *path) {
     return strncmp(path, home, home_length) == 0 && (path[home_length] == '/' || path[home_length] == 0);
@@ -57,6 +60,8 @@ static int at(int dirfd, const char *name, char *path) {
 static int fails(const char *what, const char *path) {
     if (!armed || !is_below(path)) return 0;
     long number = __atomic_add_fetch(&seen, 1, __ATOMIC_SEQ_CST);
+    if (target == 0 && recorded_size + PATH_MAX + 64 < sizeof record)
+        recorded_size += snprintf(record + recorded_size, PATH_MAX + 64, "%s %s\n", what, path + home_length);
     if (number != target) return 0;
     snprintf(last, sizeof last, "%s %s", what, path + home_length);
     return 1;
