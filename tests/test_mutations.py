@@ -20,7 +20,6 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 FOUND = [
     ("steps/step8/model.safetensors", "link to itself", "verify"),
     ("report.md", "folder", "circuits"),
-    ("circuits/logit_lens", "link out", "circuits"),
 ]
 
 MUTATED = st.tuples(
