@@ -11,12 +11,16 @@ import os
 import re
 import signal
 import sys
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.files import write_text
 from pipeline.reading import RecipeError
+from pipeline.signals import REQUEST, SAVED
 
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
 NEEDED = (*NUMBERS, "MASTER_ADDR", "MASTER_PORT")
@@ -24,6 +28,9 @@ NEEDED = (*NUMBERS, "MASTER_ADDR", "MASTER_PORT")
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 SWEEP = "GROKLAB_SWEEP"  # which tells a run the process id of the sweep that started it
 START = "start with accelerate launch"
+# Seconds for the first process of a machine to say what is wrong: a launcher ends all of them once one has failed.
+LAST_WORDS = 10.0
+LAST_SECONDS = 5.0  # that a process has to end by itself once its launcher has died
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 # The first words of a launcher's command line: Python, its options, and a program or a module.
 LAUNCHER = re.compile(
@@ -102,6 +109,24 @@ def is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def is_ended() -> bool:
+    """Whether the launcher ends this process, within the time that it takes to see that another one has failed."""
+    deadline = time.monotonic() + LAST_WORDS
+    while REQUEST.number is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return REQUEST.number is not None
+
+
+def tell_status(status: int) -> None:
+    """Writes the status of the run into the file that GROKLAB_STATUS names, as launchers make a 1 of every failure."""
+    if "GROKLAB_STATUS" in os.environ and is_first():
+        path = Path(os.environ["GROKLAB_STATUS"])
+        try:
+            write_text(path, f"{status}\n")
+        except OSError as error:
+            print(f"GROKLAB_STATUS: {path} cannot be written: {error.strerror}; it is {status}", file=sys.stderr)
+
+
 def end_with_parent() -> None:
     """Asks the system for SIGTERM when the launcher or the sweep dies, so that a run does not outlive it unseen."""
     sweep = os.environ.pop(SWEEP, None)
@@ -109,6 +134,20 @@ def end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if sweep and int(sweep) != os.getppid():  # it has died before that was asked
             os.kill(os.getpid(), signal.SIGTERM)
+    if is_launched():
+        threading.Thread(target=_watch, args=(os.getppid(),), name="launcher watch", daemon=True).start()
+
+
+def _watch(launcher: int) -> None:
+    """Ends this process some seconds after its launcher, where the signal finds it waiting for others that are gone.
+
+    A wait inside of torch hears no signal. In training there is a step that ends and is saved.
+    """
+    while os.getppid() == launcher:
+        time.sleep(0.5)
+    time.sleep(LAST_SECONDS)
+    if not REQUEST.in_training:
+        os._exit(SAVED)
 
 
 def end_launcher() -> None:

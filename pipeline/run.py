@@ -23,7 +23,7 @@ from pipeline.announcing import announcement, ending
 from pipeline.arguments import training_arguments
 from pipeline.engines import UNIVERSAL, in_force, prepare_engine, regrouped, undivided
 from pipeline.failures import record_failure, reminders
-from pipeline.files import DiskError, write_text, writing
+from pipeline.files import DiskError, writing
 from pipeline.grokking import PROBE, judged_split
 from pipeline.history import read_lines
 from pipeline.inside import opened, remove_tree
@@ -35,7 +35,7 @@ from pipeline.process import wait_briefly
 from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.rooms import load
-from pipeline.signals import SAVED, Stopped, stop_signals
+from pipeline.signals import REQUEST, SAVED, Stopped, stop_signals
 from pipeline.terminal import run_command
 
 if TYPE_CHECKING:
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 # `finite` comes first: what is not a number is neither kept nor saved.
 CALLBACKS = ("finite", "metrics_log", "weight_norm", "stop", "keep_steps", "progress", "preemption")
 
-# Seconds for the first process of a machine to say what is wrong: a launcher ends all of them once one has failed.
-LAST_WORDS = 10.0
 MISTAKE = 2  # exit status
 
 
@@ -59,25 +57,16 @@ def main(argv: list[str] | None = None) -> int:
     """
     launcher.end_with_parent()
     status = _main(sys.argv[1:] if argv is None else argv)
-    _tell(status)
+    launcher.tell_status(status)
     if status == MISTAKE and launcher.speaks():
         launcher.end_launcher()
     return status
 
 
-def _tell(status: int) -> None:
-    if "GROKLAB_STATUS" in os.environ and launcher.is_first():
-        path = Path(os.environ["GROKLAB_STATUS"])
-        try:
-            write_text(path, f"{status}\n")
-        except OSError as error:
-            print(f"GROKLAB_STATUS: {path} cannot be written: {error.strerror}; it is {status}", file=sys.stderr)
-
-
 def _end_at_once(reason: str) -> None:
     """Ends this process, whatever it does: its folder belongs to another run now, and nothing more is written to it."""
     print(f"\n{reason}", file=sys.stderr, flush=True)
-    _tell(1)
+    launcher.tell_status(1)
     os._exit(1)
 
 
@@ -89,18 +78,23 @@ def _main(argv: list[str]) -> int:
         path, overrides = usage.split_words(argv)
         if path is None:
             raise RecipeError("command line", "no recipe; name one, such as recipes/quickstart.yaml")
-        with stop_signals():
+        with stop_signals(is_bound=launcher.processes().world > 1):
             recipe = read_recipe(path, overrides)
             try:
                 check_outside(recipe)
             except ParameterError as error:
                 raise recipe.located(error) from None
-            return run(recipe)
+            try:
+                return run(recipe)
+            except RuntimeError:
+                if launcher.speaks() or not launcher.is_ended():
+                    raise
+                return 1  # another process of this machine has said why
     except RecipeError as error:
         if launcher.speaks():
             print(error, file=sys.stderr)
         else:
-            time.sleep(LAST_WORDS)
+            time.sleep(launcher.LAST_WORDS)
         return MISTAKE
     except Stopped as stop:
         if launcher.is_first():
@@ -119,6 +113,7 @@ def run(recipe: Recipe) -> int:
             with RunLock(recipe.output_dir):  # of a process that was killed after its last word; or it is still there
                 pass
         print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
+        REQUEST.release()
         print("".join(f"{line}\n" for line in reminders(recipe.output_dir)), end="")
         return publish(recipe)
     folder.check_streams(recipe.output_dir, manifest)
@@ -258,7 +253,8 @@ def finish(trainer: GrokTrainer) -> bool:
     trainer.evaluate_every_row()
     if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):  # a model in parts cannot decode alone
         trainer.check_by_decoding()
-    leave_group(trainer)  # the first process goes on alone
+    leave_group(trainer)
+    REQUEST.release()  # the first process goes on alone
     if trainer.is_world_process_zero():
         if trainer.recipe.circuits:
             draw_report(path)

@@ -30,13 +30,16 @@ class Stopped(BaseException):
 
 
 class Request:
-    """What signals have asked of this process. `in_training` says whether there is a step to end and to save."""
+    """What signals have asked of this process. `in_training` says whether there is a step to end and to save.
+
+    `is_bound` says whether other processes wait for this one: it then leaves only where all do, after a step.
+    """
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
-        self.in_training = False
+        self.in_training = self.is_bound = False
         self.number: int | None = None
         self._since = 0.0
 
@@ -48,23 +51,35 @@ class Request:
         now = time.monotonic()
         if self.number is None:
             self.number, self._since = number, now
-            if not self.in_training:
+            if not self.in_training and not self.is_bound:
                 raise Stopped(number, SAVED)
-            # print would not do: this may have interrupted another one.
-            os.write(
-                2, f"\n{signal.Signals(number).name}: ending this step and saving; again to stop at once\n".encode()
-            )
+            which = "this step" if self.in_training else "after the first step"
+            if self.in_training or os.environ.get("LOCAL_RANK", "0") == "0":  # one says it for those that begin
+                # print would not do: this may have interrupted another one.
+                said = f"\n{signal.Signals(number).name}: ending {which} and saving; again to stop at once\n"
+                os.write(2, said.encode())
         elif now - self._since >= ONE_REQUEST:
             raise Stopped(number, 128 + number)
+
+    def release(self) -> None:
+        """Lets this process leave when it is asked to, now that no other waits for it.
+
+        Raises:
+            Stopped: when it has been asked already.
+        """
+        self.is_bound = False
+        if self.number is not None:
+            raise Stopped(self.number, SAVED)
 
 
 REQUEST = Request()
 
 
 @contextmanager
-def stop_signals() -> Iterator[Request]:
-    """Listens to the signals, in the main thread, as long as the block lasts."""
+def stop_signals(is_bound: bool = False) -> Iterator[Request]:
+    """Listens to the signals, in the main thread, as long as the block lasts; see `Request` for `is_bound`."""
     REQUEST.forget()
+    REQUEST.is_bound = is_bound
     if threading.current_thread() is not threading.main_thread():
         yield REQUEST
         return

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
 from pipeline.launcher import LAUNCHER
+from pipeline.lock import RunLock
+from pipeline.signals import SAVED
+from tests.kills import Runner, join
+from tests.test_signals import ENDLESS
 from tests.tiny import RECIPE, ROOT, free_port, run_process, write_recipe
 
 CPU = ("--config_file", str(ROOT / "accelerate_configs" / "cpu.yaml"))
@@ -22,6 +29,39 @@ def test_a_mistake_under_a_launcher_is_one_line_without_its_traceback(words: tup
     assert result.stderr.startswith(f"{recipe}:13: learning_rat: unknown key; did you mean learning_rate?")
     assert result.stderr.count("\n") == 1 and not result.stdout
     assert status.read_text() == "2\n"
+
+
+def test_what_only_the_first_process_finds_ends_the_others_too(tmp_path: Path) -> None:
+    """They wait for it, inside of torch, where no signal is heard."""
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    with RunLock(run):
+        launch = ["-m", "accelerate.commands.launch", *CPU, "--main_process_port", str(free_port())]
+        words = [str(ROOT / "pipeline" / "run.py"), str(recipe), "--output_dir", str(run), "--use_cpu", "true"]
+        result = run_process(*launch, *words)
+    assert result.returncode != 0 and f"output_dir: {run} is in use by pid {os.getpid()}" in result.stderr
+    assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+    deadline = time.monotonic() + 30
+    while any(str(recipe) in words_of(process) for process in Path("/proc").glob("[0-9]*")):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def words_of(process: Path) -> str:
+    try:
+        return (process / "cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.5])
+def test_a_signal_to_one_process_while_it_starts_ends_all_after_a_step(seconds: float, tmp_path: Path) -> None:
+    runner = Runner(write_recipe(tmp_path, ENDLESS), 2)
+    processes = runner.start(tmp_path / "run")
+    time.sleep(0.5 + seconds)  # its handlers are set, and it is far from its first step
+    os.kill(processes[1].pid or 0, signal.SIGTERM)
+    assert join(processes, 90) == [SAVED, SAVED]
+    said = (tmp_path / "run.log").read_text()
+    assert "stopped by SIGTERM after step" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize(
