@@ -23,7 +23,7 @@ from pipeline.folder import RECIPE, check_corpus
 from pipeline.manifest import Entry, Manifest
 from pipeline.models.base import Family
 from pipeline.pairs import CorpusPairs, Renamed
-from pipeline.parameters import ParameterError
+from pipeline.parameters import MismatchError, ParameterError
 from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe, read_kept_recipe
 from pipeline.rooms import load
@@ -72,10 +72,7 @@ class Run:
 
     @cached_property
     def manifest(self) -> Manifest:
-        try:
-            return Manifest.load(self.path)
-        except ValueError as error:
-            raise RecipeError(str(self.path), str(error)) from None
+        return Manifest.load(self.path)
 
     @property
     def steps(self) -> list[int]:
@@ -89,7 +86,7 @@ class Run:
 
         Raises:
             ParameterError: when the step was not kept.
-            ValueError: when its weights are not those that were kept.
+            MismatchError: when its weights are not those that were kept.
         """
         from pipeline.weights import load_weights
 
@@ -97,7 +94,7 @@ class Run:
         model = self.recipe.model.for_corpus(self.stored).to(device) if into is None else into
         entry = self.manifest.kept[step]
         if damage := entry.damage(self.path):
-            raise ValueError(f"{self.path}/{entry.path}: {damage}")
+            raise MismatchError(f"{self.path}/{entry.path}: {damage}")
         load_weights(model, self.path / entry.path)
         return model.eval()
 
@@ -132,7 +129,7 @@ def explain(
 
     Raises:
         ParameterError: when an analysis names a split or a step that the run does not have.
-        ValueError: when the weights of a step are not those that were kept.
+        MismatchError: when the weights of a step are not those that were kept.
     """
     folder, opened, every = run / CIRCUITS, Run(run, trusted), with_sources(analyses)
     model: PreTrainedModel | None = None

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
 from pipeline.explain import Run, add_step, choose_steps, explain, fingerprint, with_sources, write_table
+from pipeline.failures import MISTAKES
 from pipeline.folder import RECIPE, TOKENIZER
 from pipeline.pairs import CorpusPairs, FilePairs, translate
 from pipeline.parameters import ParameterError, parameters_of
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             explain_model(chosen, analyses)
         else:
             explain_run(chosen, analyses)
-    except (RecipeError, ParameterError, ValueError, TypeError) as error:
+    except MISTAKES as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -200,9 +201,9 @@ def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
     try:
         trusted = runs_code(path, chosen.trust_remote_code, **extra)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=trusted, **extra)
-    except ParameterError:
+    except MISTAKES:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # what transformers has against a name or a folder
         raise RecipeError("--model", " ".join(str(error).split())[:300]) from None
     # Weights of a run's step stand without a tokenizer, which lies beside the steps. Where there is none, transformers
     # would make one up; ids are then taken as they are.
@@ -210,7 +211,10 @@ def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
     named = [folder for folder in folders if isinstance(folder, str) or (folder / "tokenizer_config.json").is_file()]
     if not named:
         return model.to(device(chosen.device)).eval(), None
-    tokenizer = AutoTokenizer.from_pretrained(named[0], trust_remote_code=chosen.trust_remote_code, **extra)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(named[0], trust_remote_code=chosen.trust_remote_code, **extra)
+    except (OSError, ValueError) as error:
+        raise RecipeError("--model", f"its tokenizer: {' '.join(str(error).split())[:300]}") from None
     return model.to(device(chosen.device)).eval(), tokenizer
 
 

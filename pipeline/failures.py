@@ -9,16 +9,18 @@ from pathlib import Path
 
 from pipeline.files import REFUSALS, DiskError, write_json
 from pipeline.inside import exists, read_json, remove_file
-from pipeline.parameters import ParameterError
+from pipeline.parameters import MismatchError, ParameterError, UnsupportedError
 from pipeline.reading import RecipeError
 
 CIRCUITS, FAILED = "circuits", "failed.json"
+# What is a mistake of the user's, and says so in one line; any other error is one of the program.
+MISTAKES = (RecipeError, ParameterError, MismatchError, UnsupportedError)
 
 
 def in_a_line(error: Exception) -> str:
     """An error on one line; where it is no mistake of the user's, with its class."""
     words = " ".join(str(error).split())
-    return words if isinstance(error, (ParameterError, RecipeError)) else f"{type(error).__name__}: {words}"
+    return words if isinstance(error, MISTAKES) else f"{type(error).__name__}: {words}"
 
 
 def reminders(run: Path) -> list[str]:
@@ -34,7 +36,7 @@ def again(run: Path, name: str) -> str:
 
 def show(error: Exception) -> None:
     """Prints where an error came from, unless it is a mistake of the user's, which its line says."""
-    if not isinstance(error, (ParameterError, RecipeError)):
+    if not isinstance(error, MISTAKES):
         traceback.print_exception(error, file=sys.stderr)
 
 

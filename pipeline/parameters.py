@@ -32,6 +32,14 @@ class ParameterError(ValueError):
         return ParameterError(f"{block}.{self.key}", self.message)
 
 
+class MismatchError(ValueError):
+    """Things that are right in themselves and do not go together, such as a model and pairs of prompts, in one line."""
+
+
+class UnsupportedError(TypeError):
+    """A model of a kind that is not known here, in one line."""
+
+
 def param(
     default: T,
     help: str,

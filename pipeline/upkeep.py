@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.checkpoints import KeepSchedule, remove, unlisted
+from pipeline.failures import MISTAKES
 from pipeline.files import DiskError
 from pipeline.folder import RECIPE, check_corpus, read_resolved
 from pipeline.inside import exists
@@ -120,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "list":
             return _list(chosen.run)
         return _verify(chosen.run, chosen.rebuild, chosen.trust_remote_code)
-    except (RecipeError, ValueError, OSError) as error:
+    except (*MISTAKES, OSError) as error:
         print(error, file=sys.stderr)
         return 2
 

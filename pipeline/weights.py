@@ -7,6 +7,8 @@ from typing import Any
 
 from safetensors.torch import load_file
 
+from pipeline.parameters import MismatchError
+
 # GPT-NeoX's output projection: its name in files, and in models of current transformers.
 RENAMED = {"embed_out.weight": "lm_head.weight"}
 
@@ -15,7 +17,7 @@ def load_weights(model: Any, folder: Path) -> None:
     """Copies the weights of a `steps/stepN` or `checkpoint-N` folder into a model of the same sizes, on its device.
 
     Raises:
-        ValueError: when a weight is missing or of another shape, or the folder has one too many.
+        MismatchError: when a weight is missing or of another shape, or the folder has one too many.
     """
     places = model.state_dict(keep_vars=True)
     weights = {
@@ -27,5 +29,5 @@ def load_weights(model: Any, folder: Path) -> None:
     missing = [name for name, place in places.items() if id(place) not in filled]
     wrong = [name for name, weight in weights.items() if name not in places or places[name].shape != weight.shape]
     if missing or wrong:
-        raise ValueError(f"{folder} does not fit {type(model).__name__}: {', '.join(missing[:3] + wrong[:3])}")
+        raise MismatchError(f"{folder} does not fit {type(model).__name__}: {', '.join(missing[:3] + wrong[:3])}")
     model.load_state_dict(weights, strict=False)

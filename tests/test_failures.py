@@ -149,3 +149,25 @@ def test_a_folder_without_tables_is_no_reason_to_fail(run: Path) -> None:
         assert report([str(run)]) == 0
     finally:
         (run / "circuits" / "patching").rmdir()
+
+
+@pytest.mark.parametrize("error", [ValueError("operands could not be broadcast"), TypeError("unsupported operand")])
+def test_a_bug_is_no_mistake_of_the_user(run: Path, error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(LogitLens, "measure", fails)
+    with pytest.raises(type(error)):  # with its traceback, which a line on the terminal would hide
+        circuits([str(run), "--analysis", "logit_lens", "--steps", "4", "--pairs", "10"])
+
+
+def test_what_does_not_go_together_is_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = run / "steps" / "step2" / "model.safetensors"
+    content = weights.read_bytes()
+    try:
+        weights.write_bytes(content[:-1])
+        assert circuits([str(run), "--analysis", "logit_lens", "--steps", "2", "--pairs", "10"]) == 2
+        said = capsys.readouterr().err
+        assert "model.safetensors has" in said and said.count("\n") == 1
+    finally:
+        weights.write_bytes(content)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pipeline.circuits._batches import Batch, Metric, answer_logits, measure
 from pipeline.circuits._graph import Graph
 from pipeline.circuits.hooks import Hooks
+from pipeline.parameters import UnsupportedError
 
 INPUT = "blocks.0.hook_resid_pre"
 
@@ -97,7 +98,7 @@ def _pull_back(hooks: Hooks, layer: int, slope_R3HE: Tensor, stream_RD: Tensor, 
         into.baddbmm_(slope_NRE, weight_NED)
         return
     if not isinstance(norm, nn.LayerNorm):
-        raise TypeError(f"edges are known through LayerNorm, and not through {type(norm).__name__}")
+        raise UnsupportedError(f"edges are known through LayerNorm, and not through {type(norm).__name__}")
     if norm.weight is not None:
         weight_NED = weight_NED * norm.weight
     weight_NED = weight_NED - weight_NED.mean(-1, keepdim=True)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pipeline.parameters import UnsupportedError
+
 if TYPE_CHECKING:
     from pipeline.circuits.hooks import Hooks
 
@@ -19,7 +21,7 @@ def check_output(hooks: Hooks, tokens: Tensor) -> None:
     """Checks that logits are what the output projection makes of the normed state after the last block.
 
     Raises:
-        TypeError: when they are not, as where logits are capped or scaled.
+        UnsupportedError: when they are not, as where logits are capped or scaled.
     """
     end = f"blocks.{hooks.n_layer - 1}.hook_resid_post"
     logits, found = hooks.read(tokens[:ROWS], [end])
@@ -31,7 +33,7 @@ def check_edges(hooks: Hooks, tokens: Tensor) -> None:
     """Checks that embedding, heads and MLPs add up to the stream, and that heads and MLPs read that sum.
 
     Raises:
-        TypeError: naming the first place where something else flows.
+        UnsupportedError: naming the first place where something else flows.
     """
     layers = range(hooks.n_layer)
     parts = ("hook_resid_pre", "hook_attn_in", "attn.hook_qkv", "attn.hook_z", "hook_mlp_in", "hook_mlp_out")
@@ -63,7 +65,7 @@ def _compare(hooks: Hooks, expected: Tensor, found: Tensor, what: str) -> None:
     scale, off = (float(part.float().norm()) for part in (found, expected - found))
     most = TOLERANCE if found.dtype in (torch.float32, torch.float64) else HALF
     if not off <= most * max(scale, 1e-12):
-        raise TypeError(
+        raise UnsupportedError(
             f"{type(hooks.model).__name__} has the modules of {hooks.family.name} and computes something else: "
             f"{what} is {off / max(scale, 1e-12):.0%} off what its parts give"
         )
@@ -80,7 +82,7 @@ def check_patched(hooks: Hooks, ends: Tensor, clean: Tensor, corrupted: Tensor, 
         stop: where the patched positions end.
 
     Raises:
-        TypeError: when they do.
+        UnsupportedError: when they do.
     """
     layer = hooks.n_layer // 2 if len(ends) > 1 else 0
     point, last = f"blocks.{layer}.hook_resid_pre", "ln_final.hook_normalized"

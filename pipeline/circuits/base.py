@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.corpora.base import Ids, Numbers
-from pipeline.parameters import ParameterError, Parameters, param
+from pipeline.parameters import MismatchError, ParameterError, Parameters, param
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,7 +65,7 @@ class Pairs:
         shapes |= {name: len(part) == len(self.clean) for name, part in rows.items()}
         for name, fits in shapes.items():
             if not fits:
-                raise ValueError(f"pairs: {name} does not fit {len(self.clean)} prompts of {width} tokens")
+                raise MismatchError(f"pairs: {name} does not fit {len(self.clean)} prompts of {width} tokens")
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -92,22 +92,22 @@ class Pairs:
         """Whether a model can read them.
 
         Raises:
-            ValueError: when there is none, or a token or position that the model does not have.
+            MismatchError: when there is none, or a token or position that the model does not have.
         """
         if not len(self):
-            raise ValueError("there is no pair of prompts to look at")
+            raise MismatchError("there is no pair of prompts to look at")
         vocabulary = model.config.vocab_size
         largest = max(int(part.max()) for part in (self.clean, self.corrupted, self.answers, self.corrupted_answers))
         if largest >= vocabulary:
-            raise ValueError(
+            raise MismatchError(
                 f"the prompts hold token {largest}, and the model has {vocabulary}: they are of another corpus"
             )
         longest = getattr(model.config, "max_position_embeddings", self.clean.shape[1])
         if self.clean.shape[1] > longest:
-            raise ValueError(f"the prompts have {self.clean.shape[1]} tokens, and the model {longest} positions")
+            raise MismatchError(f"the prompts have {self.clean.shape[1]} tokens, and the model {longest} positions")
         same = (self.clean == self.corrupted).all(axis=1)
         if same.any():
-            raise ValueError(f"pair {int(same.argmax())} does not differ between clean and corrupted")
+            raise MismatchError(f"pair {int(same.argmax())} does not differ between clean and corrupted")
 
 
 class Source(abc.ABC):
@@ -203,8 +203,8 @@ class Analysis(Explanation):
         """The table of a model, which is looked at in eval mode and stays as it is, wherever it lies.
 
         Raises:
-            TypeError: for a model whose parts are not known.
-            ValueError: when model and pairs do not fit, or the analysis cannot take them.
+            UnsupportedError: for a model whose parts are not known.
+            MismatchError: when model and pairs do not fit, or the analysis cannot take them.
         """
         import pyarrow as pa
         import torch
@@ -214,10 +214,10 @@ class Analysis(Explanation):
         pairs.check(model)
         name = type(self).__name__
         if self.needs_float32 and model.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name} needs weights in float32, not {model.dtype}; call model.float() first")
+            raise MismatchError(f"{name} needs weights in float32, not {model.dtype}; call model.float() first")
         if self.same_length and len(set(pairs.lengths.tolist())) > 1:
             lengths = sorted(set(pairs.lengths.tolist()))
-            raise ValueError(f"{name} compares positions, and the prompts have {lengths[0]} to {lengths[-1]} tokens")
+            raise MismatchError(f"{name} compares positions, and the prompts have {lengths[0]} to {lengths[-1]} tokens")
         with evaluating(model), torch.no_grad():
             columns = self.measure(Hooks(model), pairs, **shared)
         # What is not a number is null, of the type that it has at other steps.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs, Source
 from pipeline.corpora.base import Numbers
-from pipeline.parameters import ParameterError, param
+from pipeline.parameters import MismatchError, ParameterError, param
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -105,7 +105,7 @@ def trace(hooks: Hooks, pairs: Pairs, stops: Mapping[int, int]) -> tuple[Floats,
     from the corrupted run; the last row is the state before the final norm.
 
     Raises:
-        ValueError: when a pair differs after its stop too.
+        MismatchError: when a pair differs after its stop too.
     """
     from pipeline.circuits._batches import FLOATS, on_device
     from pipeline.circuits._stream import check_output
@@ -116,7 +116,7 @@ def trace(hooks: Hooks, pairs: Pairs, stops: Mapping[int, int]) -> tuple[Floats,
     for start, stop in stops.items():
         if (pairs.clean != pairs.corrupted)[pairs.where == start, stop:].any():
             text = f"CausalTracing needs pairs that differ in one place; some differ after position {start} too"
-            raise ValueError(text)
+            raise MismatchError(text)
     check_output(hooks, batch.clean)
     _check_patches(hooks, batch, pairs.where, stops)
     # A prompt that is corrupted in several places is run once: its pairs lie side by side.

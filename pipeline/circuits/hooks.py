@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pipeline.circuits._families import FAMILIES, linear_weight, module_at
 from pipeline.circuits._seen import seen_attention
+from pipeline.parameters import UnsupportedError
 from pipeline.products import quicken
 from pipeline.rooms import choose
 
@@ -65,7 +66,7 @@ class Hooks:
     | `blocks.{i}.mlp.hook_pre`, `hook_post` | BTM | MLP neurons before and after the activation |
 
     Raises:
-        TypeError: for a model that is neither a GPT-2 nor a GPT-NeoX, naming the modules it lacks.
+        UnsupportedError: for a model that is neither a GPT-2 nor a GPT-NeoX, naming the modules it lacks.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -75,7 +76,7 @@ class Hooks:
         self.family = min(gaps, key=lambda family: len(gaps[family]))
         if gaps[self.family]:
             lacks = "; ".join(f"{family.name} has {', '.join(names)}" for family, names in gaps.items())
-            raise TypeError(f"{type(model).__name__} is no model that can be hooked; it lacks what {lacks}")
+            raise UnsupportedError(f"{type(model).__name__} is no model that can be hooked; it lacks what {lacks}")
         # Iterated, not indexed: a looped stack yields the same block once for each time it runs.
         self.blocks: list[Any] = list(getattr(base, self.family.blocks))
         config: Any = model.config
