@@ -2,20 +2,21 @@
 
 The layers are put into the model itself, which stays what it is for the Trainer, the fast step and generate. What is
 kept and pushed are the merged weights, an ordinary model that everything loads, with the adapter beside them: it is
-small, for who has the base. Embeddings of added words are trained too, and stand in the merged weights alone.
+small, for who has the base. The embeddings of added words are trained too, and are part of the adapter.
 """
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.parameters import ParameterError, Parameters, param
+from pipeline.rooms import choose
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter"  # folder in that of a kept step
 NAME = "default"  # peft's name of the only adapter
+TOKENS = "token_adapter.trainable_tokens_delta"  # peft's name of embeddings that are trained row by row
 
 # model_type -> linear layers of the blocks. GPT-2's are Conv1D, whose weights lie transposed.
 TARGETS = {
@@ -63,20 +65,34 @@ class Peft(Parameters):
         if self.method != "full" and (is_deepspeed_zero3_enabled() or args.fsdp):
             raise ParameterError("peft", "needs whole weights, which ZeRO-3 and FSDP do not keep; ZeRO-2 does")
 
-    def into(self, model: PreTrainedModel, train_embeddings: bool) -> None:
+    def into(self, model: PreTrainedModel, added: range = range(0), revision: str | None = None) -> None:
         """Puts adapters into a model, drawn from torch's global random numbers; they begin by changing nothing.
 
+        Args:
+            added: token ids whose embeddings are trained beside the adapters.
+            revision: of the base on the Hub, for who loads the adapter.
+
         Raises:
-            ParameterError: when there is no such layer, or the family is unknown and no targets are given.
+            ParameterError: when a target is no layer, or one that cannot have an adapter; when an adapter would change
+                a weight that is frozen or shared; or when the family is unknown and no targets are given.
         """
         if self.method == "full":
             return
         from peft import LoraConfig, inject_adapter_in_model
 
+        from pipeline.added_rows import train_rows
+
         family = str(model.config.model_type)
         targets = self.targets or TARGETS.get(family, ())
         if not targets:
-            raise ParameterError("peft.targets", f"is needed for {type(model).__name__}; known: {', '.join(TARGETS)}")
+            known = ", ".join(TARGETS)
+            raise ParameterError(
+                "peft.targets",
+                f"is needed for {type(model).__name__}; known: {known}; it has {_endings(model)}",
+            )
+        self._check_targets(model, targets, added)
+        parts = (model.get_input_embeddings(), model.get_output_embeddings()) if added else ()
+        trained = {part.weight for part in parts if part.weight.requires_grad}
         config = LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,
@@ -86,18 +102,55 @@ class Peft(Parameters):
             use_dora=self.method == "dora",
             task_type="CAUSAL_LM",
         )
-        config.base_model_name_or_path = model.name_or_path
+        config.base_model_name_or_path, config.revision = model.name_or_path, revision
         try:
             inject_adapter_in_model(config, model, NAME)
-        except ValueError:
+        except (ValueError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())[:200]
             raise ParameterError(
-                "peft.targets", f"{', '.join(targets)}: no such layers in {type(model).__name__}"
+                "peft.targets", f"{', '.join(targets)}: peft has no adapter for that ({reason})"
             ) from None
         for name, weight in model.named_parameters():
-            weight.requires_grad_("lora_" in name)
-        if train_embeddings:
-            for part in (model.get_input_embeddings(), model.get_output_embeddings()):
-                part.weight.requires_grad_(True)
+            weight.requires_grad_("lora_" in name or weight in trained)
+        train_rows(model, added)
+
+    def _check_targets(self, model: PreTrainedModel, targets: Sequence[str], added: range) -> None:
+        modules = dict(model.named_modules())
+        parts = {model.get_input_embeddings(): "input embedding", model.get_output_embeddings(): "output projection"}
+        is_tied = len({part.weight for part in parts}) == 1
+        for target in targets:
+            chosen = {name: module for name, module in modules.items() if f".{name}".endswith(f".{target}")}
+            if not chosen or not target:
+                raise ParameterError(
+                    "peft.targets",
+                    f"{target!r} is no layer of {type(model).__name__}{choose(target, _endings(model).split(', '))}",
+                )
+            for name, module in chosen.items():
+                weight = getattr(module, "weight", None)
+                if module in parts and (is_tied or added):
+                    why = (
+                        "shares its weights with the other one in"
+                        if is_tied
+                        else "holds the embeddings of added words, which are trained themselves, in"
+                    )
+                    raise ParameterError(
+                        "peft.targets",
+                        f"{name}: the {parts[module]} {why} {type(model).__name__}; name layers of the blocks",
+                    )
+                if weight is not None and not weight.requires_grad:
+                    raise ParameterError(
+                        "peft.targets", f"{target!r} puts an adapter on {name}, which model.freeze keeps as it is"
+                    )
+
+
+def _endings(model: Any) -> str:
+    """The last parts of the names of all linear layers and embeddings, each once."""
+    names = [
+        name.split(".")[-1]
+        for name, module in model.named_modules()
+        if getattr(module, "weight", None) is not None and module.weight.dim() == 2
+    ]
+    return ", ".join(dict.fromkeys(names))
 
 
 def layers(model: Any) -> dict[str, Any]:
@@ -107,6 +160,8 @@ def layers(model: Any) -> dict[str, Any]:
 
 def merged(model: Any) -> dict[str, torch.Tensor]:
     """The state dict of the model without adapters that computes what this one does."""
+    from pipeline.added_rows import with_rows
+
     found = layers(model)
     weights = {key: weight for key, weight in model.state_dict().items() if ".lora_" not in key}
     weights = {key.replace(".base_layer.", "."): weight for key, weight in weights.items()}
@@ -114,35 +169,52 @@ def merged(model: Any) -> dict[str, torch.Tensor]:
         alone = copy.deepcopy(layer)
         alone.merge()
         weights[f"{name}.weight"] = alone.get_base_layer().weight.detach()
-    return weights
+    return with_rows(model, weights)
 
 
 def adapter(model: Any) -> dict[str, torch.Tensor]:
     """A copy of the adapter's weights by the names that peft gives them in files; empty where there is none."""
+    from pipeline.added_rows import ROWS
+
+    if not layers(model):
+        return {}
+    names = {key: key.replace(f".{NAME}", "").replace(ROWS, TOKENS) for key in model.state_dict()}
     return {
-        f"base_model.model.{key.replace(f'.{NAME}', '')}": weight.detach().to("cpu", copy=True).contiguous()
+        f"base_model.model.{names[key]}": weight.detach().to("cpu", copy=True).contiguous()
         for key, weight in model.state_dict().items()
-        if ".lora_" in key
+        if ".lora_" in key or key.endswith(f".{ROWS}")
     }
 
 
-def save_adapter(model: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
-    """An adapter as `PeftModel.from_pretrained(base, folder)` reads it."""
+def save_adapter(model: Any, tokenizer: Any, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """An adapter as `AutoPeftModelForCausalLM.from_pretrained(folder)` reads it.
+
+    It adds the rows of embeddings that the base lacks for the tokenizer that lies there.
+    """
     from safetensors.torch import save_file
 
+    from pipeline.added_rows import owners
+
+    config = copy.copy(model.peft_config[NAME])
+    if rows := {name: list(owner.added_ids) for name, owner in owners(model).items()}:
+        config.trainable_token_indices = rows
+        tokenizer.save_pretrained(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    model.peft_config[NAME].save_pretrained(str(folder))
+    config.save_pretrained(str(folder))
     save_file(weights, folder / "adapter_model.safetensors")
 
 
 @contextmanager
 def switched_off(model: Any) -> Iterator[None]:
-    """The model as its base, but for embeddings."""
+    """The model as its base, with added words as they were before they were trained."""
+    from pipeline.added_rows import as_begun
+
     found = layers(model).values()
     for layer in found:
         layer.enable_adapters(False)
     try:
-        yield
+        with as_begun(model):
+            yield
     finally:
         for layer in found:
             layer.enable_adapters(True)

@@ -48,7 +48,10 @@ def open_run(recipe: Recipe) -> Manifest:
         return Manifest()
     if not (folder / RECIPE).is_file():
         raise RecipeError("output_dir", f"{folder} exists and is not a run folder; choose another with --output_dir")
-    differences = recipe.differences(read_resolved(folder))
+    theirs = read_resolved(folder)
+    if isinstance(theirs.get("replay"), dict):
+        theirs["replay"].setdefault("by", "rows")  # as it was before there was a choice
+    differences = recipe.differences(theirs)
     if differences:
         raise RecipeError(
             "output_dir",

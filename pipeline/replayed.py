@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.data import RowOrder, Rows, joined
+from pipeline.data import Batch, RowOrder, Rows, joined
 from pipeline.files import write_json
 from pipeline.parameters import ParameterError
+from pipeline.shapes import Shape
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -122,9 +123,8 @@ class Replayed(Rows):
     stream: Stream
 
     @staticmethod
-    def among(rows: Rows, ratio: float, stream: Stream) -> Replayed:
-        """The rows, and of the stream as many as make up this ratio of all."""
-        count = max(1, round(len(rows) * ratio / (1 - ratio)))
+    def among(rows: Rows, count: int, stream: Stream) -> Replayed:
+        """The rows, and in each pass over them `count` of the stream."""
         length = stream.texts.length
         room = torch.zeros(2 * stream.size, length, dtype=torch.int64)
         ones = torch.ones(len(room), dtype=torch.int64)
@@ -142,6 +142,10 @@ class Replayed(Rows):
     def to(self, device: torch.device) -> Replayed:
         moved = super().to(device)
         return Replayed(moved.tokens_NT, moved.prompt_N, moved.answer_N, self.count, self.stream)
+
+    def _batch(self, index_B: torch.Tensor, shape: Shape) -> Batch:
+        """The batch of these rows, with `replayed`, (B,): which of them are text."""
+        return {**super()._batch(index_B, shape), "replayed": index_B >= self.others}
 
     def order(self, batch: int, **facts: Any) -> ReplayedOrder:
         return ReplayedOrder(self, batch, **facts)

@@ -147,6 +147,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     from pipeline.store import build
     from pipeline.trackers import prepare_trackers, tracked_name
     from pipeline.trainer import GrokTrainer
+    from pipeline.words import check_text
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -173,6 +174,9 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     if recipe.model.rewords:
         check_held_out(train_rows, {split: splits[split] for split in stored.held_out})
     tokenizer = recipe.model.tokenizer(stored)
+    if not recipe.model.rewords:
+        key = "corpus" if recipe.model.own_tokenizer() is None else "model.vocabulary"
+        check_text(stored, tokenizer, recipe.model.token_ids(stored), key)
     train_rows = train_rows.whole() if recipe.options.loss_tokens == "all" else train_rows
     if recipe.replay:
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
@@ -187,7 +191,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     with undivided(args):
         model = recipe.model.for_corpus(stored)
     if recipe.peft:
-        recipe.peft.into(model, train_embeddings=not recipe.model.rewords)
+        recipe.peft.into(model, recipe.model.added(stored), getattr(recipe.model, "revision", None))
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ParameterError("model.freeze", "leaves no weight to train; name fewer")
     if args.should_save:

@@ -167,6 +167,6 @@ def _write(
         model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)  # so that the folder alone is enough for who loads it
         if low_rank:
-            save_adapter(model, low_rank, folder / ADAPTER)
+            save_adapter(model, tokenizer, low_rank, folder / ADAPTER)
 
     checkpoints.keep(run, step, save, metrics)

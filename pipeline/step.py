@@ -26,6 +26,7 @@ from pipeline.gradients import attach, check_sharding, token_losses
 from pipeline.process import keep_memory
 from pipeline.products import quicken
 from pipeline.recipe import Recipe
+from pipeline.replayed import Replayed
 
 
 class StepTrainer(Trainer):
@@ -50,6 +51,8 @@ class StepTrainer(Trainer):
         self.losses: deque[tuple[int, torch.Tensor]] = deque(maxlen=10_000)  # of this process since the last log
         super().__init__(model, args, processing_class=tokenizer, train_dataset=train_rows, eval_dataset=dict(splits))
         self.train_rows = train_rows.to(args.device)
+        # The loss of replayed text and of all tokens since the last log, summed by this process.
+        self.of_text = torch.zeros(2, device=args.device) if isinstance(train_rows, Replayed) else None
         self.notes: list[str] = []
         obstacle = self._obstacle() if recipe.options.fast else None
         self._note("the Trainer's own loop is used", obstacle)
@@ -147,7 +150,11 @@ class StepTrainer(Trainer):
         """
         logits_BAV = self.logits(model, inputs)
         labels = inputs["labels"]
-        total = token_losses(logits_BAV, labels, self.recipe.options.loss).sum()
+        losses_BA = token_losses(logits_BAV, labels, self.recipe.options.loss)
+        total = losses_BA.sum()
+        if self.of_text is not None:
+            losses_B = losses_BA.detach().sum(1)
+            self.of_text += torch.stack([(losses_B * inputs["replayed"]).sum(), losses_B.sum()])
         items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
         loss = total * (self.args.world_size / items)
         return (loss, {"logits": logits_BAV}) if return_outputs else loss

@@ -6,10 +6,10 @@ import fnmatch
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.parameters import ParameterError, Parameters, param
-from pipeline.paths import expanded
+from pipeline.sources import open_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from pipeline.data import Rows
     from pipeline.store import StoredCorpus
 
-READERS = {".txt": "text", ".md": "text", ".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
-
-TOGETHER = 100  # documents that are tokenized at a time
+TOGETHER = 100  # documents or rows that are tokenized at a time
 
 ENDS = ("</a>", "<eos>")  # where an answer ends; in text it does not say so
 
@@ -30,7 +28,7 @@ class Texts(Parameters):
 
     source: str = param("", "a .txt, .jsonl, .json, .csv or .parquet file, a folder of such, or a dataset's name")
     config: str | None = param(None, "configuration of a dataset")
-    split: str = param("train", "of a dataset")
+    split: str = param("train", "of a folder or a dataset, by the rules of datasets")
     column: str = param("text", "that holds the text")
     length: int = param(64, "tokens of a row", ge=2)
 
@@ -40,38 +38,26 @@ class Texts(Parameters):
         Raises:
             ParameterError: when there is no such source, or it has no such column.
         """
-        import datasets
-
-        from pipeline.network import hub_unreachable
-
         if not self.source:
             raise ParameterError("source", "is missing; write a file, a folder or a dataset's name")
-        path = expanded(self.source, "source")
         try:
-            if path.exists():
-                files = sorted(
-                    file for file in ([path] if path.is_file() else path.rglob("*")) if file.suffix in READERS
-                )
-                kinds = {READERS[file.suffix] for file in files}
-                if len(kinds) != 1:
-                    raise ParameterError("source", f"{path} has no files of one kind of {', '.join(READERS)}")
-                names = [str(file) for file in files]
-                rows = datasets.load_dataset(kinds.pop(), data_files=names, split="train", streaming=True)
-            elif reason := hub_unreachable():
-                raise ParameterError(
-                    "source", f"{self.source} is no file here, and the Hub cannot be reached ({reason})"
-                )
-            else:
-                rows = datasets.load_dataset(self.source, self.config, split=self.split, streaming=True)
+            rows = open_rows(self.source, self.config, self.split)
             for number, row in enumerate(rows.skip(skip), skip):
                 if self.column not in row:
                     raise ParameterError("column", f"{self.source} has no {self.column}, but {', '.join(row)}")
-                if row[self.column]:
-                    yield number, row[self.column]
+                text = row[self.column]
+                if not isinstance(text, str | None):
+                    kind = type(text).__name__
+                    raise ParameterError(
+                        "column", f"{self.column} of {self.source} is no text, but {kind}: {text!r:.80}"
+                    )
+                if text := (text or "").removeprefix("\ufeff"):  # a byte order mark
+                    yield number, text
         except ParameterError:
             raise
         except Exception as error:  # Arrow's, json's, the Hub's and datasets' own have no class in common
-            raise ParameterError("source", f"{self.source} {_reason(error)}") from error
+            key = "split" if str(error).startswith("Bad split") else "source"
+            raise ParameterError(key, f"{self.source} {_reason(error)}") from error
 
     def tokens(
         self, tokenizer: PreTrainedTokenizerBase, place: tuple[int, int] = (0, 0)
@@ -119,21 +105,39 @@ class Replay(Texts):
     It is read while training goes on, a few rows ahead; one that ends begins again.
     """
 
-    ratio: float = param(0.1, "share of the training rows that are replayed text", gt=0, lt=1)
+    ratio: float = param(0.1, "share of the replayed text in what is trained", gt=0, lt=1)
+    by: Literal["tokens", "rows"] = param("tokens", "what the ratio counts: tokens that are trained, or rows")
 
     def mixed_with(self, rows: Rows, tokenizer: PreTrainedTokenizerBase, batch: int) -> Rows:
         """The rows, and among them as many of the text as make up the ratio, for batches of at most `batch` rows.
 
         Raises:
-            ParameterError: when the text cannot be read, or is too short for one row.
+            ParameterError: when the text cannot be read, is too short for one row, or its rows are too long for the
+                ratio.
         """
         from pipeline.replayed import Replayed, Stream
 
         try:
             self.blocks(tokenizer, 1)
+            return Replayed.among(rows, self._count(rows), Stream(self, tokenizer, batch))
         except ParameterError as error:
             raise error.inside("replay") from None
-        return Replayed.among(rows, self.ratio, Stream(self, tokenizer, batch))
+
+    def _count(self, rows: Rows) -> int:
+        """How many rows of text there are in a pass over the rows of the corpus."""
+        if self.by == "rows":
+            return max(1, round(len(rows) * self.ratio / (1 - self.ratio)))
+        trained, of_row = int(rows.answer_N.sum()), self.length - 1
+        count = max(1, round(trained * self.ratio / (1 - self.ratio) / of_row))
+        share = count * of_row / (count * of_row + trained)
+        if abs(share - self.ratio) > self.ratio / 4:
+            raise ParameterError(
+                "length",
+                f"{self.length} is too long for a ratio of {self.ratio:g}: a pass over the corpus trains {trained:,} "
+                f"tokens, and {count} row of text would be {share:.2g} of all; "
+                f"<= {max(2, int(trained * self.ratio / (1 - self.ratio)) + 1)}, or a larger ratio",
+            )
+        return count
 
 
 def render(
@@ -150,7 +154,6 @@ def render(
     """
     import numpy as np
 
-    from pipeline.data import from_lists
     from pipeline.seeds import sample
     from pipeline.store import as_text
 
@@ -179,20 +182,48 @@ def render(
         named = words if "{prompt}" not in head else np.array(stored.tokens, dtype=object)
         for row in block.answers:
             answers.append(stored.corpus.separator.join(named[token] for token in row if token not in ends))
-    # Spaces before an answer are tokenized with it, as they would be inside a text.
-    spaces = [len(prompt) - len(prompt.rstrip(" ")) for prompt in prompts]
-    heads = _tokens(tokenizer, [prompt[: len(prompt) - n] for prompt, n in zip(prompts, spaces)])
-    tails = _tokens(tokenizer, [" " * n + answer for answer, n in zip(answers, spaces)])
-    if not all(map(len, heads)):
-        raise ParameterError("model.templates", "a prompt has no text before its answer")
+    return _encode(tokenizer, prompts, answers)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]) -> Rows:
+    """Rows of a text each; spaces between prompt and answer are tokenized with the answer, as inside any text.
+
+    Raises:
+        ParameterError: when a prompt alone is read otherwise than in its row, or has no tokens, or when the tokenizer
+            has none for a word.
+    """
+    from pipeline.data import from_lists
+    from pipeline.tokenizer import unknown_words
+
+    heads, tails = list[list[int]](), list[list[int]]()
+    for start in range(0, len(prompts), TOGETHER):
+        begun = prompts[start : start + TOGETHER]
+        texts = [prompt + answer for prompt, answer in zip(begun, answers[start : start + TOGETHER])]
+        begun = [prompt.rstrip(" ") for prompt in begun]
+        for prompt, text, head, whole in zip(begun, texts, _tokens(tokenizer, begun), _tokens(tokenizer, texts)):
+            if lacking := unknown_words(tokenizer, text, whole):
+                raise ParameterError(
+                    "model.templates", f"{text!r} has words that the model has no tokens for: {', '.join(lacking[:5])}"
+                )
+            if not head:
+                raise ParameterError("model.templates", "a prompt has no text before its answer")
+            if whole[: len(head)] != head or len(whole) == len(head):
+                shown = [tokenizer.convert_ids_to_tokens(ids) for ids in (head, whole)]
+                raise ParameterError(
+                    "model.templates",
+                    f"{prompt!r} is read as {shown[0]}, but before its answer as {shown[1]}; "
+                    "write a space before {answer}",
+                )
+            heads.append(head)
+            tails.append(whole[len(head) :])
     return from_lists(heads, tails)
 
 
 def _reason(error: Exception) -> str:
     """Why a source cannot be read, without the addresses and the advice that datasets adds."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"cannot be read ({type(error).__name__}: {' '.join(lines[0].split())[:160]})"
+    lines = str(error).strip().splitlines()
+    return f"cannot be read ({type(error).__name__}: {' '.join(' '.join(lines[:2]).split())[:200]})"
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return tokenizer(list(texts))["input_ids"]

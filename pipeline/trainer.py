@@ -182,8 +182,17 @@ class GrokTrainer(SavingTrainer):
     # Logging
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As the Trainer, but with no history in its state: metrics.jsonl has it, and every save would rewrite it."""
+        """As the Trainer, but with no history in its state: metrics.jsonl has it, and every save would rewrite it.
+
+        With a training loss goes `replay_loss_share`, the share of it that is the loss of replayed text.
+        """
         self.writer.check()
+        if self.of_text is not None and "loss" in logs:
+            if self.args.world_size > 1:
+                dist.all_reduce(self.of_text)
+            text, all_tokens = self.of_text.tolist()
+            logs["replay_loss_share"] = text / all_tokens if all_tokens else 0.0
+            self.of_text.zero_()
         super().log(logs, start_time)
         self.state.log_history.clear()
 

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from pipeline.parameters import MismatchError
 
 # GPT-NeoX's output projection: its name in files, and in models of current transformers.
-RENAMED = {"embed_out.weight": "lm_head.weight"}
+RENAMED = {"embed_out": "lm_head"}
 
 
 def load_weights(model: Any, folder: Path) -> None:
@@ -21,7 +21,7 @@ def load_weights(model: Any, folder: Path) -> None:
     """
     places = model.state_dict(keep_vars=True)
     weights = {
-        name if name in places else RENAMED.get(name, name): weight
+        name if name in places else _renamed(name): weight
         for name, weight in load_file(folder / "model.safetensors").items()
     }
     # A tied weight has two names and is stored under one of them.
@@ -31,3 +31,9 @@ def load_weights(model: Any, folder: Path) -> None:
     if missing or wrong:
         raise MismatchError(f"{folder} does not fit {type(model).__name__}: {', '.join(missing[:3] + wrong[:3])}")
     model.load_state_dict(weights, strict=False)
+
+
+def _renamed(name: str) -> str:
+    """The name in a model of a weight, or of a part of an adapter, that has another one in files."""
+    layer, _, rest = name.partition(".")
+    return f"{RENAMED.get(layer, layer)}.{rest}"

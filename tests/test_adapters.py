@@ -12,12 +12,14 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline import explaining
 from pipeline.adapters import Peft, merged, switched_off
 from pipeline.circuits.logit_lens import LogitLens
 from pipeline.explain import Run
+from pipeline.recipe import read_recipe
+from pipeline.run import prepare
 from tests.bases import logged, recipe_of
 from tests.kills import Runner, join
 from tests.tiny import ROOT, run_here, write_recipe
@@ -73,7 +75,7 @@ def test_adapters_switched_off_are_the_base(bases: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(bases / "gpt2").eval()
     tokens = torch.randint(0, 300, (3, 9))
     before = model(tokens).logits
-    Peft(r=2).into(model, train_embeddings=False)
+    Peft(r=2).into(model)
     for name, weight in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.1)
@@ -136,6 +138,84 @@ def test_circuits_run_on_the_merged_model_in_its_tokens(
     assert explaining.main([str(run), *words_of, "--output", str(tmp_path / "one")]) == 0
     one = pq.read_table(tmp_path / "one" / "logit_lens.parquet").to_pandas()
     pd.testing.assert_frame_equal(one, table, check_dtype=False, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox"])
+def test_of_the_embeddings_only_added_rows_are_trained_and_decay(family: str, bases: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    from peft import AutoPeftModelForCausalLM
+
+    text = recipe_of(bases, family, "vocabulary: tokens", "\npeft: {r: 4}\n")
+    path = write_recipe(tmp_path, text.replace("weight_decay: 0.1", "weight_decay: 1.0"))
+    assert run_here(path, "--max_steps", "6") == 0
+    assert run_here(path, "--max_steps", "12") == 0  # resumed
+    run = tmp_path / "run"
+    base = load_file(bases / family / "model.safetensors")
+    first, last = (load_file(run / "steps" / f"step{n}" / "model.safetensors") for n in (0, 12))
+    old = len(AutoTokenizer.from_pretrained(bases / family))
+    new = len(AutoTokenizer.from_pretrained(run / "steps" / "step12"))
+    matrices = [name for name in last if name.endswith(("wte.weight", "embed_in.weight", HEAD))]
+    assert len(matrices) == (1 if family == "gpt2" else 2) and new > old
+    for name in matrices:
+        assert last[name][:old].equal(base[name][:old]) and last[name][new:].equal(first[name][new:])
+        moved = (last[name] != first[name]).any(1)
+        assert moved[old:new].all()
+        # Of a word that no row shows, the embedding only shrinks.
+        if name != HEAD and family == "gpt_neox":
+            unseen = new - 1
+            shrunk = first[name][unseen] * (1 - 1e-2) ** 12  # by learning rate x weight decay at every step
+            assert torch.allclose(last[name][unseen], shrunk, rtol=1e-4, atol=1e-7)
+    # It is trained by the short forward all the same.
+    trainer = prepare(read_recipe(path, [f"--output_dir={tmp_path / 'other'}"]))
+    assert not any("forward" in note for note in trainer.notes), trainer.notes
+    # All that moved is in the drift, by the weights that are kept.
+    changed = [name for name in last if not last[name].equal(first[name])]
+    parts = {name: slice(old, new) if name in matrices else slice(None) for name in changed}
+    moved_by = sum(float((last[n][rows] - first[n][rows]).square().sum()) for n, rows in parts.items())
+    whole = sum(float(first[n][rows].square().sum()) for n, rows in parts.items())
+    assert logged(run, "adapter_drift")[12] == pytest.approx((moved_by / whole) ** 0.5, rel=1e-3)
+    # The adapter's folder and the base are the whole model.
+    restored = AutoPeftModelForCausalLM.from_pretrained(run / "steps" / "step12" / "adapter").eval()
+    kept = AutoModelForCausalLM.from_pretrained(run / "steps" / "step12").eval()
+    tokens = torch.randint(0, new, (4, 9), generator=torch.Generator().manual_seed(0))
+    tokens[:, ::2] = torch.randint(old, new, (4, 5), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(restored(tokens).logits, kept(tokens).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "model", "peft", "message"),
+    [
+        ("gpt2", "vocabulary: text", "targets: [lm_head]", "lm_head: the output projection shares its weights with"),
+        ("gpt2", "vocabulary: text", "targets: [wte, c_attn]", "wte: the input embedding shares its weights with"),
+        ("gpt_neox", "vocabulary: tokens", "targets: [embed_in]", "holds the embeddings of added words"),
+        (
+            "gpt2",
+            "vocabulary: text",
+            "targets: [c_attn, c_porj]",
+            "'c_porj' is no layer of GPT2LMHeadModel; did you mean",
+        ),
+        ("gpt2", "vocabulary: text", "targets: [ln_1]", "ln_1: peft has no adapter for that"),
+        ("gpt2", "vocabulary: text, freeze: ['transformer.h.0.*']", "r: 2", "which model.freeze keeps as it is"),
+    ],
+)
+def test_adapters_that_cannot_be_right_are_refused(
+    family: str, model: str, peft: str, message: str, bases: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    path = write_recipe(tmp_path, recipe_of(bases, family, model, f"\npeft: {{{peft}}}\n"))
+    assert run_here(path) == 2
+    error = capfd.readouterr().err
+    assert "peft.targets: " in error and message in error and error.count("\n") == 1, error
+
+
+def test_an_adapter_on_an_untied_output_projection_is_kept_merged(bases: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    path = write_recipe(tmp_path, recipe_of(bases, "gpt_neox", more="\npeft: {r: 4, targets: [lm_head, embed_in]}\n"))
+    assert run_here(path, "--max_steps", "6") == 0
+    base = load_file(bases / "gpt_neox" / "model.safetensors")
+    kept = load_file(tmp_path / "run" / "steps" / "step6" / "model.safetensors")
+    assert {name for name in base if not kept[name].equal(base[name])} == {HEAD, "gpt_neox.embed_in.weight"}
 
 
 def test_circuits_of_a_model_in_text_take_pairs_in_text(

@@ -12,14 +12,16 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from pipeline.data import IGNORED, Rows
 from pipeline.history import read_history
 from pipeline.parameters import ParameterError
+from pipeline.recipe import read_recipe
 from pipeline.replayed import PLACES, Replayed
-from pipeline.texts import Replay, Texts
-from tests.bases import END, logged, make_tokenizer, recipe_of, sentences
+from pipeline.run import prepare
+from pipeline.texts import Replay
+from tests.bases import logged, make_tokenizer, recipe_of, sentences
 from tests.kills import Runner
 from tests.tiny import ROOT, run_here, write_recipe
 
@@ -38,7 +40,7 @@ def corpus_rows(count: int) -> Rows:
 
 
 def mixed(source: str, ratio: float, count: int, batch: int, tokenizer: PreTrainedTokenizerBase) -> Replayed:
-    rows = Replay(source, length=LENGTH, ratio=ratio).mixed_with(corpus_rows(count), tokenizer, batch)
+    rows = Replay(source, length=LENGTH, ratio=ratio, by="rows").mixed_with(corpus_rows(count), tokenizer, batch)
     assert isinstance(rows, Replayed)
     return rows
 
@@ -109,7 +111,7 @@ def test_a_text_without_end_is_read_as_far_as_it_is_needed(tokenizer: PreTrained
                 seen.append(number)
                 yield number, "the old cat sees the river near a red house ."
 
-    endless = Endless("endless", length=LENGTH, ratio=0.5)
+    endless = Endless("endless", length=LENGTH, ratio=0.5, by="rows")
     rows = endless.mixed_with(corpus_rows(1000), tokenizer, 8)
     assert isinstance(rows, Replayed)
     assert rows.tokens_NT.shape == (1000 + 2 * 8, LENGTH)  # whatever the text, and the ratio
@@ -118,19 +120,47 @@ def test_a_text_without_end_is_read_as_far_as_it_is_needed(tokenizer: PreTrained
     assert len(seen) < 1.3 * needed
 
 
-def test_sources_are_files_of_one_kind_in_their_order(tmp_path: Path) -> None:
-    lines = sentences(3).splitlines()
-    for number in (1, 0):
-        (tmp_path / f"{number}.jsonl").write_text(json.dumps({"text": lines[number]}) + "\n" + '{"text": ""}\n')
-    assert list(Texts(str(tmp_path)).documents()) == [(0, lines[0]), (2, lines[1])]
-    assert list(Texts(str(tmp_path)).documents(1)) == [(2, lines[1])]
-    (tmp_path / "more.txt").write_text(END)
-    with pytest.raises(ParameterError, match=r"has no files of one kind of \.txt"):
-        next(Texts(str(tmp_path)).documents())
+@pytest.mark.parametrize(("count", "answer", "ratio"), [(1000, 1, 0.1), (1000, 3, 0.5), (400, 2, 0.8)])
+def test_the_ratio_counts_the_tokens_that_are_trained(
+    bases: Path, tokenizer: PreTrainedTokenizerBase, count: int, answer: int, ratio: float
+) -> None:
+    ones = torch.ones(count, dtype=torch.int64)
+    corpus = Rows(torch.full((count, 5), -1), ones, ones * answer)
+    rows = Replay(str(bases / "replay.txt"), length=LENGTH, ratio=ratio).mixed_with(corpus, tokenizer, 8)
+    assert isinstance(rows, Replayed)
+    trained = (rows.__getitems__(torch.arange(count + 1))["labels"] != IGNORED).sum(1)  # the last one is text
+    text = (len(rows) - count) * int(trained[-1])
+    assert text / (text + int(trained[:-1].sum())) == pytest.approx(ratio, rel=0.05)
+    with pytest.raises(
+        ParameterError, match=r"replay\.length: 64 is too long for a ratio of 0\.05: .* trains 3 tokens"
+    ):
+        Replay(str(bases / "replay.txt"), ratio=0.05).mixed_with(corpus_rows(3), tokenizer, 2)
+
+
+def test_the_share_of_the_loss_that_is_text_is_logged(bases: Path, tmp_path: Path) -> None:
+    replay = f"\nreplay: {{source: {bases / 'replay.txt'}, ratio: 0.4, length: 32}}\n"
+    text = recipe_of(bases, "gpt_neox", more=replay).replace("logging_steps: 3", "logging_steps: 1")
+    path = write_recipe(tmp_path, text)
+    assert run_here(path, "--max_steps", "1") == 0
+    trainer = prepare(read_recipe(path, [f"--output_dir={tmp_path / 'again'}"]))
+    rows_B = trainer.get_train_dataloader().batch_sampler.update_rows(0)  # type: ignore[union-attr]
+    rows = trainer.train_rows
+    base = AutoModelForCausalLM.from_pretrained(bases / "gpt_neox").eval()
+    losses = {True: 0.0, False: 0.0}
+    for row in rows_B.tolist():
+        first, answer = int(rows.prompt_N[row]), int(rows.answer_N[row])
+        tokens = rows.tokens_NT[row, : first + answer]
+        with torch.no_grad():
+            logits = base(tokens[None]).logits[0, first - 1 : -1]
+        is_text = answer == 31 and first == 1
+        losses[is_text] += torch.nn.functional.cross_entropy(logits, tokens[first:], reduction="sum").item()
+    assert losses[True] > 0
+    share = losses[True] / sum(losses.values())
+    assert logged(tmp_path / "run", "replay_loss_share")[1] == pytest.approx(share, rel=1e-4)
 
 
 def test_replay_keeps_more_of_the_base_and_resumes_to_the_same_bits(bases: Path, tmp_path: Path) -> None:
-    replay = f"\nreplay: {{source: {bases / 'replay.txt'}, ratio: 0.5, length: 32}}\n"
+    replay = f"\nreplay: {{source: {bases / 'replay.txt'}, ratio: 0.5, by: rows, length: 32}}\n"
     perplexities = {}
     for name, more in {"without": "", "with": replay}.items():
         path = write_recipe(tmp_path, recipe_of(bases, "gpt_neox", more=more), name)
@@ -150,7 +180,7 @@ def test_replay_keeps_more_of_the_base_and_resumes_to_the_same_bits(bases: Path,
 
 @pytest.mark.parametrize("config", ["cpu", pytest.param("zero2", marks=pytest.mark.slow)])
 def test_two_processes_replay_what_one_does(config: str, bases: Path, tmp_path: Path) -> None:
-    replay = f"\nreplay: {{source: {bases / 'replay.txt'}, ratio: 0.5, length: 32}}\n"
+    replay = f"\nreplay: {{source: {bases / 'replay.txt'}, ratio: 0.5, by: rows, length: 32}}\n"
     text = recipe_of(bases, "gpt_neox", more=replay).replace("logging_steps: 3", "logging_steps: 1")
     text += "per_device_train_batch_size: 4\n"
     recipe = write_recipe(tmp_path, text)

@@ -10,10 +10,11 @@ from pipeline.callbacks.base import Callback
 
 @dataclass
 class AdapterDrift(Callback):
-    """Logs `adapter_drift` at every evaluation: the norm of what the adapters add to their layers, over the base's.
+    """Logs `adapter_drift` at every evaluation: the norm of all that was moved, over that of what it was before.
 
-    And `adapter_drift_kl`, the mean KL divergence, in nats, of the model's predictions at the answers of held-out rows
-    from those with its adapters switched off. Logs nothing for a model without adapters.
+    That are the layers with adapters, and the embeddings of added words. Also `adapter_drift_kl`, the mean KL
+    divergence, in nats, of the model's predictions at the answers of held-out rows from those with its adapters
+    switched off and the embeddings as they began. Logs nothing for a model without adapters.
     """
 
     def on_evaluate(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -21,6 +22,7 @@ class AdapterDrift(Callback):
         from torch.nn import functional as F
 
         from pipeline.adapters import layers, merged, switched_off
+        from pipeline.added_rows import ROWS, owners
         from pipeline.forward import stock_logits
 
         model = self.trainer.accelerator.unwrap_model(model)
@@ -29,11 +31,11 @@ class AdapterDrift(Callback):
             return
         with torch.no_grad():
             weights = merged(model)
-            bases = {name: layer.get_base_layer().weight for name, layer in found.items()}
-            moved = sum(
-                float((weights[f"{name}.weight"] - base).float().square().sum()) for name, base in bases.items()
-            )
-            whole = sum(float(base.float().square().sum()) for base in bases.values())
+            changes = [(layer.get_base_layer().weight, weights[f"{name}.weight"]) for name, layer in found.items()]
+            for owner in owners(model).values():
+                changes.append((owner.weight[owner.added_ids.start : owner.added_ids.stop], getattr(owner, ROWS)))
+            moved = sum(float((now - base).float().square().sum()) for base, now in changes)
+            whole = sum(float(base.float().square().sum()) for base, _ in changes)
             split = self.trainer.held_out[0]
             rows = self.trainer.splits[split].sample(64, split)
             batch = rows.__getitems__(torch.arange(len(rows), device=args.device))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.callbacks.base import Callback
 from pipeline.parameters import ParameterError, param
+from pipeline.paths import expanded
 
 if TYPE_CHECKING:
     from pipeline.trainer import GrokTrainer
@@ -22,7 +23,7 @@ class BasePerplexity(Callback):
 
     source: str = param("", "a file or folder of text, or a dataset's name")
     config: str | None = param(None, "configuration of a dataset")
-    split: str = param("test", "of a dataset")
+    split: str = param("test", "of a folder or a dataset, by the rules of datasets")
     column: str = param("text", "that holds the text")
     length: int = param(64, "tokens of a row", ge=2)
     rows: int = param(64, "most rows", ge=1)
@@ -34,11 +35,14 @@ class BasePerplexity(Callback):
 
     def attach(self, trainer: GrokTrainer) -> None:
         """Reads the text before anything is trained."""
+        from pipeline.sources import is_whole as is_whole_source
         from pipeline.texts import Texts
 
         tokenizer = trainer.recipe.model.own_tokenizer()
         if tokenizer is not None:
-            texts = Texts(self.source, self.config, self.split, self.column, self.length)
+            # What has no splits is read as it is by default.
+            is_whole = self.split == "test" and is_whole_source(expanded(self.source, "source"))
+            texts = Texts(self.source, self.config, "train" if is_whole else self.split, self.column, self.length)
             try:
                 self._tokens = texts.blocks(tokenizer, self.rows).to(trainer.args.device)
             except ParameterError as error:

@@ -66,6 +66,10 @@ class Architecture(Parameters, abc.ABC):
 
         return build_tokenizer(stored.tokens, stored.corpus.separator)
 
+    def added(self, stored: StoredCorpus) -> range:
+        """The ids of tokens that the model lacked before it met a corpus; of a new model, none."""
+        return range(0)
+
     def own_tokenizer(self) -> PreTrainedTokenizerBase | None:
         """The tokenizer that the model had before it met a corpus; None where it had none."""
         return None

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.bases import edges_of, forward_of, longest
 from pipeline.grokking import known_gen_step
+from pipeline.models._readable import KEY, NO_VOCABULARY, readable
 from pipeline.models.base import Architecture
 from pipeline.parameters import ParameterError, param
 from pipeline.paths import expanded
+from pipeline.rooms import choose
+from pipeline.words import add_words, as_saved, without_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pipeline.data import Rows
     from pipeline.store import StoredCorpus
-
-NO_VOCABULARY = "it has no vocabulary"
-KEY = "model.model_name_or_path"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Continued(Architecture):
 
     With `vocabulary: text` the rows are natural text: a template for each type of example, in which {prompt} and
     {answer} stand for the corpus's own words and {p0}, {p1}, ... for the tokens of the prompt one by one. With
-    `vocabulary: tokens` each word of the corpus becomes one token of the model; those that its tokenizer lacks are
-    added.
+    `vocabulary: tokens` each word of the corpus becomes one token of the model wherever it stands in a text; one that
+    its tokenizer has keeps its embedding, and others are added.
     """
 
     model_name_or_path: str = param("", "name on the Hub, local folder of a model, or folder of a run")
@@ -87,7 +87,10 @@ class Continued(Architecture):
             return (str(path) if path.is_dir() else self.model_name_or_path), self.revision
         from pipeline.manifest import Manifest
 
-        manifest = Manifest.load(path)
+        try:
+            manifest = Manifest.load(path)
+        except ValueError as error:
+            raise ParameterError(KEY, str(error)) from None
         if not manifest.kept:
             raise ParameterError(KEY, f"{path} is a run that has kept no step yet")
         step: int | None = max(manifest.kept)
@@ -124,7 +127,7 @@ class Continued(Architecture):
     def _config(self) -> Any:
         from transformers import AutoConfig
 
-        with self._readable("configuration"):
+        with readable(self.model_name_or_path, "configuration"):
             return AutoConfig.from_pretrained(self.origin[0], trust_remote_code=self._runs_code, **self._where)
 
     @cached_property
@@ -145,7 +148,7 @@ class Continued(Architecture):
         import torch
         from transformers import AutoModelForCausalLM
 
-        with self._readable("weights"):
+        with readable(self.model_name_or_path, "weights"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 self.origin[0],
                 trust_remote_code=self._runs_code,
@@ -161,24 +164,30 @@ class Continued(Architecture):
 
     def for_corpus(self, stored: StoredCorpus) -> PreTrainedModel:
         """The base model with an embedding for every token of `tokenizer`, new ones drawn from the global seed."""
-        base = len(self.own_tokenizer())
-        size = len(self.tokenizer(stored))
-        model: Any = self.build(size)
+        added = self.added(stored)
+        model: Any = self.build(added.stop)
         rows = model.get_input_embeddings().weight.shape[0]
-        if base > rows:
-            raise ParameterError(KEY, f"its tokenizer has {base:,} tokens, and its embeddings only {rows:,} rows")
-        if size > base:
-            self._extend(model, base, size)
-        names = [name for name, _ in model.named_parameters()]
+        if added.start > rows:
+            raise ParameterError(
+                KEY, f"its tokenizer has {added.start:,} tokens, and its embeddings only {rows:,} rows"
+            )
+        if added:
+            self._extend(model, added.start, added.stop)
+        self._freeze(model)
+        return model
+
+    def _freeze(self, model: Any) -> None:
+        weights = dict(model.named_parameters(remove_duplicate=False))
         for pattern in self.freeze:
-            chosen = fnmatch.filter(names, pattern)
+            chosen = fnmatch.filter(weights, pattern)
             if not chosen:
+                kind = type(model).__name__
                 raise ParameterError(
-                    "model.freeze", f"{pattern!r} is no weight of {type(model).__name__}: {names[0]}, ..."
+                    "model.freeze",
+                    f"{pattern!r} is no weight of {kind}: {next(iter(weights))}, ...{choose(pattern, weights)}",
                 )
             for name in chosen:
-                model.get_parameter(name).requires_grad_(False)
-        return model
+                weights[name].requires_grad_(False)
 
     def _extend(self, model: Any, base: int, size: int) -> None:
         """Embeddings for the tokens from `base` to `size`; a matrix that has room for them keeps its size."""
@@ -205,30 +214,46 @@ class Continued(Architecture):
     def rewords(self) -> bool:
         return self.vocabulary == "text"
 
-    def own_tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer, without the words of a corpus."""
+    @cached_property
+    def _own(self) -> PreTrainedTokenizerBase:
         from transformers import AutoTokenizer
 
-        with self._readable("tokenizer"):
+        with readable(self.model_name_or_path, "tokenizer"):
             tokenizer = AutoTokenizer.from_pretrained(self.origin[0], trust_remote_code=self._runs_code, **self._where)
             if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers, where files are missing
                 raise FileNotFoundError(NO_VOCABULARY)
             return tokenizer
 
-    def tokenizer(self, stored: StoredCorpus) -> PreTrainedTokenizerBase:
-        """The base's tokenizer, with the corpus's words as tokens of their own under `vocabulary: tokens`."""
-        from tokenizers import AddedToken
+    def own_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, without the words of a corpus."""
+        return copy.deepcopy(self._own)
 
-        tokenizer = self.own_tokenizer()
-        if self.vocabulary == "tokens":
-            # Spaces before a word are part of it, and a word inside a longer one is none.
-            known = tokenizer.get_vocab()
-            words = [AddedToken(word, lstrip=True, single_word=word.isalnum(), normalized=False)
-                     for word in stored.tokens if word not in known]  # fmt: skip
-            tokenizer.add_tokens(words)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        return tokenizer
+    @cached_property
+    def _tokenizers(self) -> dict[str, PreTrainedTokenizerBase]:
+        return {}  # by the content hash of a corpus
+
+    def tokenizer(self, stored: StoredCorpus) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, as it is read from a kept step; under `vocabulary: tokens` with the corpus's words.
+
+        It puts no tokens around a text, since rows have none.
+
+        Raises:
+            ParameterError: when it cannot be saved and read again, or cannot have the corpus's words as tokens.
+        """
+        if stored.content_hash not in self._tokenizers:
+            tokenizer = self.own_tokenizer()
+            without_template(tokenizer)
+            if self.vocabulary == "tokens":
+                add_words(tokenizer, stored.tokens, stored.corpus.separator)
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            with readable(self.model_name_or_path, "tokenizer"):
+                self._tokenizers[stored.content_hash] = as_saved(tokenizer, self._runs_code)
+        return self._tokenizers[stored.content_hash]
+
+    def added(self, stored: StoredCorpus) -> range:
+        """The ids of the tokens that the base's tokenizer lacks."""
+        return range(*(max(words.get_vocab().values()) + 1 for words in (self._own, self.tokenizer(stored))))
 
     def token_ids(self, stored: StoredCorpus) -> Sequence[int]:
         """The token of the model for each word of the corpus.
@@ -253,49 +278,3 @@ class Continued(Architecture):
         from pipeline.texts import render
 
         return render(stored, split, self.tokenizer(stored), self.templates, most)
-
-    @contextmanager
-    def _readable(self, what: str) -> Iterator[None]:
-        """Turns what goes wrong in reading the base into one line that says what is missing."""
-        from huggingface_hub.utils.logging import set_verbosity_error
-
-        set_verbosity_error()  # it warns of every attempt
-        try:
-            yield
-        except ParameterError:
-            raise
-        except Exception as error:  # safetensors, tokenizers, json, the Hub: no class in common; it stays the cause
-            raise ParameterError(KEY, f"{self.model_name_or_path}: {_reason(what, error)}") from error
-
-
-def _reason(what: str, error: Exception) -> str:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-
-    chain: list[BaseException] = [error]
-    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
-        chain.append(cause)
-    text = " ".join(str(error).split())
-    for kind, words in {
-        GatedRepoError: "is gated; ask for access on its page, and log in with hf auth login",
-        RevisionNotFoundError: "has no such revision; its page on the Hub lists them",
-        RepositoryNotFoundError: "is neither a folder here nor a repository on the Hub that you may read",
-    }.items():
-        if any(isinstance(link, kind) for link in chain):
-            return words
-    if "gated repo" in text:
-        return "is gated; ask for access on its page, and log in with hf auth login"
-    if "not a valid git identifier" in text or "is not a valid revision" in text:
-        return "has no such revision; its page on the Hub lists them"
-    if "not a local folder and is not a valid model identifier" in text:
-        return "is neither a folder here nor a repository on the Hub that you may read"
-    if (
-        any("Offline" in type(link).__name__ or "ConnectError" in type(link).__name__ for link in chain)
-        or "couldn't connect" in text.lower()
-        or "offline" in text.lower()
-    ):
-        return f"its {what} is not here, and the Hub cannot be reached"
-    if what == "tokenizer" and (NO_VOCABULARY in text or "instantiate the backend tokenizer" in text):
-        return "its tokenizer cannot be read: it has no tokenizer.json, nor vocab.json and merges.txt"
-    if "does not recognize this architecture" in text or "model_type" in text or "Unrecognized" in text:
-        return f"its architecture is none that transformers knows: {text[:160]}"
-    return f"its {what} cannot be read ({type(error).__name__}: {text[:160]})"
