@@ -172,7 +172,7 @@ def _is_library(hook: Any) -> bool:
     while isinstance(hook, functools.partial):
         hook = hook.func
     home = getattr(hook, "__module__", None) or type(hook).__module__
-    # `AnswerPositions` is what a model's own way is narrowed with; rows of embeddings are taken by modules called whole.
+    # `AnswerPositions` is what a model's own way is narrowed with; added rows belong to modules called whole.
     ours = ("pipeline.data", "pipeline.added_rows")
     return home.partition(".")[0] in ("torch", "deepspeed", "accelerate") or home in ours
 
