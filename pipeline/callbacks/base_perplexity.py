@@ -40,10 +40,11 @@ class BasePerplexity(Callback):
 
         tokenizer = trainer.recipe.model.own_tokenizer()
         if tokenizer is not None:
-            # What has no splits is read as it is by default.
-            is_whole = self.split == "test" and is_whole_source(expanded(self.source, "source"))
-            texts = Texts(self.source, self.config, "train" if is_whole else self.split, self.column, self.length)
             try:
+                # What has no splits is read as it is by default.
+                is_whole = self.split == "test" and is_whole_source(expanded(self.source, "source"))
+                split = "train" if is_whole else self.split
+                texts = Texts(self.source, self.config, split, self.column, self.length)
                 self._tokens = texts.blocks(tokenizer, self.rows).to(trainer.args.device)
             except ParameterError as error:
                 raise error.inside("callbacks.base_perplexity") from None
