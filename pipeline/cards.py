@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.folder import RECIPE
 from pipeline.grokking import match_key
-from pipeline.pages import Code, Heading, Paragraph, Part, Table, as_markdown, code, plain
+from pipeline.pages import Code, Figure, Heading, Paragraph, Part, Table, as_markdown, code, plain
 from pipeline.results import Results
 from pipeline.story import method, outcome, story
 from pipeline.wording import amount, share, times
@@ -105,7 +105,7 @@ def _result(run: Results, split: str, value: float | None, data: str | None) -> 
 def _pictures(path: Path, names: list[str]) -> list[Part]:
     """Figures of the report; a card is read beside its pictures, so the paths are as they are in the folder."""
     shown = [name for name in names if (path / "figures" / f"{name}.png").exists()]
-    return [Paragraph(f"![{name.replace('_', ' ')} over training steps](figures/{name}.png)") for name in shown]
+    return [Figure(name, f"{name.replace('_', ' ')} over training steps", "") for name in shown]
 
 
 def _measures(run: Results) -> list[list[str]]:

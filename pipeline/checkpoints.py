@@ -138,7 +138,7 @@ def remove(run: Path, entry: Entry) -> None:
     except OSError as error:
         problem = f"it cannot be deleted ({error.strerror})"
     if problem:
-        print(f"{run / entry.path} stays: {problem}", flush=True)
+        say(f"{run / entry.path} stays: {problem}")
 
 
 def numbered(run: Path, folder: str, prefix: str) -> dict[int, Path]:
@@ -203,7 +203,7 @@ def unlisted(run: Path, manifest: Manifest) -> list[Path]:
 
 
 if __name__ == "__main__":
-    from pipeline.terminal import run_command
+    from pipeline.terminal import run_command, say
     from pipeline.upkeep import main
 
     run_command(main)

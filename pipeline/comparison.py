@@ -170,7 +170,7 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> None:
         ]
         figures["sweep"] = plots.sweep(key, outcomes)
         alt = f"Steps to fit and to generalize over {key}; the numbers are in the table of results."
-        caption = f"Steps to fit and to generalize over `{key}`."
+        caption = f"Steps to fit and to generalize over {code(key)}."
         caption += " Lines lead through means over seeds; an open triangle is a run that had not come so far by then."
         shown.append(Figure("sweep", alt, caption))
     parts: list[Part] = [

@@ -24,7 +24,7 @@ from pipeline.paths import expand_arguments
 from pipeline.process import wait_briefly
 from pipeline.reading import Block, RecipeError, override
 from pipeline.rooms import choose, load, names
-from pipeline.terminal import in_a_line
+from pipeline.terminal import in_a_line, say
 from pipeline.trust import HELP, OPTION, runs_code
 from pipeline.values import fill
 
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             explain_run(chosen, analyses)
     except MISTAKES as error:
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on with the table after the last", file=sys.stderr)
@@ -151,7 +151,7 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
     console = Console(stderr=True)
     walk = explain(run.path, analyses, device(chosen.device), chosen.against, source, run.trusted)
     for path in track(walk, "analysing", total, console=console, transient=True, disable=not console.is_terminal):
-        print(path, flush=True)
+        say(path)
     write_report(run.path)
 
 
@@ -170,14 +170,14 @@ def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) 
         table = add_step(analysis.run(model, pairs, **shared), int(digits or 0))
         path = folder / f"{analysis_name}.parquet"
         write_table(path, table, {"model": chosen.model, "revision": chosen.revision, "pairs": fingerprint(pairs)})
-        print(path)
+        say(path)
         from pipeline.drawing import png
         from pipeline.files import write_bytes
 
         for ending, drawing in analysis.draw(pq.read_table(path)).items():
             picture = folder / f"{'_'.join(filter(None, (analysis_name, ending)))}.png"
             write_bytes(picture, png(drawing.figure))
-            print(picture)
+            say(picture)
 
 
 def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:

@@ -23,6 +23,7 @@ from pipeline.paths import obstacle
 from pipeline.reading import MOST_BYTES, RecipeError, parse
 from pipeline.recipe import Recipe
 from pipeline.store import INDEX, StoredCorpus, write_parquet
+from pipeline.terminal import say
 
 RECIPE, ENVIRONMENT, CORPUS, TOKENIZER = "recipe.yaml", "environment.json", "corpus", "tokenizer"
 MOST_STARTS = 16 * MEGABYTE  # bytes of environment.json: some 10,000 starts
@@ -185,7 +186,7 @@ def go_back(folder: Path) -> str | None:
     manifest = Manifest.load(folder)
     step, passed_over = checkpoints.newest_good(folder, manifest)
     for line in passed_over:
-        print(line)
+        say(line)
     if step is None and manifest.finished:
         raise RecipeError(
             str(folder), "is finished, and has no whole checkpoint to go on from; train anew with another --output_dir"

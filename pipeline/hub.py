@@ -22,7 +22,7 @@ from pipeline.pushing import push
 from pipeline.reading import RecipeError
 from pipeline.remote import HOUSEKEEPING, HubError, Remote, shown
 from pipeline.results import Results
-from pipeline.terminal import run_command
+from pipeline.terminal import run_command, say
 
 
 def verify(path: Path, repo: str, *, steps: str = "all", quick: bool = False) -> Iterator[tuple[str, list[str]]]:
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         expand_arguments(chosen, *(["output"] if chosen.command == "pull" else ["run"]))
         return _do(chosen)
     except (HubError, RecipeError, ParameterError, OSError) as error:
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted; the same command goes on", file=sys.stderr)
@@ -102,7 +102,7 @@ def _do(chosen: argparse.Namespace) -> int:
     if chosen.command == "verify":
         found = list[bool]()
         for name, damage in verify(chosen.run, chosen.repo, steps=chosen.steps, quick=chosen.quick):
-            print(f"{name}: {'; '.join(damage) or 'ok'}", flush=True)
+            say(f"{name}: {'; '.join(damage) or 'ok'}")
             found.append(not damage)
         print(f"{sum(found)} of {len(found)} revisions are as they were kept")
         return 0 if all(found) else 1
@@ -117,9 +117,9 @@ def _do(chosen: argparse.Namespace) -> int:
         lines = push(chosen.run, chosen.repo, **options)
         done = ""
     for line in lines:
-        print(line, flush=True)
+        say(line)
     if done:
-        print(done)
+        say(done)
     return 0
 
 

@@ -28,6 +28,7 @@ from pipeline.drafts import flock
 from pipeline.files import refusal
 from pipeline.inside import open_file
 from pipeline.reading import RecipeError
+from pipeline.terminal import say
 
 LOCK = "lock.json"
 BEAT = 5.0  # seconds between two beats
@@ -112,12 +113,12 @@ class RunLock:
             if owner and not (reaches and owner.get("boot") == self._facts["boot"]):
                 self._watch(owner)
             if owner:
-                print(f"the lock of {_name(owner)} is stale: that process is gone", flush=True)
+                say(f"the lock of {_name(owner)} is stale: that process is gone")
             return file
 
     def _watch(self, owner: dict[str, Any]) -> None:
         """Waits whether the owner, on another machine as far as can be told, shows that it is alive."""
-        print(f"{self.run} was held by {_name(owner)}; watching for {PATIENCE:.0f} s whether it lives", flush=True)
+        say(f"{self.run} was held by {_name(owner)}; watching for {PATIENCE:.0f} s whether it lives")
         for _ in range(int(PATIENCE / BEAT * 4)):
             time.sleep(BEAT / 4)
             now = json_of(self._path)

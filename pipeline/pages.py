@@ -1,24 +1,47 @@
 """Pages as a list of parts, written as Markdown beside its figures and as one self-contained HTML file.
 
 Text may hold `code`, **bold** and backslashes before signs that are to be read as they are; `plain` adds those.
+Whatever else it holds, no page has a tag, a link or a script of it.
 """
 
 from __future__ import annotations
 
-import html
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jinja2
 import matplotlib.figure
 import numpy as np
 import numpy.typing as npt
+from markupsafe import Markup, escape
 
 from pipeline import drawing, moving
 from pipeline.drafts import write_inside
 from pipeline.files import write_text
 from pipeline.inside import opened
+from pipeline.markdown import REPLACEMENT, code, harmless, inline, plain, printable
+from pipeline.reading import RecipeError
+
+__all__ = [
+    "Code",
+    "Figure",
+    "Heading",
+    "Moving",
+    "Paragraph",
+    "Part",
+    "Table",
+    "as_html",
+    "as_markdown",
+    "code",
+    "plain",
+    "write_page",
+]
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+NAME = re.compile(r"[\w.+-]{1,100}", re.ASCII)  # of a figure
 
 
 @dataclass(frozen=True)
@@ -98,28 +121,15 @@ summary{cursor:pointer;color:var(--soft)}
 main{max-width:none;padding:0}figure,table{break-inside:avoid}h2{break-after:avoid}
 details::details-content{content-visibility:visible}pre{white-space:pre-wrap}}
 """
-SIGNS = r"\\`*_\[\]<>|#~&"  # that Markdown may take for its own
-
-
-def plain(text: object) -> str:
-    """Any text so that it reads as it is, on one line."""
-    return re.sub(f"([{SIGNS}])", r"\\\1", " ".join(str(text).split()))
-
-
-def code(text: object) -> str:
-    """Any text as code, on one line; nothing where there is none."""
-    words = " ".join(str(text).split())
-    if not words:
-        return ""
-    ticks = "`" * (max(map(len, re.findall("`+", words)), default=0) + 1)
-    space = " " if words[:1] == "`" or words[-1:] == "`" else ""
-    return f"{ticks}{space}{words}{space}{ticks}"
 
 
 def write_page(
     folder: Path, title: str, parts: Sequence[Part], figures: Mapping[str, matplotlib.figure.Figure]
 ) -> None:
     """report.md, report.html and figures/ of a folder: all is drawn before anything is written, the pages last."""
+    for name in figures:
+        if not NAME.fullmatch(name):
+            raise RecipeError(str(folder), f"a figure would be called {name!r}, which is no name of a file here")
     drawn = {name: (drawing.png(figure), drawing.svg(figure)) for name, figure in figures.items()}
     pages = {
         "report.md": as_markdown(parts),
@@ -140,81 +150,50 @@ def as_markdown(parts: Sequence[Part]) -> str:
 
 def _markdown(part: Heading | Paragraph | Table | Figure | Code) -> str:
     if isinstance(part, Heading):
-        return f"{'#' * part.level} {part.text}"
+        return f"{'#' * part.level} {harmless(part.text)}"
     if isinstance(part, Table):
         rules = ["---:" if letter == "r" else "---" for letter in part.align]
         # A table is cut into cells before code is recognized, so a bar in code needs its backslash too.
-        lines = [[re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in line] for line in (part.header, rules, *part.rows)]
+        lines = [
+            [re.sub(r"(?<!\\)\|", r"\\|", harmless(cell)) for cell in line] for line in (part.header, rules, *part.rows)
+        ]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
     if isinstance(part, Figure):
-        return f"![{plain(part.alt)}](figures/{part.name}.png)\n\n{part.caption}"
+        picture = f"![{plain(part.alt)}](figures/{part.name}.png)"
+        return f"{picture}\n\n{harmless(part.caption)}" if part.caption else picture
     if isinstance(part, Code):
-        fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", part.text)), 3)
-        block = f"{fence}{part.language}\n{part.text.rstrip()}\n{fence}"
+        text = _shown(part.text).rstrip()
+        fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", text)), 3)
+        block = f"{fence}{part.language}\n{text}\n{fence}"
         return f"<details><summary>{part.folded}</summary>\n\n{block}\n\n</details>" if part.folded else block
-    return part.text
+    return harmless(part.text)
+
+
+def _shown(text: str) -> str:
+    """A text of several lines without characters that control what shows it."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else REPLACEMENT for sign in text)
 
 
 def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> str:
     """The page with its figures inside, from their SVG by name."""
-    body = "\n".join(_html(part, drawings) for part in parts)
-    if any(isinstance(part, Moving) for part in parts):
-        body += f"\n<script>{moving.SCRIPT}</script>"
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{CSS}{moving.CSS}</style>\n</head>\n"
-        f"<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["inline"] = lambda text: Markup(inline(text))
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(
+        title=printable(title),
+        parts=[dataclasses.replace(part, text=_shown(part.text)) if isinstance(part, Code) else part for part in parts],
+        css=CSS + moving.CSS,
+        script=moving.SCRIPT if any(isinstance(part, Moving) for part in parts) else "",
+        drawing=lambda part, number: _embedded(number, part.alt, drawings[part.name]),
+        moving=lambda part: moving.as_html(
+            part.values, part.steps, part.panels, part.rows, part.columns, part.axes, part.signed
+        ),
     )
 
 
-def _html(part: Part, drawings: Mapping[str, str]) -> str:
-    if isinstance(part, Heading):
-        return f"<h{part.level}>{_inline(part.text)}</h{part.level}>"
-    if isinstance(part, Table):
-        kinds = [_kind("r", letter == "r") for letter in part.align]
-        head = "".join(f'<th scope="col"{kind}>{_inline(cell)}</th>' for cell, kind in zip(part.header, kinds))
-        rows = []
-        for first, *rest in part.rows:
-            cells = "".join(f"<td{kind}>{_inline(cell)}</td>" for cell, kind in zip(rest, kinds[1:]))
-            rows.append(f'<tr><th scope="row"{kinds[0]}>{_inline(first)}</th>{cells}</tr>\n')
-        head = f"<thead><tr>{head}</tr></thead>" if any(part.header) else ""
-        return f'<div class="wide"><table>{head}<tbody>\n{"".join(rows)}</tbody></table></div>'
-    if isinstance(part, Figure):
-        svg = _embedded(part.name, part.alt, drawings[part.name])
-        return f'<figure><div class="wide">{svg}</div><figcaption>{_inline(part.caption)}</figcaption></figure>'
-    if isinstance(part, Moving):
-        return moving.as_html(part.values, part.steps, part.panels, part.rows, part.columns, part.axes, part.signed)
-    if isinstance(part, Code):
-        block = f"<pre>{html.escape(part.text)}</pre>"
-        return f"<details><summary>{html.escape(part.folded)}</summary>{block}</details>" if part.folded else block
-    return f"<p{_kind('note', part.note)}>{_inline(part.text)}</p>"
-
-
-def _kind(name: str, applies: bool) -> str:
-    return f' class="{name}"' if applies else ""
-
-
-def _inline(text: str) -> str:
-    def replace(found: re.Match[str]) -> str:
-        sign, ticks, words, bold = found.groups()
-        if sign:
-            return html.escape(sign, quote=False)
-        if ticks:
-            return f"<code>{html.escape(words.strip(' '), quote=False)}</code>"
-        return f"<b>{html.escape(bold, quote=False)}</b>"
-
-    pattern = rf"\\([{SIGNS}])|(`+)(.+?)(?<!`)\2(?!`)|\*\*(.+?)\*\*"
-    parts, end = [], 0
-    for found in re.finditer(pattern, text):
-        parts += [html.escape(text[end : found.start()], quote=False), replace(found)]
-        end = found.end()
-    return "".join([*parts, html.escape(text[end:], quote=False)])
-
-
-def _embedded(name: str, alt: str, text: str) -> str:
+def _embedded(number: int, alt: str, text: str) -> str:
     """A drawing as part of the page: without its XML header, with an alternative text, and with ids of its own."""
     text = text[text.index("<svg") :]
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r"(href=\"#|url\(#)", rf"\1{name}-", text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt)}" ', 1)
+    text = re.sub(r'\bid="', f'id="figure{number}-', text)
+    text = re.sub(r"(href=\"#|url\(#)", rf"\1figure{number}-", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(printable(alt))}" ', 1)

@@ -16,8 +16,10 @@ from typing import Any
 from pipeline.bundle import MAIN, WEIGHTS, corpus_files, owned, revisions
 from pipeline.files import refusal, write_json
 from pipeline.folder import CORPUS, RECIPE
+from pipeline.inside import read_json
 from pipeline.manifest import MANIFEST
 from pipeline.pulling import kept_steps, parse_manifest, read_small
+from pipeline.reading import RecipeError
 from pipeline.remote import HOUSEKEEPING, HubError, Remote, Source, digest
 from pipeline.results import Results
 from pipeline.store import INDEX
@@ -175,8 +177,8 @@ def _content_hash(source: Source) -> str:
 def _record(run: Path) -> dict[str, Any]:
     """What was read back before: repository -> revision -> hash of its files; nothing where that is damaged."""
     try:
-        return {str(repo): {**found} for repo, found in json.loads((run / PUSHED).read_text()).items()}
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {str(repo): {**found} for repo, found in read_json(run, PUSHED).items()}
+    except (OSError, RecipeError, TypeError, AttributeError):
         return {}
 
 

@@ -25,7 +25,7 @@ from pipeline.results import Results
 from pipeline.rooms import names
 from pipeline.scales import StepScale
 from pipeline.story import method, outcome, story
-from pipeline.terminal import run_command
+from pipeline.terminal import run_command, say
 from pipeline.wording import MISSING, amount, listed, share, size, times
 
 
@@ -232,9 +232,9 @@ def main(arguments: list[str] | None = None) -> int:
             folder = chosen.runs[0]
             failed = draw_report(folder)[1]
     except (RecipeError, ParameterError, OSError) as error:  # the last where a page cannot be written
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return 2
-    print(folder / "report.html")
+    say(folder / "report.html")
     return 1 if failed else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +111,8 @@ def _corpus(facts: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("sizes")
     if not isinstance(facts["content_hash"], str) or not all(isinstance(split, str) for split in facts["held_out"]):
         raise ValueError("held_out")
+    if not all(re.fullmatch(r"\w{1,100}", str(name), re.ASCII) for name in (facts["name"], *sizes, *facts["held_out"])):
+        raise ValueError("name")  # every corpus that is built has such names; they become names of files
     return {**facts, "sizes": {"train": sizes["train"], **sizes}, "held_out": [*facts["held_out"]]}
 
 

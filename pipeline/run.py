@@ -36,7 +36,7 @@ from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe, read_recipe
 from pipeline.rooms import load
 from pipeline.signals import REQUEST, SAVED, Stopped, stop_signals
-from pipeline.terminal import run_command
+from pipeline.terminal import run_command, say
 
 if TYPE_CHECKING:
     from pipeline.trainer import GrokTrainer
@@ -215,7 +215,7 @@ def train(trainer: GrokTrainer) -> None:
         for line in read_lines(path, "_exact_match"):
             trainer.grok.update(line["step"], line)
         folder.record_length(path, trainer.total_steps)
-        print(announcement(trainer, checkpoint), flush=True)
+        say(*announcement(trainer, checkpoint).splitlines())
     checkpoint, trainer.grok = broadcast_object_list([checkpoint, trainer.grok])
     if trainer.is_done(checkpoint):
         trainer.load_weights(checkpoint)
@@ -272,8 +272,8 @@ def finish(trainer: GrokTrainer) -> bool:
         manifest = Manifest.load(path)
         manifest.finished = trainer.outcome()
         manifest.save(path)
-        print(summary(results))
-        print("".join(f"{line}\n" for line in reminders(path)), end="", file=sys.stderr)
+        say(*summary(results).splitlines())
+        say(*reminders(path), file=sys.stderr)
         return bool(reminders(path) or undrawn)
     return False
 
@@ -288,9 +288,9 @@ def publish(recipe: Recipe) -> int:
     repository = recipe.training["hub_model_id"]
     try:
         for line in push(recipe.output_dir, repository, private=recipe.training.get("hub_private_repo")):
-            print(line, flush=True)
+            say(line)
     except HubError as error:
-        print(f"{error}; the run is finished, and the same command pushes what is missing", file=sys.stderr)
+        say(f"{error}; the run is finished, and the same command pushes what is missing", file=sys.stderr)
         return 1
     return 0
 

@@ -258,25 +258,28 @@ def write_parquet(stored: StoredCorpus, folder: Path) -> None:
 
 def card(stored: StoredCorpus) -> str:
     """A dataset card that the Hub's viewer and `load_dataset` understand."""
+    from pipeline.markdown import code, plain
+    from pipeline.yaml_writer import dump
+
     name = room_name(stored.corpus)
     # All splits together, and each as a config of its own.
-    configs = "\n".join(
-        f"  - config_name: {config}\n    data_files:\n"
-        + "\n".join(f"      - split: {split}\n        path: {split}.parquet" for split in splits)
-        for config, splits in {"default": list(stored.sizes), **{split: [split] for split in stored.sizes}}.items()
-    )
+    configs = {"default": list(stored.sizes), **{split: [split] for split in stored.sizes}}
+    front = {
+        "configs": [
+            {"config_name": config, "data_files": [{"split": split, "path": f"{split}.parquet"} for split in splits]}
+            for config, splits in configs.items()
+        ],
+        "task_categories": ["text-generation"],
+        "tags": ["grokking", "synthetic", "reasoning"],
+    }
     examples = []
     for split, size in stored.sizes.items():
         block = next(stored.blocks(split)).take(slice(0, 1))
-        prompt, answer = as_text(stored, block.prompts)[0], as_text(stored, block.answers)[0]
-        examples.append(f"| {split} | {stored.role(split)} | {size:,} | `{prompt}` | `{answer}` |")
-    parameters = "\n".join(f"- `{key}`: {value}" for key, value in stored.corpus.as_dict().items())
+        texts = [code(as_text(stored, part)[0]).replace("|", "\\|") for part in (block.prompts, block.answers)]
+        examples.append(f"| {split} | {stored.role(split)} | {size:,} | {' | '.join(texts)} |")
+    parameters = "\n".join(f"- {code(key)}: {plain(value)}" for key, value in stored.corpus.as_dict().items())
     return f"""---
-configs:
-{configs}
-task_categories: [text-generation]
-tags: [grokking, synthetic, reasoning]
----
+{dump(front)}---
 
 # {name}
 

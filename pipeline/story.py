@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.grokking import DELAY, THRESHOLD, UNLEARNED
+from pipeline.markdown import plain
 from pipeline.results import Results
 from pipeline.wording import duration, listed, share, times
 
@@ -127,7 +128,7 @@ def _course(run: Results) -> list[str]:
     elif step < total:
         patience = run.recipe.get("stop_patience", 0)
         stayed = run.recipe.get("stop_when") == "grokked" and run.grok.streak >= patience
-        reason = f", as `{run.grok.held_out}` had stayed at {THRESHOLD} or above for {patience} evaluations"
+        reason = f", as `{run.grok.held_out}` had stayed at {THRESHOLD} or above for {plain(patience)} evaluations"
         found.append(f"It was stopped at step {step:,} of {total:,}{reason if stayed else ''}.")
     seconds = run.latest("seconds")
     if step and seconds is not None:
@@ -146,7 +147,7 @@ def _course(run: Results) -> list[str]:
 
 def _device(start: dict[str, Any]) -> str:
     processes = start.get("processes", 1)
-    return start["device"] + (f" in {processes} processes" if processes > 1 else "")
+    return plain(start["device"]) + (f" in {processes} processes" if processes > 1 else "")
 
 
 def method(run: Results) -> str:

@@ -31,7 +31,7 @@ from pipeline.results import Results
 from pipeline.seeds import moved_by_seeds
 from pipeline.signals import SAVED, Stopped, stop_signals
 from pipeline.slurm import submit
-from pipeline.terminal import in_a_line, run_command
+from pipeline.terminal import in_a_line, run_command, say
 from pipeline.trust import without_option
 from pipeline.wording import duration
 
@@ -149,7 +149,7 @@ def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
                 done += 1
                 assert point.process is not None
                 statuses.add(point.process.returncode)
-                print(f"[{done}/{len(points)}] {point.name}: {_ending(point)}", flush=True)
+                say(*f"[{done}/{len(points)}] {point.name}: {_ending(point)}".splitlines())
     finally:
         _end([point.process for point in running if point.process])
     return 1 if statuses - {0, SAVED} else SAVED if SAVED in statuses else 0

@@ -48,6 +48,13 @@ def _steady(stream: TextIO) -> tuple[TextIO, _Output]:
     ), raw
 
 
+def say(*lines: object, file: TextIO | None = None) -> None:
+    """Prints lines that may hold text of a folder or a repository, without what would control the terminal."""
+    for line in lines:
+        text = "".join(sign if sign.isprintable() else " " for sign in str(line))
+        print(text, file=file, flush=True)
+
+
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Runs a command and ends the process with its status.
 

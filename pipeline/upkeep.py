@@ -19,6 +19,7 @@ from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
 from pipeline.rebuilding import rebuild
 from pipeline.recipe import read_kept_recipe
+from pipeline.terminal import say
 from pipeline.trust import HELP, OPTION
 
 MOST_STEPS = 1_000_000  # that a schedule is compared with
@@ -109,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.command == "rebuild-manifest":
             for line in rebuild(chosen.run):
-                print(line, flush=True)
+                say(line)
             return 0
         if not exists(chosen.run, MANIFEST):
             hint = f"; {REBUILD} {chosen.run} makes one" if unlisted(chosen.run, Manifest()) else ""
@@ -122,7 +123,7 @@ def main(arguments: list[str] | None = None) -> int:
             return _list(chosen.run)
         return _verify(chosen.run, chosen.rebuild, chosen.trust_remote_code)
     except (*MISTAKES, OSError) as error:
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return 2
 
 
@@ -139,9 +140,9 @@ def _list(run: Path) -> int:
             if key.endswith("_exact_match")
         )
         size = "pruned" if step in manifest.pruned else f"{_megabytes(entry):.1f} MB"
-        print(f"step{step:<10} {size:>11}  {matches}")
+        say(f"step{step:<10} {size:>11}  {matches}")
     for step in sorted(manifest.resumable):
-        print(f"checkpoint-{step} can be resumed from")
+        say(f"checkpoint-{step} can be resumed from")
     return 0
 
 
@@ -152,12 +153,12 @@ def _show(run: Path, step: int) -> int:
         raise RecipeError("show", f"step {step} was not kept; kept are {', '.join(map(str, chain)) or 'none'}")
     entry = chain[step]
     before = max((number for number in chain if number < step), default=None)
-    print(f"{entry.path}{' (pruned: its weights were deleted)' if step in manifest.pruned else ''}")
-    print(f"after {'nothing: it is the first' if before is None else f'step{before}'}; link {entry.link}")
+    say(f"{entry.path}{' (pruned: its weights were deleted)' if step in manifest.pruned else ''}")
+    say(f"after {'nothing: it is the first' if before is None else f'step{before}'}; link {entry.link}")
     for key, value in entry.metrics.items():
-        print(f"  {key:<40} {value:.6g}")
+        say(f"  {key:<40} {value:.6g}")
     for name, facts in entry.files.items():
-        print(f"  {name:<40} {facts['bytes']:>14,} bytes  sha256 {facts['sha256']}")
+        say(f"  {name:<40} {facts['bytes']:>14,} bytes  sha256 {facts['sha256']}")
     return 0
 
 
@@ -166,9 +167,9 @@ def _verify(run: Path, rebuild: bool, trusted: bool) -> int:
     if rebuild and not is_rebuilt(run, trusted):
         found.append(("steps/step0", "is not what recipe.yaml builds: the run does not descend from its own seed"))
     for path, damage in found:
-        print(f"{path}: {damage or 'ok'}")
+        say(f"{path}: {damage or 'ok'}")
     bad = sum(damage is not None for _, damage in found)
-    print(f"{len(found) - bad} of {len(found)} folders are as they were written")
+    say(f"{len(found) - bad} of {len(found)} folders are as they were written")
     return 1 if bad else 0
 
 
@@ -203,5 +204,5 @@ def _prune(run: Path, keep: str, is_rehearsal: bool) -> int:
             if not is_saved:
                 manifest.save(run)
     word = "would go" if is_rehearsal else "deleted"
-    print(f"{len(going)} steps {word}, {size:.1f} MB: {', '.join(map(str, going)) or 'none'}")
+    say(f"{len(going)} steps {word}, {size:.1f} MB: {', '.join(map(str, going)) or 'none'}")
     return 0

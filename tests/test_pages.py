@@ -15,6 +15,7 @@ from markdown_it import MarkdownIt
 
 from pipeline import pages
 from pipeline.pages import Code, Figure, Heading, Paragraph, Part, Table, as_html, as_markdown, code, plain, write_page
+from pipeline.reading import RecipeError
 
 NASTY = r"""a|b \| `tick` ``two`` *star* _under_ <script>alert(1)</script> [x](y) # & &amp; ~~no~~ **b** \\ $x$"""
 WORDS = st.text(
@@ -95,8 +96,9 @@ def test_any_words_can_be_code(words: str) -> None:
 def test_markup_is_understood() -> None:
     markdown, page = both(Heading("A *name*", 1), Paragraph("**bold** and `code | x`", note=True), Heading("B"))
     assert {"h1", "h2"} <= {tag for tag, _ in page.tags}
-    assert "<b>bold</b> and <code>code | x</code>" in as_html("t", [Paragraph("**bold** and `code | x`")], {})
+    assert "<strong>bold</strong> and <code>code | x</code>" in as_html("t", [Paragraph("**bold** and `code | x`")], {})
     assert [tag for tag, _ in markdown.tags] == ["h1", "em", "p", "strong", "code", "h2"]
+    assert [tag for tag, _ in page.tags if tag in ("em", "strong", "code")] == ["em", "strong", "code"]
 
 
 def test_tables_have_headers_in_both_forms() -> None:
@@ -123,8 +125,8 @@ def test_figures_have_alternative_texts_and_ids_of_their_own() -> None:
     assert image == {"src": "figures/f.png", "alt": 'Exact "match" ] of <id>'}
     [drawing] = [attributes for tag, attributes in page.tags if tag == "svg"]
     assert drawing["role"] == "img" and drawing["aria-label"] == 'Exact "match" ] of <id>'
-    assert {"id": "f-a"} in [attributes for _, attributes in page.tags]
-    assert {"href": "#f-a"} in [attributes for _, attributes in page.tags]
+    assert {"id": "figure1-a"} in [attributes for _, attributes in page.tags]
+    assert {"href": "#figure1-a"} in [attributes for _, attributes in page.tags]
     assert "The caption." in markdown.text and "The caption." in page.text
 
 
@@ -169,3 +171,48 @@ def test_nothing_is_written_when_a_figure_cannot_be_drawn(tmp_path: Path) -> Non
 
 def test_text_is_escaped_once() -> None:
     assert html.unescape(Reader(as_html("t", [Paragraph(plain("a &amp; b"))], {})).text).strip().endswith("a & b")
+
+
+SCRIPTS = (
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    '"><script>alert(1)</script>',
+    "</title></style><script>alert(1)</script>",
+    "[x](javascript:alert(1))",
+    "![x](https://evil.example/x.png)",
+    "<https://evil.example>",
+    "`<script>`<script>alert(1)</script>",
+    "\\<script>",
+    "{{ 7 * 7 }}{% raw %}",
+    "&lt;script&gt; \x1b[31mred\x1b[0m \x00\x07 \u202e",
+)
+
+
+@pytest.mark.parametrize("text", SCRIPTS)
+def test_no_text_becomes_a_tag_a_link_or_a_script(text: str) -> None:
+    """Also where the code that writes a page has forgotten to escape it."""
+    parts: list[Part] = [
+        Heading(text, 1),
+        Paragraph(text),
+        Table([text, "b"], [[text, text]], "lr"),
+        Figure("f", text, text),
+        Code(text),
+    ]
+    markdown, page = both(*parts)
+    rough = Reader(as_html(text, parts, {"f": SVG}))
+    for reader in (markdown, page, rough):
+        for tag, attributes in reader.tags:
+            assert tag not in ("script", "a", "iframe", "object"), (tag, attributes)
+            assert tag != "img" or attributes["src"] == "figures/f.png"
+            assert not any(name.startswith("on") for name in attributes), attributes
+    for words in (plain(text), code(text)):
+        for reader in both(Paragraph(words)):
+            known = {"p", "code", "html", "head", "meta", "title", "style", "body", "main"}
+            assert {tag for tag, _ in reader.tags} <= known
+            assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", reader.text)
+
+
+def test_a_figure_has_the_name_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="which is no name of a file"):
+        write_page(tmp_path / "run", "t", [], {"../../x": matplotlib.figure.Figure()})
+    assert not list(tmp_path.iterdir())

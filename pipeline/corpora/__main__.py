@@ -15,6 +15,7 @@ from rich.text import Text
 
 from pipeline.corpora.base import Corpus
 from pipeline.corpora.published import write_published
+from pipeline.markdown import printable
 from pipeline.parameters import ParameterError, Parameters, param, parameters_of
 from pipeline.paths import expanded
 from pipeline.reading import Block, RecipeError, override
@@ -139,7 +140,8 @@ def _examples(stored: StoredCorpus, split: str) -> Iterator[tuple[str, str, str]
         if block.type not in seen:
             first = block.take(slice(0, SHOWN))
             texts = (as_text(stored, part).to_pylist() for part in (first.prompts, first.answers))
-            yield from ((block.type, prompt, answer) for prompt, answer in zip(*texts))
+            for prompt, answer in zip(*texts):
+                yield printable(block.type), printable(prompt), printable(answer)
         seen.add(block.type)
 
 
