@@ -51,9 +51,10 @@ MISTAKE = 2  # exit status
 def main(argv: list[str] | None = None) -> int:
     """Runs a recipe. Returns the exit status.
 
-    0 done; 1 training failed, or the disk refused; 2 a mistake in the recipe; 75 stopped by a signal with everything
-    saved, so that the same command goes on; 128 and the signal's number, stopped at once by a second signal. Launchers
-    make a 1 of them all: the first process also writes the status to the file that GROKLAB_STATUS names.
+    0 done; 1 training failed, an analysis after it, or the disk; 2 a mistake in the recipe; 75 stopped by a signal
+    with everything saved, so that the same command goes on; 128 and the signal's number, stopped at once by a second
+    signal. Launchers make a 1 of them all: the first process also writes the status to the file that GROKLAB_STATUS
+    names.
     """
     launcher.end_with_parent()
     status = _main(sys.argv[1:] if argv is None else argv)
