@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
 from pipeline.explain import Run, add_step, choose_steps, explain, fingerprint, with_sources, write_table
 from pipeline.failures import MISTAKES
+from pipeline.files import writing
 from pipeline.folder import RECIPE, TOKENIZER
 from pipeline.pairs import CorpusPairs, FilePairs, translate
 from pipeline.parameters import ParameterError, parameters_of
@@ -46,10 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
         for name, alone in {"revision": False, "output": False, "steps": True, "against": True}.items():
             if getattr(chosen, name) is not None and alone == (chosen.model is not None):
                 raise RecipeError(f"--{name}", f"goes with {'a RUN alone' if alone else '--model'}")
-        if chosen.model is not None:
-            explain_model(chosen, analyses)
-        else:
-            explain_run(chosen, analyses)
+        with writing(chosen.output or chosen.run or Path()):
+            if chosen.model is not None:
+                explain_model(chosen, analyses)
+            else:
+                explain_run(chosen, analyses)
     except MISTAKES as error:
         say(error, file=sys.stderr)
         return 2

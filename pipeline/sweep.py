@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from pipeline import folder
 from pipeline.comparison import write_comparison
+from pipeline.files import append, writing
 from pipeline.grokking import THRESHOLD
 from pipeline.launcher import SWEEP
 from pipeline.outside import check_outside
@@ -197,13 +199,18 @@ def _start(point: Point, path: str, slot: int, jobs: int) -> None:
     command = [sys.executable, "-u", "-m", "pipeline.run", path, *point.words, "--callbacks.progress.style=plain"]
     paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(paths)
-    with open(point.log, "ab") as log:
+    with open(point.log, "ab", buffering=0) as log:
+        append(log, f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))  # which a full disk refuses
         point.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     point.started = time.monotonic()
 
 
 def _last_line(path: Path) -> str:
-    lines = [line for line in path.read_text(errors="replace", encoding="utf-8").splitlines() if line.strip()]
+    lines = [
+        line
+        for line in path.read_text(errors="replace", encoding="utf-8").splitlines()
+        if line.strip() and line[:2] != "$ "
+    ]
     return lines[-1] if lines else "it said nothing"
 
 
@@ -269,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
             if number := submit(points, chosen.recipe, jobs, chosen.slurm, again):
                 print(f"submitted as job {number}; the report comes after it: {points[0].folder.parent}/report.html")
                 return 0
-        with stop_signals():
+        with stop_signals(), writing(points[0].folder.parent):
             status = 0 if chosen.report else run_all(points, chosen.recipe, jobs)
         if page := report(points):
             print(page)

@@ -9,11 +9,13 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge")
@@ -80,6 +82,8 @@ class Cluster:
     def start(self) -> float:
         """Starts the servers and waits until both nodes are idle; returns the seconds it took."""
         began = time.monotonic()
+        # As Ctrl-C: what uses the cluster then stops it, and no job outlives the tests.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         for name in ("state", "node1.spool", "node2.spool"):
             (self.home / name).mkdir()
         sockets = [socket.socket() for _ in range(3)]
@@ -114,14 +118,19 @@ class Cluster:
         server = self._servers.pop(name)
         server.kill()
         server.wait()
+        self._kill(f"SLURMD_NODENAME={name}".encode())
+
+    def _kill(self, variable: bytes) -> None:
+        """Kills this cluster's processes that have a variable in their environment; all of them where none is given."""
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 told = (process / "environ").read_bytes().split(b"\0")
             except OSError:
                 continue
             ours = f"SLURM_CONF={self.home / 'slurm.conf'}".encode() in told
-            if f"SLURMD_NODENAME={name}".encode() in told and ours:
-                os.kill(int(process.name), 9)
+            if ours and (not variable or variable in told):
+                with suppress(ProcessLookupError):
+                    os.kill(int(process.name), 9)
 
     def run(self, *command: str, check: bool = True, **environment: str) -> str:
         result = subprocess.run(
@@ -142,10 +151,17 @@ class Cluster:
         return self.state(job)
 
     def stop(self) -> None:
+        """Cancels every job, ends the servers, and then whatever is left of the jobs' processes."""
+        jobs = self.run("squeue", "--noheader", "--format=%A", check=False).split()
+        if jobs:
+            self.run("scancel", *jobs, check=False)
+            with suppress(TimeoutError):
+                self._until(lambda: not self.run("squeue", "--noheader", check=False).strip(), 30)
         for server in reversed(self._servers.values()):
             server.terminate()
         for server in self._servers.values():
             server.wait(20)
+        self._kill(b"")
         shutil.rmtree(self.home, ignore_errors=True)
 
     def _serve(self, program: str, *words: str, name: str = "") -> None:

@@ -113,6 +113,7 @@ def test_mistakes_in_the_block_are_found_without_torch(model: str, message: str,
     [
         ("vocabulary: text, templates: {default: 'the {p7} is {answer}'}", "allowed: {prompt}, {p0}, {p1}"),
         ("vocabulary: text, templates: {default: '{p0} is {answer}'}", "prompts of id read as prompts of train do"),
+        ("vocabulary: text, freeze: ['*']", "model.freeze: leaves no weight to train; name fewer"),
         ("vocabulary: text, freeze: [nothing]", "model.freeze: 'nothing' is no weight of GPT2LMHeadModel"),
         ("vocabulary: text, revision: step3", "which has no revisions"),
     ],

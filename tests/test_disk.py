@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline import files
+from pipeline import explaining, files, sweep
 from pipeline.checkpoints import facts_of, keep, newest_good, seal
 from pipeline.files import DiskError, append, writing
 from pipeline.history import read_history
@@ -77,6 +78,26 @@ def test_a_read_only_disk_is_one_line(disk: Path, tmp_path: Path, capfd: pytest.
     # What is finished can still be asked for.
     assert run_here(recipe, "--output_dir", str(run), "--max_steps", "6") == 0
     assert "is finished" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("how", ["full", "read-only"])
+def test_analyses_and_sweeps_end_in_one_line(
+    how: str, disk: Path, straight: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(straight, disk / "run")
+    if how == "full":
+        (disk / "ballast").write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize))
+    else:
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    reason = {"full": "No space left on device", "read-only": "Read-only file system"}[how]
+    words = [str(write_recipe(tmp_path, TEXT)), "--seed", "0,1", "--output_dir", str(disk / "sweep")]
+    for command in (
+        lambda: explaining.main([str(disk / "run"), "--analysis", "logit_lens", "--steps", "last"]),
+        lambda: sweep.main(words),
+    ):
+        assert command() in (1, 2)
+        message = capfd.readouterr().err
+        assert message.count("\n") == 1 and reason in message and str(disk) in message
 
 
 def test_what_libraries_say_of_a_full_disk_is_understood(disk: Path, tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ from tests.slurm_cluster import Cluster
 from tests.tiny import RECIPE, ROOT, write_recipe
 
 SCRIPT = ROOT / "recipes" / "launch.slurm"
-STEPS = 8000  # well past the warning of the time limit, on a quiet machine too
-TEXT = RECIPE.replace("every: [[10, null]]", "every: [[1000, null]]").replace("max_steps: 24", f"max_steps: {STEPS}")
-TEXT = TEXT.replace("eval_steps: 6", "eval_steps: 2000").replace("save_steps: 6", "save_steps: 1000")
+STEPS = 4000  # well past the warning of the time limit, on a quiet machine too
+TEXT = RECIPE.replace("every: [[10, null]]", "every: [[500, null]]").replace("max_steps: 24", f"max_steps: {STEPS}")
+TEXT = TEXT.replace("eval_steps: 6", "eval_steps: 1000").replace("save_steps: 6", "save_steps: 500")
 TEXT = TEXT.replace("logging_steps: 3", "logging_steps: 100")
 
 
@@ -144,7 +144,7 @@ def test_two_nodes_train_together(straight: Path, jobs: Jobs) -> None:
 
 @pytest.mark.slurm
 def test_a_job_at_its_time_limit_saves_requeues_itself_and_finishes(straight: Path, jobs: Jobs) -> None:
-    job = jobs.submit("limit", "--time=2", "--signal=USR1@90", words=("--report_to", "wandb"))
+    job = jobs.submit("limit", "--time=1", "--signal=USR1@50", words=("--report_to", "wandb"))
     log = jobs.finish(job, 900)
     starts = jobs.starts("limit")
     assert len(starts) >= 2 and f"back into the queue as job {job}" in log
@@ -157,7 +157,7 @@ def test_a_job_at_its_time_limit_saves_requeues_itself_and_finishes(straight: Pa
 @pytest.mark.slurm
 def test_a_preempted_job_saves_and_goes_on_later(straight: Path, jobs: Jobs) -> None:
     job = jobs.submit("preempted")
-    jobs.wait_for_step("preempted", 1200)
+    jobs.wait_for_step("preempted", 600)
     words = [
         "sbatch",
         "--parsable",
@@ -177,14 +177,14 @@ def test_a_preempted_job_saves_and_goes_on_later(straight: Path, jobs: Jobs) -> 
 def test_a_cancelled_job_stays_cancelled_and_its_run_can_be_resumed(straight: Path, jobs: Jobs) -> None:
     run = jobs.home / "cancelled"
     job = jobs.submit("cancelled")
-    jobs.wait_for_step("cancelled", 1200)
+    jobs.wait_for_step("cancelled", 600)
     jobs.cluster.run("scancel", job)
     assert jobs.cluster.wait(job, "CANCELLED") == "CANCELLED"
     jobs.cluster.wait(job, "CANCELLED", "GONE")
     time.sleep(3)
     assert jobs.cluster.state(job) == "CANCELLED" and len(jobs.starts("cancelled")) == 1
     step, passed_over = newest_good(run, Manifest.load(run))
-    assert step is not None and step >= 1000
+    assert step is not None and step >= 500
     jobs.finish(jobs.submit("cancelled"))
     assert not differences(run, straight), passed_over
 
@@ -192,7 +192,7 @@ def test_a_cancelled_job_stays_cancelled_and_its_run_can_be_resumed(straight: Pa
 @pytest.mark.slurm
 def test_a_dead_node_costs_the_steps_since_the_last_checkpoint(straight: Path, jobs: Jobs) -> None:
     job = jobs.submit("node")
-    jobs.wait_for_step("node", 1200)
+    jobs.wait_for_step("node", 600)
     jobs.cluster.kill_node("node2")
     jobs.cluster.wait(job, "PENDING", seconds=120)
     jobs.cluster.start_node("node2")
