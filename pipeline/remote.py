@@ -10,6 +10,7 @@ import random
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,7 @@ class Remote:
 
         disable_progress_bars()
         set_verbosity_error()
+        warnings.filterwarnings("ignore", "Not enough free disk space")  # which is said once, when it is full
         if name.count("/") != 1:
             raise HubError(f"repository {name!r}: write it as user/name")
         try:
