@@ -48,7 +48,7 @@ def check_outside(recipe: Recipe, environ: Mapping[str, str] = os.environ, bf16:
     _check_engine(training, environ)
     check_deepspeed(training, batches, environ if is_asked("DEEPSPEED", environ) else {})
     _check_numbers(training, batches, environ)
-    _check_trackers(training, environ)
+    _check_trackers(training, environ, "project" in recipe.tree.entries)
 
 
 def uses_cpu(training: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> bool:
@@ -216,13 +216,16 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _check_trackers(training: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+def _check_trackers(training: Mapping[str, Any], environ: Mapping[str, str], names_project: bool) -> None:
     """Variables of wandb that would turn it off, or send what the recipe does not ask for."""
     asked = training.get("report_to") or []
     if "wandb" not in (asked if isinstance(asked, list) else [asked]):
         return
     if environ.get("WANDB_DISABLED", "").strip().lower() in TRUE:
         raise _contradiction("WANDB_DISABLED", "true contradicts report_to: wandb; unset it, or write report_to: none")
+    project = environ.get("WANDB_PROJECT", training["project"])
+    if names_project and project != training["project"]:
+        raise _contradiction("WANDB_PROJECT", f"{project!r} contradicts project: {training['project']}; unset it")
     if environ.get("WANDB_LOG_MODEL", "false").strip().lower() not in ("", "false"):
         said = f"{environ['WANDB_LOG_MODEL']!r} would send other weights than the kept steps"
         raise _contradiction("WANDB_LOG_MODEL", f"{said}; write track_steps: true, and unset WANDB_LOG_MODEL")

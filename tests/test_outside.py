@@ -169,6 +169,7 @@ def test_what_agrees_with_the_recipe_is_accepted(lines: str, told: dict[str, str
         ("tf32: false", {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1"}, "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE: 1 contradicts tf32"),
         ("tf32: true", {"NVIDIA_TF32_OVERRIDE": "0"}, "NVIDIA_TF32_OVERRIDE: 0 contradicts tf32: true"),
         ("report_to: wandb", {"WANDB_DISABLED": "true"}, "WANDB_DISABLED: true contradicts report_to: wandb"),
+        ("report_to: wandb\nproject: a", {"WANDB_PROJECT": "b"}, "WANDB_PROJECT: 'b' contradicts project: a"),
         ("report_to: wandb", {"WANDB_LOG_MODEL": "end"}, "WANDB_LOG_MODEL: 'end' would send other weights"),
     ],
 )  # fmt: skip
