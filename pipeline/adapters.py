@@ -49,8 +49,7 @@ class Peft(Parameters):
         default=(), metadata={"help": "ends of the names of layers; []: all linear layers of the blocks"}
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_here(self) -> None:
         if self.method != "full" and importlib.util.find_spec("peft") is None:
             raise ParameterError("method", f"{self.method} needs peft; pip install 'groklab[peft]'")
 

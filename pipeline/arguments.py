@@ -34,7 +34,6 @@ from pipeline.policy import (
     REFUSED,
     REFUSED_VALUES,
     REMOVED,
-    TRACKER_PACKAGES,
 )
 from pipeline.reading import Node, RecipeError, Scalar
 from pipeline.rooms import choose
@@ -199,12 +198,6 @@ def check(training: dict[str, Any]) -> None:
         for name in training.get(key) or ():
             if name not in CHECKPOINTING:
                 raise ParameterError(key, f"unknown key {name}{choose(name, CHECKPOINTING)}")
-    for key in ("deepspeed", "fsdp_config"):
-        path = training.get(key)
-        if isinstance(path, str) and not expanded(path, key).is_file():
-            raise ParameterError(key, f"{path}: no such file; write the path of a JSON file, or a block")
-    if training.get("deepspeed") and importlib.util.find_spec("deepspeed") is None:
-        raise ParameterError("deepspeed", "is not installed; pip install 'groklab[deepspeed]'")
     repository = training.get("hub_model_id")
     if training.get("push_to_hub") and not repository:
         raise ParameterError("hub_model_id", "is missing beside push_to_hub; write user/name")
@@ -221,9 +214,6 @@ def _check_trackers(wanted: str | list[str]) -> None:
             raise ParameterError("report_to", f"{tracker} stands alone, without other trackers")
         if tracker not in trackers():
             raise ParameterError("report_to", f"unknown tracker {tracker!r}{choose(tracker, ['none', *trackers()])}")
-        package = TRACKER_PACKAGES.get(tracker, tracker)
-        if importlib.util.find_spec(package) is None:
-            raise ParameterError("report_to", f"{tracker} needs the package {package}, which is not installed")
 
 
 def training_arguments(training: Mapping[str, Any], batches: Mapping[str, int]) -> TrainingArguments:

@@ -9,16 +9,15 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.circuits.base import Explanation
 from pipeline.drawing import Mark
-from pipeline.explain import ALL, CIRCUITS, MADE_OF, code_hash
 from pipeline.failures import again, in_a_line, read_failure, show
 from pipeline.pages import Figure, Heading, Moving, Paragraph, Part, code, plain
 from pipeline.parameters import ParameterError, parameters_of
 from pipeline.reading import Block, RecipeError, parse
 from pipeline.rooms import load
+from pipeline.tables import ALL, CIRCUITS, MADE_OF, TableError, analysis_code, paths_by_step, read_one
 from pipeline.values import fill
 from pipeline.wording import listed
 
@@ -38,8 +37,8 @@ def draw_analysis(run: Path, name: str, marks: Sequence[Mark]) -> Drawn:
     if failure := read_failure(run, name):
         drawn.parts.append(Paragraph(f"It failed: {plain(failure)}. {code(again(run, name))} runs it again."))
     try:
-        found = _tables(run / CIRCUITS / name)
-    except (OSError, pa.ArrowException) as error:
+        found = _tables(run, name)
+    except TableError as error:
         words = f"A table is damaged: {plain(in_a_line(error))}. {code(again(run, name))} computes it anew."
         drawn.parts.append(Paragraph(words))
         return drawn
@@ -61,7 +60,7 @@ def draw_analysis(run: Path, name: str, marks: Sequence[Mark]) -> Drawn:
         _draw(drawn, analysis, name, list(alike.values()), marks)
     except Exception as error:  # a bug in drawing must not take the whole report with it
         if isinstance(error, (ParameterError, RecipeError)) or any(
-            _is_foreign(table, error) for table in alike.values()
+            _is_foreign(name, table, error) for table in alike.values()
         ):
             words = f"Its tables were written by another version; {code(again(run, name))} computes them anew."
         else:
@@ -86,13 +85,13 @@ def _draw(drawn: Drawn, analysis: Explanation, name: str, tables: list[pa.Table]
     drawn.parts += [*parts, Paragraph(where, note=True)]
 
 
-def _tables(folder: Path) -> dict[int, pa.Table]:
+def _tables(run: Path, name: str) -> dict[int, pa.Table]:
     """The tables of an analysis by step; that of all steps under its last one."""
-    files = {int(file.stem[4:]): file for file in folder.glob("step*.parquet") if file.stem[4:].isdigit()}
-    if not files and (folder / f"{ALL}.parquet").is_file():
-        table = pq.read_table(folder / f"{ALL}.parquet")
+    files, whole = paths_by_step(run, name), run / CIRCUITS / name / f"{ALL}.parquet"
+    if not files and whole.is_file():
+        table = read_one(whole)
         return {max(table["step"].to_pylist(), default=0): table}
-    return {step: pq.read_table(files[step]) for step in sorted(files)}
+    return {step: read_one(file) for step, file in files.items()}
 
 
 def _made_of(table: pa.Table) -> Mapping[str, Any]:
@@ -118,10 +117,10 @@ def _analysis(name: str, parameters: Mapping[str, Any]) -> tuple[Explanation, li
     return fill(kind, block if isinstance(block, Block) else Block({}, name), name, name), lacking if parameters else []
 
 
-def _is_foreign(table: pa.Table, error: Exception) -> bool:
+def _is_foreign(name: str, table: pa.Table, error: Exception) -> bool:
     """Whether other code than today's made a table, or it lacks a column that it had, or that it needs."""
-    made_of = _made_of(table)
-    if made_of.get("code", code_hash()) != code_hash():
+    made_of, code = _made_of(table), analysis_code(cast("type[Explanation]", load(CIRCUITS, name, CIRCUITS)))
+    if made_of.get("code", code) != code:
         return True
     columns = {field.name: str(field.type) for field in table.schema}
     lacks_column = isinstance(error, KeyError) and "does not exist in schema" in str(error)

@@ -5,8 +5,6 @@ python -m pipeline.circuits RUN --analysis logit_lens,attribution --steps log
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,25 +13,34 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
 from pipeline.failures import forget_failure
-from pipeline.folder import RECIPE, check_corpus
-from pipeline.manifest import Entry, Manifest
+from pipeline.folder import RECIPE, TOKENIZER, check_corpus
+from pipeline.manifest import Manifest
 from pipeline.models.base import Family
 from pipeline.pairs import CorpusPairs, Renamed
-from pipeline.parameters import MismatchError, ParameterError
+from pipeline.parameters import MismatchError, ParameterError, UnsupportedError
 from pipeline.reading import RecipeError
 from pipeline.recipe import Recipe, read_kept_recipe
 from pipeline.rooms import load
 from pipeline.store import StoredCorpus, build
+from pipeline.tables import (
+    ALL,
+    CIRCUITS,
+    add_step,
+    analysis_code,
+    by_step,
+    fingerprint,
+    is_made_of,
+    read_one,
+    read_table,
+    weights_hash,
+    write_table,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-CIRCUITS, ALL = "circuits", "all"  # the folder of the tables, and the name of a table of all steps
-MADE_OF = b"groklab"  # key of a table's metadata: what it was computed from
 
 
 @dataclass(frozen=True)
@@ -67,8 +74,10 @@ class Run:
 
     @cached_property
     def source(self) -> Source:
-        ids, pairs = self.recipe.model.token_ids(self.stored), CorpusPairs(self.stored)
-        return pairs if ids == range(len(self.stored.tokens)) else Renamed(pairs, ids)
+        try:
+            return source_of(self.recipe, self.stored, self.path / TOKENIZER)
+        except ParameterError as error:
+            raise self.recipe.located(error) from None
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -84,6 +93,8 @@ class Run:
     ) -> PreTrainedModel:
         """The model at a kept step (None: the last), in eval mode; `into` gives its place to one that is there.
 
+        It is built from what the run folder holds, in float32, also where a base model was continued.
+
         Raises:
             ParameterError: when the step was not kept.
             MismatchError: when its weights are not those that were kept.
@@ -91,10 +102,10 @@ class Run:
         from pipeline.weights import load_weights
 
         (step,) = choose_steps(self.manifest, "last" if step is None else str(step))
-        model = self.recipe.model.for_corpus(self.stored).to(device) if into is None else into
         entry = self.manifest.kept[step]
         if damage := entry.damage(self.path):
             raise MismatchError(f"{self.path}/{entry.path}: {damage}")
+        model = self.recipe.model.kept(self.stored, self.path / entry.path).to(device) if into is None else into
         load_weights(model, self.path / entry.path)
         return model.eval()
 
@@ -123,7 +134,8 @@ def explain(
 
     Pairs are those of `source`, where one is given, and else of the run's corpus. `trusted` is that of `Run`.
 
-    A table that was computed from the same weights, pairs and parameters stays. One model instance takes all steps.
+    A whole table that was computed from the same weights, pairs, parameters and code stays. One model instance takes
+    all steps.
     Overviews compare those of their steps that the analysis they look at has, with the tables of the run `against` too,
     where one is named. One that fails is told to `on_failure`, where that is given, and the next one is run.
 
@@ -149,20 +161,23 @@ def explain(
             looked_at = choose_steps(opened.manifest, every[analysis.source].steps)
             if not (steps := [step for step in steps if step in looked_at]):
                 raise ParameterError(f"{name}.steps", f"{analysis.source} looks at none of these steps")
-            tables = {step: pq.read_table(folder / analysis.source / f"step{step}.parquet") for step in steps}
+            tables = {step: read_one(folder / analysis.source / f"step{step}.parquet") for step in steps}
             others = None if against is None else by_step(against, analysis.source)
-            write_table(folder / name / f"{ALL}.parquet", analysis.compare(tables, others), {"parameters": parameters})
+            table = analysis.compare(tables, others)
+            write_table(run, f"{CIRCUITS}/{name}/{ALL}.parquet", table, {"parameters": parameters})
             yield folder / name / f"{ALL}.parquet"
             return
         assert isinstance(analysis, Analysis)
         pairs = analysis.choose(source or opened.source)
         shared = analysis.fit(at(opened.steps[-1]), pairs) if type(analysis).fit is not Analysis.fit else {}
-        common = {"parameters": parameters, "pairs": fingerprint(pairs), "shared": shared, "code": code_hash()}
+        code = analysis_code(type(analysis))
+        common = {"parameters": parameters, "pairs": fingerprint(pairs), "shared": shared, "code": code}
         for step in steps:
             path = folder / name / f"step{step}.parquet"
             made_of = {**common, "weights": weights_hash(opened.manifest.kept[step])}
             if not is_made_of(path, made_of):
-                write_table(path, add_step(analysis.run(at(step), pairs, **shared), step), made_of)
+                table = add_step(analysis.run(at(step), pairs, **shared), step)
+                write_table(run, f"{CIRCUITS}/{name}/{path.name}", table, made_of)
             yield path
 
     for name, analysis in every.items():
@@ -205,93 +220,52 @@ def choose_steps(manifest: Manifest, words: str) -> list[int]:
     return wanted
 
 
-def check_analyses(recipe: Recipe, stored: StoredCorpus) -> None:
-    """Whether the analyses of a recipe will find what they name, before anything is trained.
+def source_of(recipe: Recipe, stored: StoredCorpus, tokenizer: Path | None = None) -> Source:
+    """The pairs of a recipe's corpus in the tokens of its model, by the tokenizer of a folder where one is named.
+
+    Raises:
+        ParameterError: when a word of the corpus is not one token of the model.
+    """
+    ids, pairs = recipe.model.token_ids(stored, tokenizer), CorpusPairs(stored)
+    return pairs if ids == range(len(stored.tokens)) else Renamed(pairs, ids)
+
+
+def check_analyses(recipe: Recipe, stored: StoredCorpus) -> dict[str, Pairs]:
+    """The pairs that the analyses of a recipe will look at, by name, before anything is trained.
 
     Raises:
         ParameterError: when one names a split that the corpus lacks, or a step that will not be kept; or when it is
             not for this corpus.
     """
-    if recipe.circuits:
-        recipe.model.token_ids(stored)
+    found = {}
+    source = source_of(recipe, stored) if recipe.circuits else None
     for name, analysis in recipe.circuits.items():
         key = f"circuits.{name}"
-        if isinstance(analysis, Analysis):
+        if isinstance(analysis, Analysis) and source:
             if analysis.needs_edges and recipe.model.known_edges() is None:
                 known = ", ".join(get_args(Family))
                 raise ParameterError(key, f"looks at edges, and this model declares no residual_family; known: {known}")
             try:
                 analysis.check_split(stored.sizes)
-                analysis.choose(CorpusPairs(stored))
+                found[name] = analysis.choose(source)
             except ParameterError as error:
                 raise error.inside(key) from None
         for step in analysis.steps.split(",") if analysis.steps[0].isdigit() else ():
             if not recipe.checkpoints.keeps(int(step)) and int(step) != recipe.training.get("max_steps"):
                 raise ParameterError(f"{key}.steps", f"step {step} is not kept by the checkpoints block")
+    return found
 
 
-def fingerprint(pairs: Pairs) -> str:
-    """A hash of all that stands in pairs."""
-    facts = [list(pairs.notes), list(pairs.places), pairs.metadata]
-    digest = hashlib.sha256(json.dumps(facts).encode())
-    parts = (pairs.clean, pairs.corrupted, pairs.answers, pairs.corrupted_answers, pairs.lengths)
-    for part in (*parts, *pairs.notes.values()):
-        digest.update(np.ascontiguousarray(part, dtype="<i4").tobytes())
-    return digest.hexdigest()[:16]
-
-
-def code_hash() -> str:
-    """A hash of the code of all analyses, so that tables do not outlive what computed them."""
-    digest = hashlib.sha256()
-    for file in sorted((Path(__file__).parent / CIRCUITS).glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def weights_hash(entry: Entry) -> str:
-    return "".join(facts["sha256"] for name, facts in sorted(entry.files.items()) if name.endswith(".safetensors"))
-
-
-def add_step(table: pa.Table, step: int) -> pa.Table:
-    return table.add_column(0, "step", pa.array([step] * len(table), pa.int64()))
-
-
-def is_made_of(path: Path, made_of: Mapping[str, Any]) -> bool:
-    """Whether a table is there and was computed from just this."""
-    try:
-        written = pq.read_schema(path).metadata[MADE_OF]
-    except (OSError, KeyError, TypeError, pa.ArrowInvalid):
-        return False
-    return json.loads(written) == json.loads(json.dumps(made_of))
-
-
-def write_table(path: Path, table: pa.Table, made_of: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    metadata = {**(table.schema.metadata or {}), MADE_OF: json.dumps(made_of)}
-    pq.write_table(table.replace_schema_metadata(metadata), draft)
-    draft.replace(path)
-
-
-def by_step(run: Path, analysis: str) -> dict[int, pa.Table]:
-    """The tables of an analysis that was run, by step.
+def check_model(recipe: Recipe, model: PreTrainedModel, chosen: Mapping[str, Pairs]) -> None:
+    """Checks that the analyses of a recipe can look at its model, before it is trained.
 
     Raises:
-        ParameterError: when it was not.
+        ParameterError: when one cannot.
     """
-    files = sorted((run / CIRCUITS / analysis).glob("step*.parquet"), key=lambda path: int(path.stem[4:]))
-    if not files:
-        raise ParameterError("against", f"{run} has no tables of {analysis}; run that analysis on it first")
-    return {int(file.stem[4:]): pq.read_table(file) for file in files}
-
-
-def read_table(run: Path, analysis: str) -> pa.Table:
-    """All steps of an analysis, in order; what all of them share stays in the metadata.
-
-    Raises:
-        FileNotFoundError: when it was not run.
-    """
-    folder = run / CIRCUITS / analysis
-    files = sorted(folder.glob("step*.parquet"), key=lambda path: int(path.stem[4:])) or [folder / f"{ALL}.parquet"]
-    tables = [pq.read_table(file).replace_schema_metadata(None) for file in files]
-    return pa.concat_tables(tables, promote_options="permissive")  # a column may be null at a step
+    for name, pairs in chosen.items():
+        analysis = recipe.circuits[name]
+        assert isinstance(analysis, Analysis)
+        try:
+            analysis.check(model, pairs)
+        except (UnsupportedError, MismatchError) as error:
+            raise ParameterError(f"circuits.{name}", f"cannot look at this model: {error}") from None

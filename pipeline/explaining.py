@@ -11,20 +11,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
-
-from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
-from pipeline.explain import Run, add_step, choose_steps, explain, fingerprint, with_sources, write_table
+from pipeline.circuits.base import Analysis, Explanation, Overview, Source
+from pipeline.explain import Run, choose_steps, explain, with_sources
 from pipeline.failures import MISTAKES
 from pipeline.files import writing
 from pipeline.folder import RECIPE, TOKENIZER
-from pipeline.pairs import CorpusPairs, FilePairs, translate
+from pipeline.pairs import CorpusPairs, FilePairs, Renamed, translate
 from pipeline.parameters import ParameterError, parameters_of
 from pipeline.paths import expand_arguments
 from pipeline.process import wait_briefly
 from pipeline.reading import Block, RecipeError, override
 from pipeline.rooms import choose, load, names
+from pipeline.tables import add_step, fingerprint, read_one, write_table
 from pipeline.terminal import in_a_line, say
 from pipeline.trust import HELP, OPTION, runs_code
 from pipeline.values import fill
@@ -140,9 +138,9 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
     run = Run(chosen.run, chosen.trust_remote_code)
     source = None
     if chosen.data is not None:
-        from transformers import AutoTokenizer
+        from pipeline.weights import tokenizer_of
 
-        source = open_source(chosen, AutoTokenizer.from_pretrained(run.path / TOKENIZER, trust_remote_code=False))
+        source = open_source(chosen, tokenizer_of(run.path / TOKENIZER))
     for analysis in analyses.values():
         if isinstance(analysis, Analysis) and source is None:
             analysis.check_split(run.stored.sizes)
@@ -171,12 +169,14 @@ def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) 
         shared = analysis.fit(model, pairs)
         table = add_step(analysis.run(model, pairs, **shared), int(digits or 0))
         path = folder / f"{analysis_name}.parquet"
-        write_table(path, table, {"model": chosen.model, "revision": chosen.revision, "pairs": fingerprint(pairs)})
+        folder.mkdir(parents=True, exist_ok=True)
+        made_of = {"model": chosen.model, "revision": chosen.revision, "pairs": fingerprint(pairs)}
+        write_table(folder, path.name, table, made_of)
         say(path)
         from pipeline.drawing import png
         from pipeline.files import write_bytes
 
-        for ending, drawing in analysis.draw(pq.read_table(path)).items():
+        for ending, drawing in analysis.draw(read_one(path)).items():
             picture = folder / f"{'_'.join(filter(None, (analysis_name, ending)))}.png"
             write_bytes(picture, png(drawing.figure))
             say(picture)
@@ -227,24 +227,4 @@ def open_source(chosen: argparse.Namespace, tokenizer: Any) -> Source:
     if chosen.run is None:
         raise RecipeError("command line", "pairs are needed: --data FILE, or a RUN whose corpus gives them")
     run = Run(chosen.run, chosen.trust_remote_code)
-    return run.source if tokenizer is None else Translated(CorpusPairs(run.stored), translate(run.stored, tokenizer))
-
-
-class Translated(Source):
-    """Pairs of a corpus in the token ids of another model."""
-
-    def __init__(self, source: Source, ids: Any):
-        self.source, self.ids = source, ids
-
-    def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
-        found = self.source.pairs(split, most, seed, every_position)
-        notes = {name: self.ids[note] for name, note in found.notes.items()}
-        clean, corrupted = self.ids[found.clean], self.ids[found.corrupted]
-        answers, others = self.ids[found.answers], self.ids[found.corrupted_answers]
-        return Pairs(clean, corrupted, answers, others, notes, found.lengths, found.places)
-
-    def table(self) -> tuple[Any, Any, Any, int]:
-        prompts, answers, trained, n = self.source.table()
-        if not np.array_equal(self.ids[:n], np.arange(n)):
-            raise ParameterError("corpus", "the elements of the group are other token ids in this model")
-        return self.ids[prompts], self.ids[answers], trained, n
+    return run.source if tokenizer is None else Renamed(CorpusPairs(run.stored), translate(run.stored, tokenizer))

@@ -98,10 +98,10 @@ def first_difference(pairs: Pairs) -> Pairs:
 
 @dataclass(frozen=True)
 class Renamed(Source):
-    """Pairs of another source for a model that calls token i ids[i]."""
+    """Pairs of another source for a model that calls token i ids[i]; -1 is a token that no pair shows."""
 
     source: Source
-    ids: Sequence[int]
+    ids: Sequence[int] | Ids
 
     def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
         return self.source.pairs(split, most, seed, every_position).renamed(self.ids)
@@ -109,6 +109,8 @@ class Renamed(Source):
     def table(self) -> tuple[Ids, Ids, Numbers, int]:
         prompts, answers, trained, n = self.source.table()
         new = np.asarray(self.ids, dtype=np.int32)
+        if not np.array_equal(new[:n], np.arange(n)):
+            raise ParameterError("corpus", "the elements of the group are other token ids in this model")
         return new[prompts], new[answers], trained, n
 
 

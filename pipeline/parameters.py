@@ -87,6 +87,13 @@ class Parameters:
             if not within(value, field.metadata):
                 raise ParameterError(field.name, f"{value!r} is not {allowed(field.metadata) or 'finite'}")
 
+    def check_here(self) -> None:
+        """Checks what they need of this machine, such as a package, before they are used for training.
+
+        Raises:
+            ParameterError: when it is missing. Reading the recipe of a run that is there does not ask.
+        """
+
     def as_dict(self) -> dict[str, Any]:
         """The parameters as plain values, in the order of declaration."""
         return {field.name: getattr(self, field.name) for field in parameters_of(self)}

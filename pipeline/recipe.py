@@ -25,9 +25,10 @@ from pipeline.parameters import ParameterError, Parameters, parameters_of
 from pipeline.paths import expanded
 from pipeline.policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
 from pipeline.reading import COMMAND_LINE, Block, RecipeError, Scalar, override, place, read
+from pipeline.requirements import check_here
 from pipeline.rooms import ROOMS, choose, load, names, room_name
 from pipeline.texts import Replay
-from pipeline.trust import KEY, OPTION
+from pipeline.trust import KEY, OPTION, trusts
 from pipeline.values import convert, fill, shown, written
 from pipeline.yaml_writer import lists, resolved_recipe
 
@@ -126,11 +127,13 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: at the first mistake: where, what, what is allowed.
     """
-    tree = read(path)
-    override(tree, overrides)
-    recipe = _read(path, tree)
-    if _trusts(recipe) and place(tree, KEY) != COMMAND_LINE:
-        raise RecipeError(place(tree, KEY), f"{KEY}: only the command line can say so; add {OPTION} to it")
+    recipe = _read(path, overrides)
+    try:
+        check_here(recipe)
+    except ParameterError as error:
+        raise recipe.located(error) from None
+    if trusts(recipe.model) and place(recipe.tree, KEY) != COMMAND_LINE:
+        raise RecipeError(place(recipe.tree, KEY), f"{KEY}: only the command line can say so; add {OPTION} to it")
     return recipe
 
 
@@ -140,20 +143,13 @@ def read_kept_recipe(path: str | Path, overrides: Sequence[str] = (), trusted: b
     Raises:
         RecipeError: at the first mistake: where, what, what is allowed.
     """
+    recipe = _read(path, overrides)
+    return _read(path, [*overrides, f"--{KEY}=false"]) if trusts(recipe.model) and not trusted else recipe
+
+
+def _read(path: str | Path, overrides: Sequence[str]) -> Recipe:
     tree = read(path)
     override(tree, overrides)
-    recipe = _read(path, tree)
-    if _trusts(recipe) and not trusted:
-        override(tree, [f"--{KEY}=false"])
-        recipe = _read(path, tree)
-    return recipe
-
-
-def _trusts(recipe: Recipe) -> bool:
-    return bool(recipe.model.as_dict().get(KEY.rpartition(".")[2]))
-
-
-def _read(path: str | Path, tree: Block) -> Recipe:
     try:
         return _recipe(str(path), tree)
     except ParameterError as error:

@@ -37,6 +37,7 @@ from pipeline.recipe import Recipe, read_recipe
 from pipeline.rooms import load
 from pipeline.signals import REQUEST, SAVED, Stopped, stop_signals
 from pipeline.terminal import run_command, say
+from pipeline.trust import trusts
 
 if TYPE_CHECKING:
     from pipeline.trainer import GrokTrainer
@@ -143,7 +144,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     from transformers.utils import logging
 
     from pipeline.data import check_held_out, check_rows
-    from pipeline.explain import check_analyses
+    from pipeline.explain import check_analyses, check_model
     from pipeline.seeds import seed_weights
     from pipeline.store import build
     from pipeline.trackers import prepare_trackers, tracked_name
@@ -183,14 +184,14 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         train_rows = recipe.replay.mixed_with(train_rows, tokenizer, batch)
     check_rows(recipe, train_rows)
-    check_analyses(recipe, stored)
-    if args.should_save:
-        folder.write_description(recipe, stored)
-        prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
-
+    chosen = check_analyses(recipe, stored)
     seed_weights(args.seed)
     with undivided(args):
         model = recipe.model.for_corpus(stored)
+    check_model(recipe, model, chosen)
+    if args.should_save:
+        folder.write_description(recipe, stored)
+        prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
     if recipe.peft:
         recipe.peft.into(model, recipe.model.added(stored), getattr(recipe.model, "revision", None))
     if not any(weight.requires_grad for weight in model.parameters()):
@@ -263,7 +264,9 @@ def finish(trainer: GrokTrainer) -> bool:
     if trainer.is_world_process_zero():
         if trainer.recipe.circuits:
             draw_report(path)
-        for _ in explain(path, trainer.recipe.circuits, trainer.args.device, on_failure=partial(record_failure, path)):
+        circuits, trusted = trainer.recipe.circuits, trusts(trainer.recipe.model)
+        on_failure = partial(record_failure, path)
+        for _ in explain(path, circuits, trainer.args.device, trusted=trusted, on_failure=on_failure):
             pass
         results, undrawn = draw_report(path)
         trackers = list(trainer.args.report_to or ())

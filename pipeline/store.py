@@ -14,7 +14,6 @@ import inspect
 import json
 import os
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.code_hash import code_hash
 from pipeline.corpora.base import Corpus, Examples, Ids, count_among, prompt_keys
 from pipeline.drafts import clean, draft_folder
 from pipeline.files import sha256
@@ -125,11 +125,10 @@ def build(corpus: Corpus) -> StoredCorpus:
 
 
 def _key(corpus: Corpus) -> str:
-    """A hash of all that decides the content: name, parameters, files read, and the code of the generator."""
+    """A hash of all that decides the content: name, parameters, files read, and the code that generates and checks."""
     modules = [kind.__module__ for kind in type(corpus).__mro__ if issubclass(kind, Corpus)]
-    code = [inspect.getsource(sys.modules[module]) for module in [*modules, __name__]]
-    code += [helper.read_text("utf-8") for helper in sorted(Path(inspect.getfile(Corpus)).parent.glob("_[!_]*.py"))]
-    facts = [room_name(corpus), corpus.as_dict(), corpus.fingerprint(), *code]
+    code = code_hash(modules, "pipeline.corpora", (_generate, _check, _check_roles, _batch))
+    facts = [room_name(corpus), corpus.as_dict(), corpus.fingerprint(), code]
     return _digest(facts)[:16]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import sha256
-from pipeline.parameters import ParameterError
+from pipeline.parameters import ParameterError, Parameters
 
 OPTION = "--trust-remote-code"
 HELP = "run the code that comes with a model"
@@ -36,6 +36,11 @@ def without_option(words: list[str]) -> list[str]:
     """Returns command-line words with `--trust-remote-code` as the override that it stands for."""
     others = [word for word in words if word not in (OPTION, OPTION.replace("-r", "_r").replace("-c", "_c"))]
     return [*others, GRANTED] if len(others) < len(words) else words
+
+
+def trusts(model: Parameters) -> bool:
+    """Whether code that comes with a model may run, by what its parameters say."""
+    return bool(model.as_dict().get(KEY.rpartition(".")[2]))
 
 
 def runs_code(name: str, granted: bool, **where: Any) -> bool:

@@ -77,17 +77,22 @@ def is_rebuilt(run: Path, trusted: bool = False) -> bool:
         raise RecipeError("--rebuild", f"{run} has not kept step 0")
     from safetensors.torch import load_file
 
+    from pipeline.adapters import merged
     from pipeline.seeds import seed_weights
     from pipeline.store import build
+    from pipeline.weights import renamed
 
     recipe = read_kept_recipe(run / RECIPE, trusted=trusted)
     stored = build(recipe.corpus)
     check_corpus(run, stored)
-    tokens = stored.tokens
     seed_weights(recipe.training["seed"])
-    untrained = recipe.model.build(len(tokens)).state_dict()
+    model = recipe.model.for_corpus(stored)
+    if recipe.peft:
+        recipe.peft.into(model, recipe.model.added(stored), getattr(recipe.model, "revision", None))
+    untrained = merged(model)
     kept = load_file(run / manifest.kept[0].path / "model.safetensors")
-    return all(name in untrained and untrained[name].equal(weight) for name, weight in kept.items())
+    names = {name: name if name in untrained else renamed(name) for name in kept}
+    return all(names[name] in untrained and untrained[names[name]].equal(weight) for name, weight in kept.items())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,16 +1,49 @@
-"""Weights from a kept step into a model that is already there."""
+"""Kept steps as models: their shape, their tokenizer, and their weights into a model that is already there."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
-
-from safetensors.torch import load_file
+from typing import TYPE_CHECKING, Any
 
 from pipeline.parameters import MismatchError
+from pipeline.reading import RecipeError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # GPT-NeoX's output projection: its name in files, and in models of current transformers.
 RENAMED = {"embed_out": "lm_head"}
+
+
+def shape_of(step: Path, granted: bool) -> PreTrainedModel:
+    """A model of the shape of a kept step in float32, with weights of its own; `granted`: its code may run.
+
+    Raises:
+        ParameterError: when it comes with code that is not of this package, and that was not granted.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from pipeline.trust import runs_code
+
+    trusted = runs_code(str(step), granted)
+    config = AutoConfig.from_pretrained(step, trust_remote_code=trusted)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted, dtype=torch.float32)
+    return model
+
+
+def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a run folder.
+
+    Raises:
+        RecipeError: when it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers, tokenizers, json: no class in common
+        raise RecipeError(str(folder), f"is no tokenizer: {' '.join(str(error).split())[:200]}") from error
 
 
 def load_weights(model: Any, folder: Path) -> None:
@@ -19,9 +52,11 @@ def load_weights(model: Any, folder: Path) -> None:
     Raises:
         MismatchError: when a weight is missing or of another shape, or the folder has one too many.
     """
+    from safetensors.torch import load_file
+
     places = model.state_dict(keep_vars=True)
     weights = {
-        name if name in places else _renamed(name): weight
+        name if name in places else renamed(name): weight
         for name, weight in load_file(folder / "model.safetensors").items()
     }
     # A tied weight has two names and is stored under one of them.
@@ -33,7 +68,7 @@ def load_weights(model: Any, folder: Path) -> None:
     model.load_state_dict(weights, strict=False)
 
 
-def _renamed(name: str) -> str:
+def renamed(name: str) -> str:
     """The name in a model of a weight, or of a part of an adapter, that has another one in files."""
     layer, _, rest = name.partition(".")
     return f"{RENAMED.get(layer, layer)}.{rest}"

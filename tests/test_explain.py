@@ -17,13 +17,14 @@ import torch
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.causal_tracing import CausalTracing
 from pipeline.circuits.logit_lens import LogitLens
-from pipeline.explain import Run, add_step, choose_steps, explain, read_table
+from pipeline.explain import Run, choose_steps, explain
 from pipeline.explaining import main
 from pipeline.manifest import Entry, Manifest
 from pipeline.models.gpt2 import Gpt2
 from pipeline.pairs import COLUMNS
 from pipeline.report import write_report
 from pipeline.store import as_text
+from pipeline.tables import add_step, read_table, write_table
 from pipeline.tokenizer import build_tokenizer
 from pipeline.weights import load_weights
 from tests.tiny import COMPOSITION, RECIPE, run_here, write_recipe
@@ -215,7 +216,7 @@ def test_tables_of_another_version_do_not_break_the_report(run: Path) -> None:
     kept = {file: file.read_bytes() for file in path.parent.glob("*.parquet")}
     try:
         for file in kept:
-            pq.write_table(pq.read_table(file).drop_columns(["mrr"]), file)
+            write_table(file.parent, file.name, pq.read_table(file).drop_columns(["mrr"]), {"code": "another"})
         write_report(run)
         assert "were written by another version; `python -m pipeline.circuits" in (run / "report.md").read_text()
     finally:

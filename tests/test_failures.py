@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.circuits.faithfulness import Faithfulness
 from pipeline.circuits.logit_lens import LogitLens
-from pipeline.explain import MADE_OF
 from pipeline.explaining import main as circuits
 from pipeline.manifest import Manifest
 from pipeline.report import main as report
+from pipeline.tables import MADE_OF
 from tests.tiny import COMPOSITION, run_here, write_recipe
 
 TWO = "circuits: {logit_lens: {pairs: 10, steps: last}, attention: {pairs: 10, steps: last}}\n"

@@ -23,12 +23,12 @@ from pipeline.corpora.comparison import Comparison
 from pipeline.corpora.complex_reasoning import ComplexReasoning
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
-from pipeline.explain import fingerprint, write_table
 from pipeline.models.gpt2 import Gpt2
 from pipeline.pairs import COLUMNS, CorpusPairs, FilePairs, translate
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
 from pipeline.store import build
+from pipeline.tables import fingerprint, write_table
 from pipeline.tokenizer import build_tokenizer
 
 SMALL = {"num_entities": 20, "probe_cap": 200}
@@ -223,7 +223,7 @@ def test_further_columns_stay_beside_the_table(tmp_path: Path, tokenizer: Any) -
     }
     assert pairs.take([1]).metadata["step"] == ["7"] and pairs.renamed(range(13)).metadata == expected
     table = LogitLens().run(Gpt2(n_layer=1, n_embd=8, n_head=2, n_positions=4).build(16), pairs)
-    write_table(tmp_path / "a.parquet", table, {})
+    write_table(tmp_path, "a.parquet", table, {})
     assert json.loads(pq.read_schema(tmp_path / "a.parquet").metadata[b"groklab pairs"]) == expected
     other = FilePairs(written(tmp_path / "b.jsonl", rows[0], {**rows[1], "new": "e"}), tokenizer, pad=12)
     assert fingerprint(other.pairs("any", 10, 0)) != fingerprint(pairs)

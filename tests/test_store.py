@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,8 +16,6 @@ import datasets
 import numpy as np
 import pytest
 
-from pipeline import store
-from pipeline.corpora import base, composition
 from pipeline.corpora.base import Corpus, Draws, Examples, columns, count_among, prompt_keys
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
@@ -116,17 +114,54 @@ def test_a_damaged_entry_is_built_again(damage: Any) -> None:
     assert {file.name: file.read_bytes() for file in second.folder.iterdir()} == before
 
 
-def test_parameters_code_and_files_decide_the_entry(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_and_files_decide_the_entry(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = [build(SMALL).folder, build(dataclasses.replace(SMALL, seed=4)).folder]
-    source = inspect.getsource
-    for module in (composition, store, base):
-        with monkeypatch.context() as patch:
-            patch.setattr(inspect, "getsource", lambda of, m=module: source(of) + "# changed" * (of is m))
-            folders.append(build(SMALL).folder)
     with monkeypatch.context() as patch:
         patch.setattr(Composition, "fingerprint", lambda corpus: "other files")
         folders.append(build(SMALL).folder)
     assert len(set(folders)) == len(folders) and {folder.parent for folder in folders} == {cache}
+
+
+KEYS = """
+from pipeline.corpora.comparison import Comparison
+from pipeline.corpora.composition import Composition
+from pipeline.store import _key
+print(_key(Composition()), _key(Comparison()))
+"""
+
+
+def test_the_code_that_generates_decides_the_entry_and_prose_does_not(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+
+    def keys(file: str = "store.py", old: str = "", new: str = "") -> list[str]:
+        """The keys of composition and comparison where a piece of code is another."""
+        path = tmp_path / "pipeline" / file
+        content = path.read_text()
+        assert old in content
+        path.write_text(content.replace(old, new, 1) if old else content)
+        try:
+            environment = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
+            done = subprocess.run([sys.executable, "-c", KEYS], cwd=tmp_path, env=environment, capture_output=True)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.decode().split()
+        finally:
+            path.write_text(content)
+
+    before = keys()
+
+    def changed(file: str, old: str, new: str) -> list[bool]:
+        return [one != other for one, other in zip(before, keys(file, old, new), strict=True)]
+
+    assert changed("corpora/composition.py", '"composition graph"', '"another graph"') == [True, False]
+    assert changed("corpora/_attributes.py", '"attributes iid"', '"attributes"') == [False, True]
+    assert changed("corpora/base.py", "2.0**-53", "2.0**-52") == [True, True]
+    assert changed("store.py", 'dtype="<i4"', 'dtype="<i8"') == [True, True]
+    assert changed("store.py", "# {name}", "# The corpus {name}") == [False, False]
+    assert changed("store.py", '"""A dataset card', '"""The card of a data set') == [False, False]
+    assert changed("corpora/composition.py", '"""Two-hop composition', '"""Composition') == [False, False]
+    assert changed("corpora/composition.py", "# Their own draws, so", "# Draws of their own, so") == [False, False]
+    (tmp_path / "pipeline" / "corpora" / "_new.py").write_text("HELPER = 1\n")
+    assert keys() == before
 
 
 def test_a_refused_corpus_leaves_nothing_behind(cache: Path) -> None:

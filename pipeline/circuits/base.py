@@ -70,7 +70,7 @@ class Pairs:
     def __len__(self) -> int:
         return len(self.clean)
 
-    def renamed(self, ids: Sequence[int]) -> Pairs:
+    def renamed(self, ids: Sequence[int] | Ids) -> Pairs:
         """The same pairs where token i is called ids[i]."""
         new = np.asarray(ids, dtype=np.int32)
         tokens = {name: new[getattr(self, name)] for name in TOKENS}
@@ -199,25 +199,37 @@ class Analysis(Explanation):
         """What all steps share and the last one decides, as plain values for `run`; most analyses have none."""
         return {}
 
-    def run(self, model: PreTrainedModel, pairs: Pairs, **shared: Any) -> pa.Table:
-        """The table of a model, which is looked at in eval mode and stays as it is, wherever it lies.
+    def check(self, model: PreTrainedModel, pairs: Pairs) -> None:
+        """Checks that it can look at a model with these pairs, whatever its weights are; a run asks before it trains.
 
         Raises:
             UnsupportedError: for a model whose parts are not known.
             MismatchError: when model and pairs do not fit, or the analysis cannot take them.
+        """
+        from pipeline.circuits.hooks import Hooks
+
+        pairs.check(model)
+        if self.same_length and len(lengths := sorted(set(pairs.lengths.tolist()))) > 1:
+            name = type(self).__name__
+            raise MismatchError(f"{name} compares positions, and the prompts have {lengths[0]} to {lengths[-1]} tokens")
+        Hooks(model)
+
+    def run(self, model: PreTrainedModel, pairs: Pairs, **shared: Any) -> pa.Table:
+        """The table of a model, which is looked at in eval mode and stays as it is, wherever it lies.
+
+        Raises:
+            UnsupportedError: as `check` does.
+            MismatchError: as `check` does; and for weights in half precision where that is too coarse.
         """
         import pyarrow as pa
         import torch
 
         from pipeline.circuits.hooks import Hooks, evaluating
 
-        pairs.check(model)
+        self.check(model, pairs)
         name = type(self).__name__
         if self.needs_float32 and model.dtype not in (torch.float32, torch.float64):
             raise MismatchError(f"{name} needs weights in float32, not {model.dtype}; call model.float() first")
-        if self.same_length and len(set(pairs.lengths.tolist())) > 1:
-            lengths = sorted(set(pairs.lengths.tolist()))
-            raise MismatchError(f"{name} compares positions, and the prompts have {lengths[0]} to {lengths[-1]} tokens")
         with evaluating(model), torch.no_grad():
             columns = self.measure(Hooks(model), pairs, **shared)
         # What is not a number is null, of the type that it has at other steps.

@@ -62,9 +62,16 @@ class Published(Corpus):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.path:
+            raise self._lacks(TRAIN)
+
+    def check_here(self) -> None:
         for name in FILES:
-            if not self.path or not self._file(name).is_file():
-                raise ParameterError("path", f"{self.path!r} holds no {name}; name a folder of {', '.join(FILES)}")
+            if not self._file(name).is_file():
+                raise self._lacks(name)
+
+    def _lacks(self, name: str) -> ParameterError:
+        return ParameterError("path", f"{self.path!r} holds no {name}; name a folder of {', '.join(FILES)}")
 
     def _file(self, name: str) -> Path:
         return expanded(self.path, "path") / name
@@ -74,6 +81,7 @@ class Published(Corpus):
         return ParameterError("path", f"{self._file(name)}{place}: {message}")
 
     def fingerprint(self) -> str:
+        self.check_here()
         return " ".join(sha256(self._file(name)) for name in FILES)
 
     def vocabulary(self) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.parameters import ParameterError, Parameters
@@ -60,6 +61,10 @@ class Architecture(Parameters, abc.ABC):
         """The model that learns a corpus: by default, one with a token row for each of its words."""
         return self.build(len(stored.tokens))
 
+    def kept(self, stored: StoredCorpus, step: Path) -> PreTrainedModel:
+        """A model of the shape of a kept step, in float32, for its weights; nothing but the step's folder is needed."""
+        return self.for_corpus(stored)
+
     def tokenizer(self, stored: StoredCorpus) -> PreTrainedTokenizerBase:
         """The tokenizer of the model: by default, the corpus's closed vocabulary."""
         from pipeline.tokenizer import build_tokenizer
@@ -80,8 +85,8 @@ class Architecture(Parameters, abc.ABC):
 
         return load_rows(stored, split, most)
 
-    def token_ids(self, stored: StoredCorpus) -> Sequence[int]:
-        """The token of the model for each word of the corpus."""
+    def token_ids(self, stored: StoredCorpus, tokenizer: Path | None = None) -> Sequence[int]:
+        """The token of the model for each word of the corpus; `tokenizer` is the folder of one that was saved."""
         return range(len(stored.tokens))
 
     @property

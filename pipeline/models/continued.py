@@ -162,6 +162,11 @@ class Continued(Architecture):
             raise ParameterError(KEY, f"{self.origin[0]} lacks weights of its architecture: {', '.join(missing[:3])}")
         return model
 
+    def kept(self, stored: StoredCorpus, step: Path) -> PreTrainedModel:
+        from pipeline.weights import shape_of
+
+        return shape_of(step, self.trust_remote_code)
+
     def for_corpus(self, stored: StoredCorpus) -> PreTrainedModel:
         """The base model with an embedding for every token of `tokenizer`, new ones drawn from the global seed."""
         added = self.added(stored)
@@ -255,8 +260,8 @@ class Continued(Architecture):
         """The ids of the tokens that the base's tokenizer lacks."""
         return range(*(max(words.get_vocab().values()) + 1 for words in (self._own, self.tokenizer(stored))))
 
-    def token_ids(self, stored: StoredCorpus) -> Sequence[int]:
-        """The token of the model for each word of the corpus.
+    def token_ids(self, stored: StoredCorpus, tokenizer: Path | None = None) -> Sequence[int]:
+        """The token of the model for each word of the corpus; `tokenizer` is the folder of one that was saved.
 
         Raises:
             ParameterError: when its words are text, of which each may be several tokens.
@@ -267,7 +272,11 @@ class Continued(Architecture):
                 "of a corpus need one token a word; write model.vocabulary: tokens, or once there are weights give "
                 "pairs of prompts as text: python -m pipeline.circuits RUN --data FILE",
             )
-        ids = self.tokenizer(stored).get_vocab()
+        from pipeline.weights import tokenizer_of
+
+        ids = (tokenizer_of(tokenizer) if tokenizer else self.tokenizer(stored)).get_vocab()
+        if lacking := [word for word in stored.tokens if word not in ids]:
+            raise ParameterError("corpus", f"{lacking[0]} is no token of the tokenizer in {tokenizer}")
         return [ids[word] for word in stored.tokens]
 
     def rows(self, stored: StoredCorpus, split: str, most: int | None = None) -> Rows:

@@ -13,12 +13,12 @@ import torch
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
-from pipeline.explain import add_step
 from pipeline.models.gpt2 import Gpt2
 from pipeline.pairs import CorpusPairs
 from pipeline.parameters import ParameterError, parameters_of
 from pipeline.rooms import load, names
 from pipeline.store import StoredCorpus, build
+from pipeline.tables import add_step
 from tests.circuits.small import VOCABULARY, random_model, random_pairs
 from tests.models.test_models import small
 from tests.tiny import ROOT

@@ -14,8 +14,8 @@ from pipeline.circuits.base import Pairs
 from pipeline.circuits.faithfulness import Faithfulness, Judge
 from pipeline.circuits.hooks import Hooks
 from pipeline.drawing import png
-from pipeline.explain import add_step
 from pipeline.parameters import ParameterError
+from pipeline.tables import add_step
 from tests.circuits.small import random_model, random_pairs, tokens_of
 
 SHARES = (0.02, 0.1, 0.3, 1.0)
