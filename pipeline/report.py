@@ -17,10 +17,11 @@ from pipeline.drawn import draw_analysis
 from pipeline.failures import CIRCUITS
 from pipeline.folder import RECIPE
 from pipeline.grokking import THRESHOLD, match_key
+from pipeline.inside import read_text
 from pipeline.pages import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
 from pipeline.parameters import ParameterError
 from pipeline.paths import expand_arguments
-from pipeline.reading import RecipeError
+from pipeline.reading import MOST_BYTES, RecipeError
 from pipeline.results import Results
 from pipeline.rooms import names
 from pipeline.scales import StepScale
@@ -70,7 +71,7 @@ def draw_report(path: Path) -> tuple[Results, list[str]]:
         *_kept(run),
         Heading("To repeat it"),
         Code(_command(run), "bash"),
-        Code((path / RECIPE).read_text(encoding="utf-8"), "yaml", folded="The resolved recipe"),
+        Code(read_text(path, RECIPE, MOST_BYTES), "yaml", folded="The resolved recipe"),
         Heading("Environment"),
         *_environment(run),
     ]

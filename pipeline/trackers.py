@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.files import write_text
 from pipeline.identity import decides
+from pipeline.inside import exists, read_text, refuse_links
 from pipeline.network import unreachable
-from pipeline.reading import Block
+from pipeline.reading import Block, RecipeError
 from pipeline.values import plain
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ def prepare_trackers(trackers: list[str], folder: Path, project: str) -> None:
     Without a key wandb would ask for a login and stop a job, and where nobody answers it would fail after minutes: it
     then works offline, and says so.
     """
+    for name in ("wandb", "tensorboard"):  # whose libraries write by path
+        refuse_links(folder, name)
     if "tensorboard" in trackers:
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder / "tensorboard"))
     if "wandb" in trackers:
@@ -73,10 +77,12 @@ def _shielded(callback: Any, act: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _run_id(folder: Path) -> str:
-    path = folder / RUN_ID
-    if not path.exists():
-        write_text(path, secrets.token_hex(4))
-    return path.read_text(encoding="utf-8")
+    if not exists(folder, RUN_ID):
+        write_text(folder / RUN_ID, secrets.token_hex(4))
+    name = read_text(folder, RUN_ID, 100)
+    if not re.fullmatch(r"\w{1,64}", name, re.ASCII):
+        raise RecipeError(str(folder / RUN_ID), "is damaged; delete it, and the trackers show a new run")
+    return name
 
 
 def _has_wandb_key() -> bool:

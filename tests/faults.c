@@ -1,7 +1,7 @@
 /* Makes one file operation of a process fail, for tests: preloaded, it counts what is done below a folder.
 
-   arm(folder, number, error, is_short) lets operation `number` (from 1) under the folder fail with `error`, or, where
-   it is a write and `is_short` says so, take half, as a disk does that becomes full. A number of 0 only counts.
+   arm(folder, number, error, how) lets operation `number` (from 1) under the folder fail with `error`. SHORT lets a
+   write take half, as a disk does that becomes full; FROM_THEN_ON fails all that come after too. A number of 0 only counts.
    failed() says what it was; recorded() what there was, where nothing was to fail. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,17 +19,19 @@
 
 static char home[PATH_MAX];
 static size_t home_length;
-static long target, mode_short;
+enum { ONCE, SHORT, FROM_THEN_ON };
+static long target;
+static int kind;
 static int fault, armed;
 static long seen;
 static char last[PATH_MAX + 64];
 static char record[1 << 20]; /* of what was counted, a line each */
 static size_t recorded_size;
 
-void arm(const char *folder, long number, int error, int is_short) {
+void arm(const char *folder, long number, int error, int how) {
     strncpy(home, folder, sizeof home - 1);
     home_length = strlen(home);
-    target = number, fault = error, mode_short = is_short;
+    target = number, fault = error, kind = how;
     __atomic_store_n(&seen, 0, __ATOMIC_SEQ_CST);
     last[0] = record[0] = 0;
     recorded_size = 0;
@@ -62,7 +64,8 @@ static int fails(const char *what, const char *path) {
     long number = __atomic_add_fetch(&seen, 1, __ATOMIC_SEQ_CST);
     if (target == 0 && recorded_size + PATH_MAX + 64 < sizeof record)
         recorded_size += snprintf(record + recorded_size, PATH_MAX + 64, "%s %s\n", what, path + home_length);
-    if (number != target) return 0;
+    if (number != target && !(kind == FROM_THEN_ON && target && number > target)) return 0;
+    if (number != target) return 1;
     snprintf(last, sizeof last, "%s %s", what, path + home_length);
     return 1;
 }
@@ -83,7 +86,7 @@ static int at_fails(const char *what, int dirfd, const char *name) {
 ssize_t write(int fd, const void *bytes, size_t size) {
     REAL(ssize_t, write, int, const void *, size_t);
     if (fd_fails("write", fd)) {
-        if (mode_short && size > 1) return real(fd, bytes, size / 2);
+        if (kind == SHORT && size > 1) return real(fd, bytes, size / 2);
         FAIL;
     }
     return real(fd, bytes, size);
@@ -91,7 +94,7 @@ ssize_t write(int fd, const void *bytes, size_t size) {
 ssize_t pwrite(int fd, const void *bytes, size_t size, off_t offset) {
     REAL(ssize_t, pwrite, int, const void *, size_t, off_t);
     if (fd_fails("pwrite", fd)) {
-        if (mode_short && size > 1) return real(fd, bytes, size / 2, offset);
+        if (kind == SHORT && size > 1) return real(fd, bytes, size / 2, offset);
         FAIL;
     }
     return real(fd, bytes, size, offset);

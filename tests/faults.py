@@ -32,7 +32,12 @@ TEXT = RECIPE.replace("max_steps: 24", "max_steps: 6").replace("save_steps: 6", 
 TEXT = TEXT.replace("eval_steps: 6", "eval_steps: 2").replace("logging_steps: 3", "logging_steps: 1")
 TEXT += "circuits: {logit_lens: {steps: last, pairs: 4}}\n"
 SAVED_EVERY = 2
-FAULTS = {"EIO": (errno.EIO, 0), "ENOSPC": (errno.ENOSPC, 0), "short write": (errno.ENOSPC, 1)}
+FAULTS = {
+    "EIO": (errno.EIO, 0),
+    "ENOSPC": (errno.ENOSPC, 0),
+    "short write": (errno.ENOSPC, 1),
+    "read-only from then on": (errno.EROFS, 2),
+}
 SHIM = Path(__file__).with_suffix(".c")
 
 
@@ -91,8 +96,8 @@ class Enumeration:
 
     def _run(self, run: Path, number: int = 0, fault: str = "EIO") -> int:
         def act() -> int:
-            error, is_short = FAULTS[fault]
-            self._shim.arm(str(run).encode(), ctypes.c_long(number), error, is_short)
+            error, how = FAULTS[fault]
+            self._shim.arm(str(run).encode(), ctypes.c_long(number), error, how)
             try:
                 return run_here(self.recipe, "--output_dir", str(run))
             finally:

@@ -152,7 +152,7 @@ OF_FILES = ("flipped", "cut", "huge", "noise", "deep", "typed")
 
 
 def _commands() -> dict[str, Callable[[Path, Path, Path], int]]:
-    from pipeline import explaining, report, upkeep
+    from pipeline import explaining, hub, report, upkeep
 
     def circuits(recipe: Path, run: Path, other: Path) -> int:
         return explaining.main([str(run), "--analysis", "logit_lens", "--steps", "last", "--pairs", "4"])
@@ -175,11 +175,12 @@ def _commands() -> dict[str, Callable[[Path, Path, Path], int]]:
         "verify --rebuild": lambda recipe, run, other: upkeep.main(["verify", str(run), "--rebuild"]),
         "prune": lambda recipe, run, other: upkeep.main(["prune", str(run), "--keep", "last"]),
         "rebuild-manifest": rebuild,
+        "push --dry-run": lambda recipe, run, other: hub.main(["push", str(run), "--repo", "user/name", "--dry-run"]),
     }
 
 
 COMMANDS = ("run", "run longer", "report", "compare", "circuits", "list", "show", "verify", "verify --rebuild")
-COMMANDS += ("prune", "rebuild-manifest")
+COMMANDS += ("prune", "rebuild-manifest", "push --dry-run")
 
 
 def attempt(recipe: Path, run: Path, name: str, mutation: str, command: str, seed: int) -> str | None:
