@@ -74,9 +74,13 @@ def write_inside(root: Path, name: str, content: bytes) -> None:
             with suppress(OSError):
                 os.unlink(draft, dir_fd=top)
             if isinstance(error, IsADirectoryError):
-                raise RecipeError(str(root / name), "is in the way; a file belongs there") from None
+                raise _in_the_way(root / name) from None
             raise OSError(error.errno, error.strerror, str(root / name)) from None
         sync_folder(folder, root / where.parent)
+
+
+def _in_the_way(path: Path) -> RecipeError:
+    return RecipeError(str(path), "is in the way; a file belongs there")
 
 
 class Draft:
@@ -118,7 +122,10 @@ class Draft:
                 _sync_tree(home, PurePosixPath(self.name).name, self.path, self._made)
             with opened(self.root, f"{self.home.name}/{PurePosixPath(self.name).name}") as draft:
                 for file in sorted(os.listdir(draft)):
-                    os.replace(file, file, src_dir_fd=draft, dst_dir_fd=folder)
+                    try:
+                        os.replace(file, file, src_dir_fd=draft, dst_dir_fd=folder)
+                    except IsADirectoryError:
+                        raise _in_the_way(self.root / self.name / file) from None
             if is_synced:
                 sync_folder(folder, self.root / self.name)
 

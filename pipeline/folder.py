@@ -137,7 +137,7 @@ def read_starts(run: Path) -> list[dict[str, Any]]:
         RecipeError: when the file is damaged.
     """
     starts = read_json(run, ENVIRONMENT, MOST_STARTS) if exists(run, ENVIRONMENT) else []
-    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+    if not isinstance(starts, list) or not all(isinstance(start, dict) and _is_typed(start) for start in starts):
         raise RecipeError(str(run / ENVIRONMENT), "is damaged")
     return starts
 
@@ -168,6 +168,24 @@ def check_corpus(run: Path, stored: StoredCorpus) -> None:
             f"{run} was begun with content hash {begun[:16]}, and what is there now has {stored.content_hash[:16]}; "
             "put the corpus back as it was, or choose another --output_dir",
         )
+
+
+def _is_typed(start: dict[str, Any]) -> bool:
+    """Whether what reports and checks read of a start is of the kind that is written there."""
+    kinds = {
+        "device": str,
+        "command": list,
+        "packages": dict,
+        "processes": int,
+        "total_steps": int,
+        "random_streams": int,
+    }
+    texts = (*start.get("command", ()), *start.get("packages", {}).values()) if _has(start, kinds) else (None,)
+    return all(isinstance(text, str) for text in texts)
+
+
+def _has(start: dict[str, Any], kinds: dict[str, type]) -> bool:
+    return all(isinstance(start[key], kind) for key, kind in kinds.items() if key in start)
 
 
 def write_tokenizer(folder: Path, tokenizer: Any) -> None:

@@ -55,7 +55,15 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
         line["step"] = int(line["step"])
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return line if 0 <= line["step"] < LAST_STEP else None
+    return line if 0 <= line["step"] < LAST_STEP and all(map(_is_number, line.items())) else None
+
+
+def _is_number(item: tuple[str, Any]) -> bool:
+    """Whether a value that is computed with is a number, or null where it was not finite."""
+    key, value = item
+    if not key.endswith(("_exact_match", "_loss", "seconds")):
+        return True
+    return value is None or type(value) is float or (type(value) is int and abs(value) < LAST_STEP)
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:

@@ -111,8 +111,7 @@ class Manifest:
             facts = json.loads(read_bytes(run, MANIFEST, MOST))
             cls._check_version(path, facts)
             manifest = cls(finished=facts.get("finished"), generation=facts.get("generation", 0))
-            if not isinstance(manifest.finished or {}, dict) or type(manifest.generation) is not int:
-                raise ValueError("outcome")
+            _check_outcome(manifest.finished, manifest.generation)
             for tier in FOLDERS:
                 entries = facts.get(tier, {}) if tier == "pruned" else facts[tier]
                 found = {int(step): read_entry(tier, int(step), entry) for step, entry in entries.items()}
@@ -267,6 +266,15 @@ def journals(run: Path) -> list[tuple[int, Path]]:
 
 def _journal(run: Path, number: int) -> Path:
     return run / f"manifest.{number}.journal"
+
+
+def _check_outcome(finished: Any, generation: Any) -> None:
+    if type(generation) is not int or not isinstance(finished, (dict, type(None))):
+        raise ValueError("outcome")
+    if finished is not None:
+        numbers = [finished["step"], finished.get("streak") or 0, finished.get("num_train_epochs") or 0]
+        if not all(type(number) in (int, float) for number in numbers) or not isinstance(finished["stopped"], bool):
+            raise ValueError("outcome")
 
 
 def read_entry(tier: str, place: int | str, facts: dict[str, Any]) -> Entry:

@@ -109,7 +109,9 @@ def _corpus(facts: dict[str, Any]) -> dict[str, Any]:
     sizes = {**facts["sizes"]}
     if not all(type(size) is int and 0 < size < LAST_STEP for size in sizes.values()):
         raise ValueError("sizes")
-    if not isinstance(facts["content_hash"], str) or not all(isinstance(split, str) for split in facts["held_out"]):
+    if not isinstance(facts["name"], str) or not isinstance(facts["content_hash"], str):
+        raise ValueError("name")
+    if not all(isinstance(split, str) for split in facts["held_out"]):
         raise ValueError("held_out")
     if not all(re.fullmatch(r"\w{1,100}", str(name), re.ASCII) for name in (facts["name"], *sizes, *facts["held_out"])):
         raise ValueError("name")  # every corpus that is built has such names; they become names of files

@@ -40,6 +40,6 @@ class MetricsLog(Callback):
     def _open(self, run: Path) -> FileIO:
         if self._file is None:
             past = last_line(run)
-            self._started = time.monotonic() - (float(past.get("seconds", 0.0)) if past else 0.0)
+            self._started = time.monotonic() - ((past.get("seconds") or 0.0) if past else 0.0)
             self._file = append_to(run, METRICS)
         return self._file
