@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # labels in drawings may hold some
 NAME = re.compile(r"[\w.+-]{1,100}", re.ASCII)  # of a figure
 
 
@@ -179,7 +180,7 @@ def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> s
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["inline"] = lambda text: Markup(inline(text))
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    page = template.render(
         title=printable(title),
         parts=[dataclasses.replace(part, text=_shown(part.text)) if isinstance(part, Code) else part for part in parts],
         css=CSS + moving.CSS,
@@ -189,6 +190,7 @@ def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> s
             part.values, part.steps, part.panels, part.rows, part.columns, part.axes, part.signed
         ),
     )
+    return CONTROLS.sub(REPLACEMENT, page)
 
 
 def _embedded(number: int, alt: str, text: str) -> str:

@@ -11,14 +11,13 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.bundle import MAIN, WEIGHTS
 from pipeline.checkpoints import remove
-from pipeline.drafts import new_folder, write_inside
+from pipeline.drafts import clean, draft_folder, new_folder, write_inside
 from pipeline.explain import choose_steps
 from pipeline.files import sha256, writing
 from pipeline.folder import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
@@ -76,9 +75,10 @@ def _fetch(
     if need > (free := shutil.disk_usage(path).free):
         raise HubError(f"{remote.name}: {size(need)} are needed, and {path} has {size(free)} free")
     places = {INDEX: CORPUS, **dict.fromkeys(TOKENIZER_FILES, TOKENIZER)}
-    with tempfile.TemporaryDirectory(dir=path, prefix=".draft-") as draft:
+    clean(path, is_owner=True)
+    with draft_folder(path, "pulled") as draft:
         for name in names:
-            file = remote.download(source, name, Path(draft))
+            file = remote.download(source, name, draft.path)
             with opened(path, places.get(name, ""), make=True) as place:
                 os.replace(file, name, dst_dir_fd=place)
         got = _here(path)
@@ -93,7 +93,7 @@ def _fetch(
                     remove(path, got.kept[step])  # what is damaged
                 with new_folder(path, entry.path) as folder:
                     for name, facts in entry.files.items():
-                        file = remote.download(revision, name, Path(draft) / str(step))
+                        file = remote.download(revision, name, draft.path / str(step))
                         if sha256(file) != facts["sha256"]:
                             raise HubError(
                                 f"{remote.name}, {revision}: {name} has another sha256 than the manifest says"

@@ -71,6 +71,9 @@ def test_a_report_shows_it(run: Path, capfd: pytest.CaptureFixture[str]) -> None
     assert not CONTROLS.search(markdown)
     assert "alert(1)" in Reader((run / "report.html").read_text()).text  # it is there, as text
     other = Path(shutil.copytree(run, run.parent / "other"))
+    recipe = yaml.safe_load((other / "recipe.yaml").read_text())
+    recipe |= {"stop_patience": f"{EVIL} too", "learning_rate": EVIL}  # labels in drawings
+    (other / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True))
     assert report.main([str(run), str(other), "--output", str(run.parent / "both")]) == 0
     check_page((run.parent / "both" / "report.html").read_text())
     assert not CONTROLS.search(capfd.readouterr().out)

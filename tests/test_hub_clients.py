@@ -128,6 +128,16 @@ assert not any(name.split(".")[0] == "pipeline" for name in sys.modules)
         [sys.executable, "-I", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
+    # This package continues it with its own class, and reads nothing of the code that lies there.
+    code = """
+import sys
+from pipeline.models.continued import Continued
+model = Continued(model_name_or_path="user/looped", revision="step1").build(24)
+assert type(model).__module__ == "pipeline.models.modeling_gpt2_looped", type(model)
+assert not any(name.startswith("transformers_modules.") for name in sys.modules)
+"""
+    result = run_process("-c", code, cwd=tmp_path, **server.environment, HF_HOME=str(tmp_path))
+    assert result.returncode == 0, result.stderr
 
 
 def test_transformer_lens_boots_a_revision(kept_run: Path, server: HubServer, tmp_path: Path) -> None:
