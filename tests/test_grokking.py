@@ -91,7 +91,7 @@ def test_every_place_follows(name: str, tmp_path: Path) -> None:
     ]
     assert row[2:5] == ["–" if step is None else f"{step:,}" for step in (fit, gen, grok)]
     results = Results.read(run)
-    card = model_card(results, [], "user/x", None)
+    card = model_card(results, [], "user/x", None, "")
     assert f"| `grok_step` | {'–' if grok is None else f'{grok:,}'} |" in card
     assert f"| `gen_step` | {'–' if gen is None else f'{gen:,}'} |" in card
     places = [outcome(results), *(mark.text for mark in step_marks(results.grok))]

@@ -51,7 +51,8 @@ def test_a_run_counted_in_epochs_goes_on_for_more(
     results = Results.read(run)
     assert results.total_steps == 12 and results.starts[-1]["total_steps"] == 12
     # What is asked for in steps afterwards counts as well.
-    assert run_here(recipe, *QUIET, "--max_steps", "14") == 0 and step_of(run) == 14
+    recipe.write_text(EPOCHS.replace("num_train_epochs: 2", "max_steps: 14"))
+    assert run_here(recipe, *QUIET) == 0 and step_of(run) == 14
 
 
 STOPS = RECIPE.replace("group: Z11, train_fraction: 0.5", "group: Z3, operation: '*', train_fraction: 0.9")
