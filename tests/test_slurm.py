@@ -27,7 +27,8 @@ from tests.slurm_cluster import Cluster
 from tests.tiny import RECIPE, ROOT, write_recipe
 
 SCRIPT = ROOT / "recipes" / "launch.slurm"
-STEPS = 4000  # well past the warning of the time limit, on a quiet machine too
+STEPS = 4000
+LONGER = ("--max_steps", "8000")  # well past the warning of the time limit, on a quiet machine too
 TEXT = RECIPE.replace("every: [[10, null]]", "every: [[500, null]]").replace("max_steps: 24", f"max_steps: {STEPS}")
 TEXT = TEXT.replace("eval_steps: 6", "eval_steps: 1000").replace("save_steps: 6", "save_steps: 500")
 TEXT = TEXT.replace("logging_steps: 3", "logging_steps: 100")
@@ -144,12 +145,14 @@ def test_two_nodes_train_together(straight: Path, jobs: Jobs) -> None:
 
 @pytest.mark.slurm
 def test_a_job_at_its_time_limit_saves_requeues_itself_and_finishes(straight: Path, jobs: Jobs) -> None:
-    job = jobs.submit("limit", "--time=1", "--signal=USR1@50", words=("--report_to", "wandb"))
+    job = jobs.submit("limit", "--time=2", "--signal=USR1@90", words=("--report_to", "wandb", *LONGER))
     log = jobs.finish(job, 900)
     starts = jobs.starts("limit")
     assert len(starts) >= 2 and f"back into the queue as job {job}" in log
     assert "SIGUSR1: ending this step and saving" in log or "SIGTERM: ending this step and saving" in log
-    assert not differences(jobs.home / "limit", straight)
+    shutil.copytree(straight, jobs.home / "longer")
+    jobs.finish(jobs.submit("longer", words=LONGER))
+    assert not differences(jobs.home / "limit", jobs.home / "longer")
     tracked = list((jobs.home / "limit" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(tracked) >= 2 and len({path.name for path in tracked}) == 1  # one tracked run
 
