@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from pipeline.data import IGNORED
+from pipeline.devices import widest
 from pipeline.parameters import ParameterError
 from pipeline.recipe import Options
 
@@ -18,16 +19,16 @@ TINY = 1e-30  # keeps quotients of norms finite
 def token_losses(logits: torch.Tensor, labels: torch.Tensor, kind: str) -> torch.Tensor:
     """The loss of every token, for logits (..., V) and labels (...); 0 where a label is ignored.
 
-    `cross_entropy` in float32. `stablemax` in float64: -log(s(x_y) / sum s(x)) with s(x) = x + 1 for x >= 0 and
-    1 / (1 - x) below, which grows too slowly to leave a prediction without a gradient (Prieto et al. 2025, arXiv
-    2501.04697).
+    `cross_entropy` in float32. `stablemax` in float64, where the device has it: -log(s(x_y) / sum s(x)) with
+    s(x) = x + 1 for x >= 0 and 1 / (1 - x) below, which grows too slowly to leave a prediction without a gradient
+    (Prieto et al. 2025, arXiv 2501.04697).
     """
     if kind == "cross_entropy":
         flat = F.cross_entropy(
             logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none"
         )  # fmt: skip
         return flat.view_as(labels)
-    x = logits.double()
+    x = logits.to(widest(logits.device))
     log_s = torch.where(x >= 0, x.clamp(min=0).log1p(), -(-x.clamp(max=0)).log1p())
     chosen = log_s.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
     return (log_s.exp().sum(-1).log() - chosen).masked_fill(labels == IGNORED, 0.0)
@@ -98,8 +99,8 @@ class Ema:
 class MovingAverage:
     """The mean of the last `window` tensors; 0 until there are so many.
 
-    The state: how many there were, and for each tensor the last ones and, in float64, their sum. All of it lies on the
-    device and changes in place, so that it can be part of a CUDA graph.
+    The state: how many there were, and for each tensor the last ones and, in float64 where the device has it, their
+    sum. All of it lies on the device and changes in place, so that it can be part of a CUDA graph.
     """
 
     def __init__(self, window: int):
@@ -111,7 +112,7 @@ class MovingAverage:
             self.state = [torch.zeros(1, dtype=torch.int64, device=new[0].device)]
             for tensor in new:
                 self.state.append(tensor.new_zeros(self.window, *tensor.shape))
-                self.state.append(torch.zeros_like(tensor, dtype=torch.float64))
+                self.state.append(torch.zeros_like(tensor, dtype=widest(tensor.device)))
         count, pasts, sums = self.state[0], self.state[1::2], self.state[2::2]
         place = count % self.window
         for tensor, past, total in zip(new, pasts, sums):
@@ -141,4 +142,6 @@ class Grokfast:
 
     def load(self, optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
         device = optimizer.param_groups[0]["params"][0].device
-        self.average.state = [tensor.to(device) for tensor in state_dict.pop("grokfast")]
+        wide = widest(device)
+        state = state_dict.pop("grokfast")
+        self.average.state = [tensor.to(device, wide if tensor.dtype == torch.float64 else None) for tensor in state]

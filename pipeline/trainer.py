@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from pipeline.callbacks.base import Callback
 from pipeline.data import IGNORED, Batch, Rows, stack
+from pipeline.devices import widest
 from pipeline.gradients import token_losses
 from pipeline.grokking import GrokTracker, judged_split, match_key
 from pipeline.recipe import Recipe
@@ -130,7 +131,8 @@ class GrokTrainer(SavingTrainer):
     def _sums(self, rows: Rows, split_N: torch.Tensor) -> torch.Tensor:
         """For each split, over all processes: rows right, loss, answer tokens, collapsed softmaxes, (S, 4)."""
         args = self.args
-        sums_S4 = torch.zeros(len(self.splits), 4, dtype=torch.float64, device=args.device)
+        exact = widest(args.device)
+        sums_S4 = torch.zeros(len(self.splits), 4, dtype=exact, device=args.device)
         # As many batches on every process, as ZeRO-3 gathers weights together; rows past the end count for nothing.
         for start in range(0, len(rows), args.eval_batch_size * args.world_size):
             stop = min(start + args.eval_batch_size * args.world_size, len(rows))
@@ -142,9 +144,7 @@ class GrokTrainer(SavingTrainer):
             right_B, loss_BA, collapsed_BA = self._judge(batch)
             counts_BA = (batch["labels"] != IGNORED) & real_B1
             parts = (right_B[:, None] & real_B1, loss_BA * counts_BA, counts_BA, collapsed_BA & counts_BA)
-            sums_S4.index_add_(
-                0, split_N[place_B], torch.stack([part.sum(1, dtype=torch.float64) for part in parts], 1)
-            )
+            sums_S4.index_add_(0, split_N[place_B], torch.stack([part.sum(1, dtype=exact) for part in parts], 1))
         if args.world_size > 1:
             dist.all_reduce(sums_S4)
         return sums_S4

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.hooks import Hooks
 from pipeline.corpora.base import Draws
+from pipeline.devices import widest
 from pipeline.products import quicken
 
 Metric = Literal["logit_diff", "prob_diff", "kl"]
@@ -73,7 +74,8 @@ def answer_logits(hooks: Hooks, tokens: Tensor, batch: Batch) -> Tensor:
 
 
 def standing(hooks: Hooks, normed: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Ranks, from 0, and probabilities of tokens (N, K) in the logits of states (N, D) after the final norm; float64.
+    """Ranks, from 0, and probabilities of tokens (N, K) in the logits of states (N, D) after the final norm; float64
+    where the device has it.
 
     A rank is how many other logits lie above; nothing is sorted, and no row of logits is in memory as a whole: they
     are formed, compared and summed in tiles, of float32 or better.
@@ -105,7 +107,8 @@ def _standing(head: Any, tiles: Mapping[int, nn.Linear], states: Tensor, tokens:
     values = torch.einsum("nd,nkd->nk", states, head.weight[tokens].to(states.dtype))
     if head.bias is not None:
         values = values + head.bias[tokens]
-    ranks = torch.zeros(tokens.shape, dtype=torch.float64, device=tokens.device)
+    wide = widest(tokens.device)
+    ranks = torch.zeros(tokens.shape, dtype=wide, device=tokens.device)
     tops, sums = [], []
     above = torch.empty(0)
     for first, tile in tiles.items():
@@ -116,14 +119,14 @@ def _standing(head: Any, tiles: Mapping[int, nn.Linear], states: Tensor, tokens:
             ranks[:, k] += torch.gt(logits, values[:, k : k + 1], out=above).sum(1)
         # A token's own logit, formed in another order, does not lie above itself.
         own = logits.gather(1, (tokens - first).clamp(0, logits.shape[1] - 1))
-        ranks -= ((own > values) & (tokens >= first) & (tokens < first + logits.shape[1])).double()
+        ranks -= ((own > values) & (tokens >= first) & (tokens < first + logits.shape[1])).to(wide)
         tops.append(logits.amax(1))
         # Powers of two, as torch leaves those of e to MKL, which takes four times as long without AVX-512.
         sums.append(logits.sub_(tops[-1][:, None]).mul_(1 / math.log(2)).exp2_().sum(1))
-    highest, summed = torch.stack(tops).double(), torch.stack(sums).double()
+    highest, summed = torch.stack(tops).to(wide), torch.stack(sums).to(wide)
     top = highest.amax(0)
     total = (summed * (highest - top).exp()).sum(0)
-    return ranks.cpu(), ((values.double() - top[:, None]).exp() / total[:, None]).cpu()
+    return ranks.cpu(), ((values.to(wide) - top[:, None]).exp() / total[:, None]).cpu()
 
 
 def measure(metric: Metric, logits: Tensor, batch: Batch, clean: Tensor | None = None) -> Tensor:
@@ -142,7 +145,7 @@ def measure(metric: Metric, logits: Tensor, batch: Batch, clean: Tensor | None =
 def bootstrap(statistic: Callable[[Tensor], Tensor], n: int, seed: int, draws: int = 1000) -> tuple[float, float]:
     """The central 95 % of a statistic of rows that are drawn anew with replacement, from indices (draws, n)."""
     drawn = torch.from_numpy(Draws(seed, "bootstrap").below(n, draws, n))
-    values: npt.NDArray[np.float64] = statistic(drawn).double().numpy()
+    values: npt.NDArray[np.float64] = statistic(drawn).cpu().double().numpy()
     if not np.isfinite(values).any():
         return float("nan"), float("nan")
     low, high = np.nanquantile(values[np.isfinite(values)], [0.025, 0.975])

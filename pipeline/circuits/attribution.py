@@ -91,8 +91,8 @@ class Attribution(Analysis):
                 heads = graph.heads(layer)
                 for readers, seen in ((heads, graph.writers_before[layer]), (heads.stop, graph.mlp_sees(layer))):
                     product = away[:seen].flatten(1) @ slopes[readers].reshape(-1, away[0].numel()).T
-                    total[:seen, readers] += product.double().cpu().squeeze(-1 if isinstance(readers, int) else ())
-            total[:, -1] += (away.flatten(1) @ slopes[-1].flatten()).double().cpu()
+                    total[:seen, readers] += product.cpu().double().squeeze(-1 if isinstance(readers, int) else ())
+            total[:, -1] += (away.flatten(1) @ slopes[-1].flatten()).cpu().double()
         return (total / (len(batch) * len(self.weights))).numpy()
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:

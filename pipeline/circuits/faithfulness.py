@@ -120,9 +120,9 @@ class Judge:
         self.wanted, self.hooks, self.graph = wanted, hooks, graph
         self.batch = on_device(hooks, pairs)
         self.reference = answer_logits(hooks, self.batch.clean, self.batch)
-        self.whole = measure(wanted.metric, self.reference, self.batch, self.reference).double().cpu()
+        self.whole = measure(wanted.metric, self.reference, self.batch, self.reference).cpu().double()
         broken = answer_logits(hooks, self.batch.corrupted, self.batch)
-        self.empty = measure(wanted.metric, broken, self.batch, self.reference).double().cpu()
+        self.empty = measure(wanted.metric, broken, self.batch, self.reference).cpu().double()
         self.clean, self.corrupted = float(self.whole.mean()), float(self.empty.mean())
         # A divergence is 0 at best, so there only the distance from the corrupted run says anything.
         beyond = [self.whole - self.empty] + [self.whole] * (wanted.metric != "kl")
@@ -135,7 +135,7 @@ class Judge:
         from pipeline.circuits._edges import cut_metric
 
         kept = torch.from_numpy(np.stack(circuits)).to(self.batch.clean.device)
-        return cut_metric(self.hooks, self.batch, kept, self.wanted.metric, self.reference).double().cpu()
+        return cut_metric(self.hooks, self.batch, kept, self.wanted.metric, self.reference).cpu().double()
 
     def all(self, circuits: list[Edges]) -> list[dict[str, float]]:
         """Metric and both kinds of faithfulness of each circuit, with their bootstrap intervals."""

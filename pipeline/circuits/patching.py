@@ -52,7 +52,7 @@ class Patching(Analysis):
             cuts += [(int(u), slice(int(v), int(v) + 1)) for u, v in np.argwhere(graph.edges)]
             ends += [(graph.writers[u], graph.readers[v]) for u, v in np.argwhere(graph.edges)]
         clean = answer_logits(hooks, batch.clean, batch)
-        before = measure(self.metric, clean, batch, clean).double().mean()
+        before = measure(self.metric, clean, batch, clean).cpu().double().mean()
         changes = []
         edges = torch.from_numpy(graph.edges).to(batch.clean.device)
         for start in range(0, len(cuts), 64):
@@ -60,7 +60,7 @@ class Patching(Analysis):
             for circuit, (writer, readers) in zip(kept, cuts[start:]):
                 circuit[writer, readers] = False
             after = cut_metric(hooks, batch, kept, self.metric, clean)
-            changes += (after.double().mean(1) - before).tolist()
+            changes += (after.cpu().double().mean(1) - before).tolist()
         return {"writer": [w for w, _ in ends], "reader": [r for _, r in ends], "score": changes}
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:

@@ -89,11 +89,11 @@ class Progress(Analysis):
         rows += [(f"{name} loss", NO_FREQUENCY, value) for name, value in losses.items()]
         rows += [("excluded loss of one", k, loss(logits - part, trained)) for k, part in parts.items()]
         embed: Any = hooks.model.get_input_embeddings()
-        embedding = embed.weight[:n].double().cpu()
+        embedding = embed.weight[:n].cpu().double()
         norm = getattr(hooks.final_norm, "weight", None)
         out = hooks.head.weight[:n] if norm is None else hooks.head.weight[:n] * norm
         to_logits = out @ linear_weight(hooks.part(hooks.n_layer - 1, "mlp_out"))
-        for name, table in {"embedding": embedding, "unembedding": to_logits.double().cpu()}.items():
+        for name, table in {"embedding": embedding, "unembedding": to_logits.cpu().double()}.items():
             components = (_waves(torch.arange(n), n, range(1, n // 2 + 1)).T @ table).norm(dim=1).numpy()
             rows.append((f"gini {name}", NO_FREQUENCY, gini(components)))
             power = _by_frequency(components**2, n)
@@ -126,8 +126,8 @@ def _outputs(hooks: Hooks, pairs: Pairs) -> tuple[Tensor, Tensor]:
     for start in range(0, len(pairs), 2048):
         tokens = torch.from_numpy(pairs.clean[start : start + 2048]).long().to(hooks.model.device)
         out, found = hooks.read(tokens, [point], logits_to_keep=1)
-        logits.append(out[:, -1].double().cpu())
-        neurons.append(found[point][:, -1].double().cpu())
+        logits.append(out[:, -1].cpu().double())
+        neurons.append(found[point][:, -1].cpu().double())
     return torch.cat(logits), torch.cat(neurons)
 
 
@@ -135,7 +135,7 @@ def _waves(at: Tensor, n: int, frequencies: Any) -> Tensor:
     """cos(w x) and sin(w x) side by side for each frequency, (N, 2F), of norm 1 over the rows; or 0 where it is 0."""
     import torch
 
-    angles = 2 * torch.pi / n * at.double()[:, None] * torch.tensor([*frequencies], dtype=torch.float64)
+    angles = 2 * torch.pi / n * at.cpu().double()[:, None] * torch.tensor([*frequencies], dtype=torch.float64)
     waves = torch.stack([angles.cos(), angles.sin()], -1).flatten(1)
     norms = waves.norm(dim=0)
     return torch.where(norms > 1e-6, waves / norms.clamp(min=1e-6), 0.0)
