@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help grok test lint format bench clean
+.PHONY: help grok test readers lint format bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -17,6 +17,10 @@ grok: $(VENV)/.installed  ## set up, and grok addition modulo 97 on this machine
 
 test: $(VENV)/.developed  ## set up, and run the tests
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 $(TESTS)
+
+readers: $(VENV)/.developed  ## add lm-eval, transformer-lens, nnsight, nnterp; test that they read kept steps
+	@$(PIP) --editable '.[dev,eval,lens]'
+	@$(BIN)/python -m pytest -m readers tests/test_others.py $(TESTS)
 
 lint: $(VENV)/.developed  ## ruff check, ruff format, mypy
 	@$(BIN)/ruff check .

@@ -145,6 +145,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
 
     from pipeline.data import check_held_out, check_rows
     from pipeline.explain import check_analyses, check_model
+    from pipeline.readers import for_readers
     from pipeline.seeds import seed_weights
     from pipeline.store import build
     from pipeline.trackers import prepare_trackers, tracked_name
@@ -197,7 +198,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ParameterError("model.freeze", "leaves no weight to train; name fewer")
     if args.should_save:
-        folder.write_tokenizer(recipe.output_dir, tokenizer)
+        folder.write_tokenizer(recipe.output_dir, for_readers(tokenizer, model.config))
     callbacks: dict[str, Any] = {name: load("callbacks", name, "callbacks")() for name in CALLBACKS}
     callbacks |= recipe.callbacks
     trainer = GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, list(callbacks.values()))

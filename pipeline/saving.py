@@ -5,19 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline import checkpoints
 from pipeline.adapters import ADAPTER, adapter, layers, merged, save_adapter
+from pipeline.data import Rows
 from pipeline.drafts import draft_folder
 from pipeline.files import writing
+from pipeline.readers import complete, for_readers
 from pipeline.replayed import Replayed
 from pipeline.seeds import seed_dropout
 from pipeline.step import StepTrainer
@@ -81,8 +84,20 @@ class SavingTrainer(StepTrainer):
                 key: value for key, value in metrics.items() if key.startswith("eval_") and key != "eval_seconds"
             }
             low_rank = adapter(self.model)
-            self.writer.start(lambda: _write(model, self.processing_class, copy, low_rank, whole, run, step, matches))
+            kept = (self.tokenizer_for_readers, self.longest_answer)
+            self.writer.start(lambda: _write(model, *kept, copy, low_rank, whole, run, step, matches))
         self.spent["saving"] += time.perf_counter() - started
+
+    @cached_property
+    def tokenizer_for_readers(self) -> PreTrainedTokenizerBase:
+        """The tokenizer as it is kept beside weights."""
+        return for_readers(cast(PreTrainedTokenizerBase, self.processing_class), self.model.config)
+
+    @cached_property
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer of any split."""
+        splits = cast("dict[str, Rows]", self.eval_dataset)
+        return max(int(rows.answer_N.max()) for rows in splits.values())
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """A resumable checkpoint, sealed with its hashes once it is whole; the oldest ones go only then.
@@ -153,7 +168,8 @@ class SavingTrainer(StepTrainer):
 
 def _write(
     model: PreTrainedModel,
-    tokenizer: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    answer: int,
     weights: dict[str, torch.Tensor],
     low_rank: dict[str, torch.Tensor],
     whole: Callable[[], None],
@@ -165,6 +181,7 @@ def _write(
 
     def save(folder: Path) -> None:
         model.save_pretrained(folder, state_dict=weights)
+        complete(folder, model, tokenizer, answer)
         tokenizer.save_pretrained(folder)  # so that the folder alone is enough for who loads it
         if low_rank:
             save_adapter(model, tokenizer, low_rank, folder / ADAPTER)

@@ -1,0 +1,53 @@
+"""Kept steps of every corpus and of every architecture, as others read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.explain import Run
+from pipeline.rooms import names
+from tests.tiny import RECIPE, run_here, write_recipe
+
+FACTS = "num_entities: 30, num_attributes: 2, num_values: 5, ood_fraction: 0.2"
+CORPORA = {
+    "group": "{name: group, group: Z11, train_fraction: 0.5, template: a b = c}",
+    "group_eos": "{name: group, group: S3, operation: '*', train_fraction: 0.5, template: eos a op b = c eos}",
+    "composition": "{name: composition, num_entities: 30, num_relations: 6, out_degree: 4, ratio: 2, "
+    "ood_fraction: 0.2}",
+    "comparison": f"{{name: comparison, {FACTS}}}",
+    "complex_reasoning": f"{{name: complex_reasoning, {FACTS}, train_fraction: 0.3}}",
+    "published": "{name: published, path: PUBLISHED}",
+}
+ARCHITECTURES = [name for name in names("models") if name != "continued"]
+# name -> corpus and architecture
+KEPT = {corpus: (corpus, "gpt2") for corpus in CORPORA} | {name: ("group", name) for name in ARCHITECTURES}
+
+
+def keep(folder: Path, name: str) -> Path:
+    """The folder of a step that a short run kept."""
+    corpus, architecture = KEPT[name]
+    words = CORPORA[corpus]
+    if corpus == "published":
+        from pipeline.corpora.composition import Composition
+        from pipeline.corpora.published import write_published
+        from pipeline.store import build
+
+        facts = Composition(num_entities=30, num_relations=6, out_degree=4, ratio=2, ood_fraction=0.2)
+        write_published(build(facts), folder / "files")
+        words = words.replace("PUBLISHED", str(folder / "files"))
+    text = RECIPE.replace(CORPORA["group"], words).replace("name: gpt2,", f"name: {architecture},")
+    text = text.replace("n_positions: 8", "n_positions: 16").replace("global_batch_size: 16", "global_batch_size: 8")
+    path = write_recipe(folder, text, name)
+    more = ("--max_steps", "4", "--max_eval_samples", "16", "--output_dir", str(folder / name))
+    assert run_here(path, *more) == 0
+    return folder / name / "steps" / "step4"
+
+
+def examples(step: Path, most: int = 12) -> list[tuple[list[int], list[int]]]:
+    """Prompts and answers of held-out rows, as token ids."""
+    stored = Run(step.parent.parent).stored
+    found: list[Any] = []
+    for block in stored.blocks(stored.held_out[0]):
+        found += zip(block.prompts.tolist(), block.answers.tolist())
+    return found[:most]
