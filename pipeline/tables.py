@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from pipeline.circuits.base import Explanation, Pairs
 from pipeline.code_hash import code_hash
 from pipeline.drafts import write_inside
+from pipeline.inside import open_file
 from pipeline.manifest import Entry
 from pipeline.parameters import ParameterError
 from pipeline.reading import RecipeError
@@ -90,7 +91,9 @@ def read_one(path: Path) -> pa.Table:
         TableError: when it is not there, damaged, or no table of a step.
     """
     try:
-        with open(path, "rb") as file:  # whatever the path names, one file: pyarrow would read a folder as a data set
+        with open(
+            open_file(path.parent, path.name), "rb"
+        ) as file:  # whatever the path names, one file: pyarrow would read a folder as a data set
             table = pq.ParquetFile(file, page_checksum_verification=True).read()
         written, columns = _made_of(table), _with_columns(table, {})["columns"]
     except Exception as error:  # of a changed byte pyarrow makes errors of many classes, such as UnicodeDecodeError

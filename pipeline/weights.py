@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.inside import MEGABYTE, exists, read_bytes, refuse_links
 from pipeline.parameters import MismatchError
 from pipeline.reading import RecipeError
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 # GPT-NeoX's output projection: its name in files, and in models of current transformers.
 RENAMED = {"embed_out": "lm_head"}
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt")
+MOST_BYTES = 256 * MEGABYTE
 
 
 def shape_of(step: Path, granted: bool) -> PreTrainedModel:
@@ -40,6 +44,10 @@ def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    refuse_links(folder.parent, folder.name)
+    for name in TOKENIZER_FILES:  # which transformers would read whatever they are
+        if exists(folder, name):
+            read_bytes(folder, name, MOST_BYTES)
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers, tokenizers, json: no class in common

@@ -13,6 +13,9 @@ import pytest
 
 from pipeline import report, upkeep
 from pipeline.manifest import Manifest
+from pipeline.reading import RecipeError
+from pipeline.tables import TableError, read_one
+from pipeline.weights import tokenizer_of
 from tests.tiny import run_here, tree
 
 
@@ -50,6 +53,15 @@ def test_absurd_sizes_and_numbers_are_one_line_within_a_second(
     assert report.main([str(run)]) == 2
     message = capsys.readouterr().err
     assert time.monotonic() - began < 1 and message.count("\n") == 1 and Path(name).name in message
+
+
+def test_a_tokenizer_and_a_table_are_plain_files_of_a_size(run: Path) -> None:
+    os.truncate(run / "tokenizer" / "tokenizer.json", 1 << 40)
+    with pytest.raises(RecipeError, match="and at most 268,435,456 are read"):
+        tokenizer_of(run / "tokenizer")
+    os.mkfifo(run / "step1.parquet")
+    with pytest.raises(TableError, match="is not a plain file"):
+        read_one(run / "step1.parquet")
 
 
 def test_a_schedule_of_a_million_million_steps_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
