@@ -86,23 +86,25 @@ def _draw(drawn: Drawn, analysis: Explanation, name: str, tables: list[pa.Table]
 
 
 def _tables(run: Path, name: str) -> dict[int, pa.Table]:
-    """The tables of an analysis by step; that of all steps under its last one."""
+    """The tables of an analysis by step; that of all steps under 0."""
     files, whole = paths_by_step(run, name), run / CIRCUITS / name / f"{ALL}.parquet"
     if not files and whole.is_file():
-        table = read_one(whole)
-        return {max(table["step"].to_pylist(), default=0): table}
+        return {0: read_one(whole)}
     return {step: read_one(file) for step, file in files.items()}
 
 
 def _made_of(table: pa.Table) -> Mapping[str, Any]:
-    found = json.loads((table.schema.metadata or {}).get(MADE_OF, b"{}"))
+    try:
+        found = json.loads((table.schema.metadata or {}).get(MADE_OF, b"{}"))
+    except (ValueError, RecursionError):  # whoever wrote it
+        return {}
     return found if isinstance(found, dict) else {}
 
 
 def _parameters(table: pa.Table) -> dict[str, Any]:
     """What a table was made with, as plain values, but for the steps: those are its own."""
-    found = _made_of(table).get("parameters") or {}
-    return {key: value for key, value in found.items() if key != "steps"}
+    found = _made_of(table).get("parameters")
+    return {key: value for key, value in found.items() if key != "steps"} if isinstance(found, dict) else {}
 
 
 def _analysis(name: str, parameters: Mapping[str, Any]) -> tuple[Explanation, list[str]]:

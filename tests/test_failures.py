@@ -122,6 +122,19 @@ def test_a_bug_in_drawing_is_no_other_version(
         for path in kept:  # a parameter that is not here any more, and one that was not there then
             with_metadata(path, parameters={**parameters, "gone": 1})
         assert report([str(run)]) == 0 and "were written by another version" in page(run)
+        for facts in (
+            "[",
+            "[]",
+            '{"parameters": [1]}',
+            '{"parameters": {"target": {}}}',
+            '{"parameters": {"target": 9}}',
+        ):
+            for path in kept:
+                table = pq.read_table(path)
+                pq.write_table(table.replace_schema_metadata({MADE_OF: facts}), path)
+            assert report([str(run)]) == 0
+        for path, content in kept.items():
+            path.write_bytes(content)
         for path in kept:
             with_metadata(path, parameters={key: value for key, value in parameters.items() if key != "seed"})
         assert report([str(run)]) == 0
