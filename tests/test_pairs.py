@@ -239,7 +239,7 @@ HEADER = ",".join(COLUMNS)
         ("a.jsonl", LINES.encode("utf-16-le"), ": is UTF-16 or no text at all, not UTF-8"),
         ("a.csv", table(",", FIRST).encode("utf-32"), ": is UTF-32, not UTF-8"),
         ("a.csv", f"{HEADER}\n1,2,é,3\n".encode("latin-1"), ", line 2: is not UTF-8 text: byte 0xe9; save it as"),
-        ("a.csv.gz", gzip.compress(b"clean")[:-4], ": cannot be read: "),
+        ("a.csv.gz", gzip.compress(b"clean", mtime=0)[:-4], ": cannot be read: "),
         ("a.csv.gz", b"\x1f\x8b" + b"\0" * 30, ": cannot be read: "),
         ("a.csv", b"", ": holds no pair"),
         ("a.csv", HEADER.encode(), ": holds no pair"),
