@@ -73,13 +73,13 @@ def without_template(tokenizer: Any) -> None:
         backend.post_processor = processors.Sequence([])
 
 
-def as_saved(tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+def as_saved(tokenizer: PreTrainedTokenizerBase, trusted: bool) -> PreTrainedTokenizerBase:
     """The tokenizer as it will be read from a kept step: saved, and loaded again."""
     from transformers import AutoTokenizer
 
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        again = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        again = AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted)
     again.name_or_path = tokenizer.name_or_path
     for place in ("name_or_path", "is_local", "local_files_only"):  # of where it was read, no part of what it is
         again.init_kwargs.pop(place, None)

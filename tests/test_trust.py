@@ -70,7 +70,7 @@ def test_a_library_that_asks_for_pickled_code_does_not_get_it(tmp_path: Path) ->
 
 
 # Whose code runs is decided in these places alone, all of them by the command line.
-TRUSTING = {"trust.py", "recipe.py", "explaining.py", "upkeep.py", "weights.py", "models/continued.py"}
+TRUSTING = {"trust.py", "recipe.py", "explaining.py", "upkeep.py", "weights.py", "words.py", "models/continued.py"}
 # from_pretrained gets one of these, and never what a recipe or a folder says.
 GIVEN = {"False", "trusted", "chosen.trust_remote_code", "self._runs_code"}
 RUNNING = {"eval", "exec", "compile", "__import__"}  # builtins that run text
