@@ -51,6 +51,7 @@ class _Taken:
         if not isinstance(layer, nn.Embedding):
             bias: Any = layer.bias
             bias = None if bias is None else bias[ids.start : ids.stop]
+            output = output.clone()  # what a function of its own returned must not change in place
             output[..., ids.start : ids.stop] = F.linear(inputs[0], rows, bias)
             return output
         places = inputs[0] - ids.start

@@ -53,7 +53,7 @@ class StepTrainer(Trainer):
         self.train_rows = train_rows.to(args.device)
         # The loss of replayed text and of all tokens since the last log, summed by this process.
         self.of_text = torch.zeros(2, device=args.device) if isinstance(train_rows, Replayed) else None
-        self.notes: list[str] = []
+        self.notes: list[str] = [*filter(None, [getattr(model, "note", None)])]
         obstacle = self._obstacle() if recipe.options.fast else None
         self._note("the Trainer's own loop is used", obstacle)
         self.has_own_loop = recipe.options.fast and obstacle is None

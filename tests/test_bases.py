@@ -10,7 +10,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from tests.bases import make_tokenizer, recipe_of
+from pipeline.recipe import read_recipe
+from pipeline.run import prepare
+from tests.bases import make_texts, make_tokenizer, recipe_of
 from tests.tiny import COMPOSITION, run_here, run_process, write_recipe
 
 
@@ -88,6 +90,33 @@ def test_what_is_wrong_with_a_folder_is_one_line(
     assert run_here(path) == 2
     error = capfd.readouterr().err
     assert error.count("\n") == 1 and f"{path}:3: model.model_name_or_path: " in error and message in error, error
+
+
+@pytest.mark.parametrize(
+    ("content", "is_kept"),
+    [
+        ('{"max_new_tokens": -1, "eos_token_id": 0}', False),
+        ('{"early_stopping": "perhaps"}', False),
+        ('{"eos_token_id": "x"}', False),
+        ("[1]", False),
+        ('{"temperature": ', True),  # transformers makes one of config.json
+        ('{"eos_token_id": 3, "max_new_tokens": 7}', True),
+    ],
+)
+def test_a_base_s_generation_config_does_not_fail_when_a_step_is_kept(
+    broken: Path, content: str, is_kept: bool, tmp_path: Path
+) -> None:
+    (broken / "generation_config.json").write_text(content)
+    make_texts(broken.parent)
+    recipe = read_recipe(
+        write_recipe(tmp_path, recipe_of(broken.parent, "broken")), [f"--output_dir={tmp_path / 'run'}"]
+    )
+    trainer = prepare(recipe)
+    notes = [note for note in trainer.notes if "generation_config.json" in note]
+    assert len(notes) == (not is_kept) and not any("\n" in note for note in notes)
+    trainer.model.save_pretrained(tmp_path / "kept")
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "kept").generation_config
+    assert kept.eos_token_id == (3 if 'max_new_tokens": 7' in content else 0)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pipeline.parameters import ParameterError
 
@@ -23,6 +25,59 @@ def readable(name: str, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # safetensors, tokenizers, json, the Hub: no class in common; it stays the cause
         raise ParameterError(KEY, f"{name}: {_reason(what, error)}") from error
+
+
+def usable_generation_config(name: str, config: Any, **where: Any) -> tuple[Any, str | None]:
+    """What `from_pretrained` is to take for a base's generation_config.json, and a line where that is another one.
+
+    One that cannot be loaded or saved would fail when the first step is kept. In its place comes a plain one with the
+    token ids of the model's configuration; None stands for the base's own.
+    """
+    from transformers import GenerationConfig
+
+    try:
+        found = GenerationConfig.from_pretrained(name, **where)
+        with tempfile.TemporaryDirectory() as folder:
+            found.save_pretrained(folder)
+            GenerationConfig.from_pretrained(folder)
+        ids = (found.bos_token_id, found.pad_token_id, *_listed(found.eos_token_id))
+        if wrong := [number for number in ids if number is not None and not isinstance(number, int)]:
+            raise TypeError(f"{wrong[0]!r} is no token id")
+    except OSError:  # there is none, or none that is JSON: transformers makes one of the configuration
+        return None, None
+    except Exception as error:  # of generate's many checks; what is said is the reason
+        plain = {key: getattr(config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        reason = " ".join(str(error).split())[:160]
+        return GenerationConfig(
+            **plain
+        ), f"kept steps have a plain generation_config.json, the base's is not valid: {reason}"
+    return None, None
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def check_saved(name: str, model: Any) -> None:
+    """Saves and loads the configurations of a model, and compares the sizes that its weights would be loaded into.
+
+    Raises:
+        ParameterError: when a kept step could not be written, or not be loaded again.
+    """
+    import torch
+
+    with readable(name, "configuration"), tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        config = type(model.config).from_pretrained(folder)
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            twin = type(model)(config)
+    sizes = {key: weight.shape for key, weight in twin.state_dict().items()}
+    wrong = [key for key, weight in model.state_dict().items() if sizes.get(key) != weight.shape]
+    if wrong:
+        raise ParameterError(
+            KEY, f"{name}: a kept step could not be loaded again, by the size of {', '.join(wrong[:3])}"
+        )
 
 
 def _reason(what: str, error: Exception) -> str:

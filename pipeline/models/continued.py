@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.bases import edges_of, forward_of, longest
 from pipeline.grokking import known_gen_step
-from pipeline.models._readable import KEY, NO_VOCABULARY, readable
+from pipeline.models._readable import KEY, NO_VOCABULARY, check_saved, readable, usable_generation_config
 from pipeline.models.base import Architecture
 from pipeline.parameters import ParameterError, param
 from pipeline.paths import expanded
@@ -148,6 +148,7 @@ class Continued(Architecture):
         import torch
         from transformers import AutoModelForCausalLM
 
+        config, note = usable_generation_config(self.origin[0], self._config, **self._where)
         with readable(self.model_name_or_path, "weights"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 self.origin[0],
@@ -155,11 +156,13 @@ class Continued(Architecture):
                 dtype=getattr(torch, self.dtype),
                 output_loading_info=True,
                 **self._where,
+                **({} if config is None else {"generation_config": config}),
             )
         model, notes = loaded
         missing = sorted(notes["missing_keys"])
         if missing:
             raise ParameterError(KEY, f"{self.origin[0]} lacks weights of its architecture: {', '.join(missing[:3])}")
+        model.note = note  # for the announcement of a run
         return model
 
     def kept(self, stored: StoredCorpus, step: Path) -> PreTrainedModel:
@@ -178,6 +181,7 @@ class Continued(Architecture):
             )
         if added:
             self._extend(model, added.start, added.stop)
+        check_saved(self.model_name_or_path, model)
         self._freeze(model)
         return model
 
