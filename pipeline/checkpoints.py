@@ -26,6 +26,7 @@ from pipeline.history import METRICS
 from pipeline.inside import exists, open_file, opened, remove_listed, remove_tree
 from pipeline.manifest import Entry, Manifest, add, listed_checkpoints, strike_off
 from pipeline.parameters import ParameterError, Parameters, param
+from pipeline.terminal import say
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def unlisted(run: Path, manifest: Manifest) -> list[Path]:
 
 
 if __name__ == "__main__":
-    from pipeline.terminal import run_command, say
+    from pipeline.terminal import run_command
     from pipeline.upkeep import main
 
     run_command(main)
