@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.circuits.base import Pairs, Source
+from pipeline.circuits.base import Corruption, Pairs, Source
 from pipeline.corpora.base import PAD, Draws, Examples, Ids, Numbers
 from pipeline.neighbours import Neighbours
 from pipeline.pair_files import read_rows
@@ -34,19 +34,24 @@ class CorpusPairs(Source):
     def _neighbours(self) -> Neighbours:
         return Neighbours(self.stored)
 
-    def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
-        """Of the split's longest block; at every position the first of the same prompts that can be corrupted there."""
+    def pairs(
+        self, split: str, most: int, seed: int, every_position: bool = False, corruption: Corruption = "corpus"
+    ) -> Pairs:
+        """Of the split's longest block; at every position the same prompts, those that can be corrupted at all of them.
+
+        Where no prompt can be, each position has the first that can be corrupted there.
+        """
         if split not in self.stored.sizes:
             raise ParameterError("split", f"there is no split {split!r}; allowed: {', '.join(self.stored.sizes)}")
         examples = max(self.stored.blocks(split), key=lambda block: (block.prompts.shape[1], len(block)))
         examples = examples.take(Draws(seed, "pairs").permutation(len(examples)))
         draws = Draws(seed, "corruption")
         width = examples.prompts.shape[1]
-        found = [
-            (chosen, self._neighbours.corrupt(chosen, draws, position))
-            for position in (range(width) if every_position else (None,))
-            if len(chosen := self._corruptible(examples, position, most))
-        ]
+        if every_position:
+            found = self._everywhere(examples, draws, most, corruption)
+        else:
+            chosen = self._corruptible(examples, None, most)
+            found = [(chosen, self._neighbours.corrupt(chosen, draws, None))] if len(chosen) else []
         if not found:
             raise ParameterError("split", f"no prompt of {split} has a neighbour with another answer")
         clean, corrupted = (
@@ -57,6 +62,33 @@ class CorpusPairs(Source):
         notes = {name: np.concatenate([chosen.notes[name] for chosen, _ in found]) for name in examples.notes}
         known = {name: note for name, note in notes.items() if (note >= 0).all()}
         return first_difference(Pairs(clean[0], corrupted[0], clean[1], corrupted[1], known, places=places))
+
+    def _everywhere(
+        self, examples: Examples, draws: Draws, most: int, corruption: Corruption
+    ) -> list[tuple[Examples, Examples]]:
+        """Prompts beside corrupted ones, for each position that has any; by the corpus's own rule where it has one."""
+        positions = range(examples.prompts.shape[1])
+        pool = examples.take(slice(0, max(8 * most, 1024)))
+        corpus = self.stored.corpus
+        ruled = {i: corpus.corrupt(pool, i, draws) for i in positions} if corruption == "any" else {}
+        rules = {i: rule for i, rule in ruled.items() if rule is not None and rule[2].any()}
+        if rules:
+            rows = np.flatnonzero(np.all([found for *_, found in rules.values()], axis=0))[:most]
+            if len(rows):
+                return [
+                    (pool.take(rows), self._answered(pool.take(rows), prompts[rows], answers[rows]))
+                    for prompts, answers, _ in rules.values()
+                ]
+        counts = {i: self._neighbours.count(pool, i) > 0 for i in positions}
+        able = [found for found in counts.values() if found.any()]
+        rows = np.flatnonzero(np.all(able, axis=0))[:most] if able else np.empty(0, np.int64)
+        chosen = {i: pool.take(rows) if len(rows) else self._corruptible(examples, i, most) for i in positions}
+        wanted = [i for i in positions if (counts[i].any() if len(rows) else len(chosen[i]))]
+        return [(chosen[i], self._neighbours.corrupt(chosen[i], draws, i)) for i in wanted]
+
+    def _answered(self, clean: Examples, prompts: Ids, answers: Ids) -> Examples:
+        """Corrupted prompts with answers as long as the clean ones, of which only the first token is their own."""
+        return Examples(prompts, np.hstack([answers, clean.answers[:, 1:]]), "corrupted")
 
     def _corruptible(self, examples: Examples, position: int | None, most: int) -> Examples:
         """The first examples that have a neighbour; counted in parts, as most usually have one."""
@@ -103,8 +135,10 @@ class Renamed(Source):
     source: Source
     ids: Sequence[int] | Ids
 
-    def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
-        return self.source.pairs(split, most, seed, every_position).renamed(self.ids)
+    def pairs(
+        self, split: str, most: int, seed: int, every_position: bool = False, corruption: Corruption = "corpus"
+    ) -> Pairs:
+        return self.source.pairs(split, most, seed, every_position, corruption).renamed(self.ids)
 
     def table(self) -> tuple[Ids, Ids, Numbers, int]:
         prompts, answers, trained, n = self.source.table()
@@ -127,7 +161,9 @@ class FilePairs(Source):
     tokenizer: Any
     pad: int = 0
 
-    def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
+    def pairs(
+        self, split: str, most: int, seed: int, every_position: bool = False, corruption: Corruption = "corpus"
+    ) -> Pairs:
         rows, notes = self._rows
         drawn = np.sort(Draws(seed, "pairs").choose(len(rows), min(most, len(rows))))
         chosen = [rows[i] for i in drawn]

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 TOKENS = ("clean", "corrupted", "answers", "corrupted_answers")
 PAIRS = b"groklab pairs"  # key of a table's metadata: further columns of the pairs that it was measured on
+Corruption = Literal["any", "corpus"]
 Columns = Mapping[str, "npt.ArrayLike | Sequence[Any]"]
 
 
@@ -114,8 +115,12 @@ class Source(abc.ABC):
     """Where pairs come from: a corpus, or a file."""
 
     @abc.abstractmethod
-    def pairs(self, split: str, most: int, seed: int, every_position: bool = False) -> Pairs:
+    def pairs(
+        self, split: str, most: int, seed: int, every_position: bool = False, corruption: Corruption = "corpus"
+    ) -> Pairs:
         """At most so many pairs; for each position where prompts can be corrupted so many where that is asked for.
+
+        `corruption`: prompts of the corpus, or any that the rule of its paper gives, where it has one.
 
         Raises:
             ParameterError: when there is no such split, or no pair in it.

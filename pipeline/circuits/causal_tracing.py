@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -36,12 +36,17 @@ class CausalTracing(Analysis):
 
     For each position the token there is replaced so that the answer changes, and the state of that run after L blocks
     is put into the clean run. `strength` is the share of prompts, of those answered rightly (`right`, of all), whose
-    top token then is not the answer; `mrr` and `probability` are those of the answer. Tokens that are the same in all
-    prompts, such as `<mask>` after an entity, are patched together with the position before them.
+    top token then is not the answer; `strength of all` is that share of all prompts, as in the authors' code; `mrr` and
+    `probability` are those of the answer. Tokens that are the same in all prompts, such as `<mask>` after an entity,
+    are patched together with the position before them. All positions are measured on the same prompts, where some can
+    be corrupted at all of them. Under `corruption: any` a corrupted prompt need not be one of the corpus, nor have an
+    answer: another head, or another relation of the head or of the bridge, leads to another tail or to none; of two
+    compared entities one gets the value of the other. Corpora whose paper has no such rule take prompts of the corpus.
     """
 
     split: str = param(INFERRED, "split that the prompts are taken from; where there is none, train")
     pairs: int = param(300, "most pairs of prompts for each position", ge=1)
+    corruption: Literal["any", "corpus"] = param("any", "by the rule of the corpus's paper, or prompts of the corpus")
 
     same_length: ClassVar[bool] = True
 
@@ -53,15 +58,16 @@ class CausalTracing(Analysis):
         *before, last = self.splits
         for split in before:
             with contextlib.suppress(ParameterError):
-                return source.pairs(split, self.pairs, self.seed, every_position=True)
-        return source.pairs(last, self.pairs, self.seed, every_position=True)
+                return source.pairs(split, self.pairs, self.seed, True, self.corruption)
+        return source.pairs(last, self.pairs, self.seed, True, self.corruption)
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         where = pairs.where
         stops = {position: span(pairs, position) for position in sorted(set(where.tolist()))}
         ranks, chances, before = trace(hooks, pairs, stops)
         found: dict[str, list[Any]] = {
-            name: [] for name in ("layer", "position", "place", "strength", "mrr", "probability", "right")
+            name: []
+            for name in ("layer", "position", "place", "strength", "strength of all", "mrr", "probability", "right")
         }
         for position in stops:
             here = where == position
@@ -72,6 +78,7 @@ class CausalTracing(Analysis):
             found["position"] += [position] * len(ranks)
             found["place"] += [pairs.places[position]] * len(ranks)
             found["strength"] += lost.tolist()
+            found["strength of all"] += (ranks[:, here] > 0).mean(axis=1).tolist()
             found["mrr"] += (1 / (ranks[:, here] + 1)).mean(axis=1).tolist()
             found["probability"] += chances[:, here].mean(axis=1).tolist()
             found["right"] += [float(right.sum() / here.sum())] * len(ranks)

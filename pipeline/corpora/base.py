@@ -81,6 +81,14 @@ class Corpus(Parameters, abc.ABC):
         """What stands at each position of a prompt of so many tokens, in a word; for the axes of figures."""
         return [str(position) for position in range(length)]
 
+    def corrupt(self, examples: Examples, position: int, draws: Draws) -> tuple[Ids, Ids, npt.NDArray[np.bool_]] | None:
+        """Replace the token at a position by one of its kind, by a rule of the corpus's paper; None: it has no rule.
+
+        Corrupted prompts (n, P) need not be ones of the corpus; the first token of their answers (n, 1) is that of
+        padding where there is none. The last array says for which prompts there is a replacement (n,).
+        """
+        return None
+
     def fingerprint(self) -> str:
         """What the content depends on besides the parameters: empty, or a hash of the files that are read."""
         return ""
@@ -145,6 +153,12 @@ def trained_count(ratio: float, atomic: int, pool: int) -> int:
             "ratio", f"{ratio:g} asks for {wanted:,} inferred facts; allowed: 1 to {pool:,}, a ratio <= {most:g}"
         )
     return wanted
+
+
+def draw_row(allowed: npt.NDArray[np.bool_], draws: Draws) -> tuple[Numbers, npt.NDArray[np.bool_]]:
+    """For each row (n, K) a column that is allowed, drawn uniformly (n,), and whether there is one (n,)."""
+    found: npt.NDArray[np.bool_] = np.asarray(allowed.any(axis=1))
+    return np.where(allowed, draws.uniform(*allowed.shape), -1.0).argmax(axis=1), found
 
 
 def sample(examples: Examples, cap: int, draws: Draws) -> Examples:

@@ -9,8 +9,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+import numpy.typing as npt
+
 from pipeline.corpora._attributes import AttributeCorpus
-from pipeline.corpora.base import Draws, Examples, chunks, sample, trained_count
+from pipeline.corpora.base import SPECIALS, Draws, Examples, Ids, chunks, draw_row, sample, trained_count
 from pipeline.parameters import param
 
 
@@ -28,6 +31,38 @@ class Comparison(AttributeCorpus):
 
     atomic_template: ClassVar[tuple[str, str]] = ("entity attribute", "value </a>")
     inferred_template: ClassVar[tuple[str, str]] = ("attribute <q> first <mask> second", "label </a>")
+
+    def corrupt(self, examples: Examples, position: int, draws: Draws) -> tuple[Ids, Ids, npt.NDArray[np.bool_]] | None:
+        """Wang et al. 2024: an ID entity whose value is that of the other one, or another attribute.
+
+        Where the two values are equal, the entity's is one more or one less.
+        """
+        if examples.prompts.shape[1] != 5 or position not in (0, 2, 4):
+            return None
+        known, rows = self.knowledge, np.arange(len(examples))
+        attribute, entities = (
+            examples.prompts[:, 0].astype(np.int64) - self.num_entities,
+            examples.prompts[:, [2, 4]].astype(np.int64),
+        )
+        values = known.value[attribute[:, None], entities]
+        prompts = examples.prompts.copy()
+        if position == 0:
+            others = np.arange(self.num_attributes)
+            attribute, found = draw_row(others[None] != attribute[:, None], draws)
+            prompts[:, 0] = attribute + self.num_entities
+            values = known.value[attribute[:, None], entities]
+        else:
+            own, other = (0, 1) if position == 2 else (1, 0)
+            is_id = np.zeros(known.value.shape, bool)
+            np.put_along_axis(is_id, known.id, True, axis=1)
+            away = np.abs(known.value[attribute] - values[:, other, None])
+            wanted = (values[:, 0] == values[:, 1]).astype(np.int64)
+            chosen, found = draw_row((away == wanted[:, None]) & is_id[attribute], draws)
+            prompts[:, position] = entities[:, own] = chosen
+            values = known.value[attribute[:, None], entities]
+        labels = self.num_entities + self.num_attributes + self.num_values + len(SPECIALS)
+        answers = labels + 3 * attribute + 1 + np.sign(values[:, 0] - values[:, 1])
+        return prompts, answers[rows, None].astype(np.int32), found
 
     def splits(self) -> Mapping[str, Iterable[Examples]]:
         known, (pool, iid) = self.knowledge, self.id_pairs()

@@ -24,6 +24,7 @@ from pipeline.corpora.base import (
     Numbers,
     chunks,
     columns,
+    draw_row,
     sample,
     trained_count,
 )
@@ -104,6 +105,38 @@ class Composition(Corpus):
         tail = draws.below(self.num_entities, edges)
         ood[draws.choose(edges, self._num_ood)] = True
         return Graph(relation[:, : self.out_degree].reshape(-1), tail, ood)
+
+    @functools.cached_property
+    def _trained_tail(self) -> Ids:
+        """The tail of each ID fact by head and relation, (|E| + 1, |R|); -1 for none, as in the last row."""
+        graph, table = self.graph, np.full((self.num_entities + 1, self.num_relations), -1, np.int32)
+        edges = np.flatnonzero(~graph.ood)
+        table[edges // self.out_degree, graph.relation[edges]] = graph.tail[edges]
+        return table
+
+    def corrupt(self, examples: Examples, position: int, draws: Draws) -> tuple[Ids, Ids, npt.NDArray[np.bool_]] | None:
+        """Wang et al. 2024: any head, or any relation of the head or of the bridge, that leads to another tail or none.
+
+        Heads, relations and tails are those of the atomic facts that trained compositions use.
+        """
+        if self.token_multiplicity or examples.prompts.shape[1] != 3:
+            return None
+        table, none = self._trained_tail, self.num_entities
+        head, first, second = examples.prompts.T - np.array([[0], [none], [none]])
+        bridge, tail = examples.notes["bridge"], examples.answers[:, 0]
+        if position == 0:
+            tails = table[table[:none, first].T, second[:, None]]
+            allowed = (tails != tail[:, None]) & (table[:none] >= 0).any(axis=1)
+        else:
+            step = table[head if position == 1 else bridge]
+            tails = table[step, second[:, None]] if position == 1 else step
+            allowed = (tails != tail[:, None]) & (step >= 0)
+        chosen, found = draw_row(allowed, draws)
+        prompts = examples.prompts.copy()
+        prompts[:, position] = chosen if position == 0 else chosen + none
+        answers = tails[np.arange(len(chosen)), chosen]
+        padding = len(self.vocabulary())
+        return prompts, np.where(answers < 0, padding, answers).astype(np.int32)[:, None], found
 
     def splits(self) -> Mapping[str, Iterable[Examples]]:
         graph = self.graph
