@@ -15,6 +15,7 @@ import yaml
 
 from pipeline.recipe import read_recipe
 from pipeline.sweep import grid
+from tests.corpora import test_contract
 from tests.hub_server import HubServer, hub_server
 from tests.test_recipes import SHORT
 from tests.tiny import ROOT
@@ -134,7 +135,7 @@ def test_the_error_it_shows_is_the_one_that_comes(tmp_path: Path) -> None:
     assert result.stderr.startswith(expected.removesuffix(" ..."))
 
 
-def test_the_corpus_that_contributing_shows_keeps_the_contract(tmp_path: Path) -> None:
+def test_the_corpus_that_contributing_shows_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.store import build
 
     (code,) = [block for block in blocks("python", (ROOT / "CONTRIBUTING.md").read_text()) if "Parity" in block]
@@ -151,3 +152,6 @@ def test_the_corpus_that_contributing_shows_keeps_the_contract(tmp_path: Path) -
     assert stored.sizes == {"train": 2048, "id": 2048}
     block = next(stored.blocks("id"))
     assert ((block.prompts[:, :3].sum(axis=1) % 2) == block.answers[:, 0]).all()
+    # The test that the guide names, as it runs for a file in the room.
+    monkeypatch.setattr(test_contract, "load", lambda room, name, key: module.Parity)
+    test_contract.test_random_parameters_keep_the_contract_or_are_refused_in_one_line("parity", "")
