@@ -18,8 +18,7 @@ grok: $(VENV)/.installed  ## set up, and grok addition modulo 97 on this machine
 test: $(VENV)/.developed  ## set up, and run the tests
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 $(TESTS)
 
-readers: $(VENV)/.developed  ## add lm-eval, transformer-lens, nnsight, nnterp; test that they read kept steps
-	@$(PIP) --editable '.[dev,eval,lens]'
+readers: $(VENV)/.readers  ## add lm-eval, transformer-lens, nnsight, nnterp; test that they read kept steps
 	@$(BIN)/python -m pytest -m readers tests/test_others.py $(TESTS)
 
 lint: $(VENV)/.developed  ## ruff check, ruff format, mypy
@@ -50,4 +49,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 $(VENV)/.developed: $(VENV)/.installed
 	@echo "adding what tests and linting need"
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.readers: $(VENV)/.developed
+	@echo "adding lm-eval, transformer-lens, nnsight and nnterp"
+	@$(PIP) --editable '.[dev,eval,lens]'
 	@touch $@
