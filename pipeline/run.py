@@ -252,6 +252,8 @@ def finish(trainer: GrokTrainer) -> bool:
 
     The report is there before the analyses are run: one that fails is a line in it, and the run is finished.
     """
+    import torch
+
     from pipeline.explain import explain
     from pipeline.report import draw_report, summary
     from pipeline.trackers import finish_trackers, tracked_name
@@ -260,6 +262,10 @@ def finish(trainer: GrokTrainer) -> bool:
     trainer.evaluate_every_row()
     if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):  # a model in parts cannot decode alone
         trainer.check_by_decoding()
+    # A signal that reached one process too late for a step to end with it ends all of them here.
+    REQUEST.number = (
+        int(trainer.accelerator.gather(torch.tensor([REQUEST.number or 0], device=trainer.args.device)).max()) or None
+    )
     leave_group(trainer)
     REQUEST.release()  # the first process goes on alone
     if trainer.is_world_process_zero():

@@ -27,7 +27,7 @@ RELEASED = {
     ),
     "modeling_gpt2_looped": (
         "b50eb44515fcf71bcf4e42dac8f500869b1401856b49e09fe737016eb9176ab6",
-        "0e961ea487f760b2ac1365c8e69eaabf393694fbf291259277d149ab664df153",
+        "df0be1bb73257d0dab5d03cb53c7861fa0e177811aa41dd4a414779cdb111f39",
     ),
 }
 

@@ -66,7 +66,7 @@ def test_every_key_that_is_a_path_is_expanded(
     monkeypatch.delenv("NOWHERE", raising=False)
     unset = "the environment variable NOWHERE is not set"
     for act in (
-        lambda: Published(path="$NOWHERE/x"),
+        lambda: list(Published(path="$NOWHERE/x").splits()),
         lambda: Continued(model_name_or_path="$NOWHERE/x").origin,
         lambda: next(iter(Texts(source="$NOWHERE/x").documents())),
     ):

@@ -118,7 +118,7 @@ def test_packed_weights_give_the_same_bits(kind: type[nn.Module], monkeypatch: p
 def test_intels_processors_keep_mkl(vendor: str, swapped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(products.Path, "read_text", lambda path: f"vendor_id\t: {vendor}\nmodel name\t: a CPU\n")
+    monkeypatch.setattr(products.Path, "read_text", lambda path, **_: f"vendor_id\t: {vendor}\nmodel name\t: a CPU\n")
     layer = layer_of(nn.Linear)
     quicken(layer)
     assert (type(layer) is not nn.Linear) == swapped
@@ -127,7 +127,9 @@ def test_intels_processors_keep_mkl(vendor: str, swapped: bool, monkeypatch: pyt
 def test_products_that_this_torch_lacks_or_means_otherwise_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
-    monkeypatch.setattr(products.Path, "read_text", lambda path: "vendor_id\t: AuthenticAMD\nmodel name\t: a CPU\n")
+    monkeypatch.setattr(
+        products.Path, "read_text", lambda path, **_: "vendor_id\t: AuthenticAMD\nmodel name\t: a CPU\n"
+    )
     assert products.is_faster() == torch.backends.mkldnn.is_available()
     operators = torch.ops.mkldnn
     linear, reorder = operators._linear_pointwise, operators._reorder_linear_weight
@@ -154,7 +156,7 @@ def test_products_that_this_torch_lacks_or_means_otherwise_are_not_used(monkeypa
 
 def test_no_processor_is_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    monkeypatch.setattr(products.Path, "read_text", lambda path: "")
+    monkeypatch.setattr(products.Path, "read_text", lambda path, **_: "")
     assert not products.is_faster()
     products.is_faster.cache_clear()
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")

@@ -59,7 +59,7 @@ def test_logits_of_pieces_are_those_of_the_whole_batch(architecture: Gpt2 | Pyth
     whole, pieces = rows.__getitems__(chosen), rows.pieces(chosen)
     assert sorted(len(piece["input_ids"]) for piece in pieces) == [2, 4]
     expected = stock_logits(model, whole)[whole["labels"] != IGNORED]
-    assert install(model)
+    install(model)
     found = [short_logits(model, piece) for piece in pieces]
     kept = torch.cat([logits[piece["labels"] != IGNORED] for logits, piece in zip(found, pieces)])
     # The answers of a piece stand together: facts first, then text.

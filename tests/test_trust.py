@@ -73,6 +73,8 @@ def test_a_library_that_asks_for_pickled_code_does_not_get_it(tmp_path: Path) ->
 TRUSTING = {"trust.py", "recipe.py", "explaining.py", "upkeep.py", "weights.py", "words.py", "models/continued.py"}
 # from_pretrained gets one of these, and never what a recipe or a folder says.
 GIVEN = {"False", "trusted", "chosen.trust_remote_code", "self._runs_code"}
+# Of classes that are here already: they read numbers, and look for no code.
+KNOWN = {"GenerationConfig.from_pretrained", "type(model.config).from_pretrained"}
 RUNNING = {"eval", "exec", "compile", "__import__"}  # builtins that run text
 UNPICKLING = {"pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "dill.load", "dill.loads", "numpy.load"}
 LOADING = {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "runpy.run_path", "np.load"}
@@ -98,6 +100,8 @@ def test_no_code_here_loads_pickles_or_trusts_remote_code() -> None:
             assert called not in UNPICKLING | LOADING, (name, called)
             assert called != "importlib.import_module" or name in ("rooms.py", "trust.py"), name
             given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+            if called in KNOWN:
+                continue
             if called.endswith("from_pretrained"):  # which asks at the terminal where nothing is said
                 assert given.get("trust_remote_code") in GIVEN, (name, ast.unparse(node))
             elif "trust_remote_code" in given:

@@ -14,8 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
-from transformers import initialization as init
-from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention
 
 
 class LoopedGPT2Config(GPT2Config):
@@ -54,12 +52,11 @@ class LoopedGPT2LMHeadModel(GPT2LMHeadModel):
     def __init__(self, config: LoopedGPT2Config):
         super().__init__(config)
         once = config.n_layer // config.n_loops
-        self.transformer.h = LoopedBlocks(self.transformer.h[:once], config.n_loops)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, (GPT2Attention, GPT2MLP)):
-            config: Any = self.config
-            depth = config.residual_depth or config.n_layer // config.n_loops
-            init.normal_(module.c_proj.weight, mean=0.0, std=config.initializer_range / math.sqrt(2 * depth))
+        blocks: Any = self.transformer.h[:once]
+        self.transformer.h = LoopedBlocks(blocks, config.n_loops)
+        # GPT2Model has drawn them for config.n_layer blocks; a scaled normal number is one of the wanted deviation.
+        factor = math.sqrt(config.n_layer / (config.residual_depth or once))
+        with torch.no_grad():
+            for block in blocks:
+                for part in (block.attn, block.mlp):
+                    part.c_proj.weight.mul_(factor)
