@@ -26,6 +26,7 @@ from pipeline.tables import add_step, fingerprint, read_one, write_table
 from pipeline.terminal import in_a_line, say
 from pipeline.trust import HELP, OPTION, runs_code
 from pipeline.values import fill
+from pipeline.weights import not_finite
 
 GENERAL = ("steps", "split", "pairs", "seed")  # of every analysis that has them
 
@@ -207,6 +208,8 @@ def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
         raise
     except (OSError, ValueError) as error:  # what transformers has against a name or a folder
         raise RecipeError("--model", " ".join(str(error).split())[:300]) from None
+    if name := not_finite(model.state_dict()):
+        raise RecipeError("--model", f"{path}: its weight {name} is not finite")
     # Weights of a run's step stand without a tokenizer, which lies beside the steps. Where there is none, transformers
     # would make one up; ids are then taken as they are.
     folders = [Path(path), Path(path).parent.parent / TOKENIZER] if Path(path).is_dir() else [path]

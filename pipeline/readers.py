@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pipeline.bases import longest
 from pipeline.corpora.base import PAD
+from pipeline.texts import ENDS
 
 # The end of texts where the words of a corpus have none: a token that no example shows, and no model here says.
 END = "<reserved_0>"
@@ -55,6 +56,12 @@ def complete(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     generation.use_cache, generation._from_model_config = True, False
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id
+    # A base that learned the words of a corpus ends an answer by its end word, and a text by its own.
+    known = tokenizer.get_vocab()
+    ends = [known[word] for word in ENDS if word in known]
+    given = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
+    if more := [end for end in ends if end not in given]:
+        generation.eos_token_id = [*(end for end in given if end is not None), *more]
     if generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id
     if tokenizer.unk_token == PAD:

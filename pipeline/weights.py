@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ def load_weights(model: Any, folder: Path) -> None:
     """Copies the weights of a `steps/stepN` or `checkpoint-N` folder into a model of the same sizes, on its device.
 
     Raises:
-        MismatchError: when a weight is missing or of another shape, or the folder has one too many.
+        MismatchError: when a weight is missing, of another shape or not finite, or the folder has one too many.
     """
     from safetensors.torch import load_file
 
@@ -73,7 +74,15 @@ def load_weights(model: Any, folder: Path) -> None:
     wrong = [name for name, weight in weights.items() if name not in places or places[name].shape != weight.shape]
     if missing or wrong:
         raise MismatchError(f"{folder} does not fit {type(model).__name__}: {', '.join(missing[:3] + wrong[:3])}")
+    if name := not_finite(weights):
+        raise MismatchError(f"{folder}: {name} is not finite")
     model.load_state_dict(weights, strict=False)
+
+
+def not_finite(weights: Mapping[str, Any]) -> str | None:
+    """The name of the first weight that has a value which is no finite number; None where all are."""
+    floats = ((name, weight) for name, weight in weights.items() if weight.is_floating_point())
+    return next((name for name, weight in floats if not weight.isfinite().all()), None)
 
 
 def renamed(name: str) -> str:

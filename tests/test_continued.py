@@ -128,3 +128,19 @@ def test_a_base_is_continued_under_zero3(bases: Path, tmp_path: Path) -> None:
         assert one.keys() == two.keys()
         assert all(torch.allclose(two[key], weight, atol=close) for key, weight in one.items())
     assert logged(tmp_path / "two", "eval_id_loss") == pytest.approx(logged(tmp_path / "one", "eval_id_loss"), rel=1e-4)
+
+
+def test_generation_ends_with_the_corpus_s_answer_and_with_the_base_s_text(bases: Path, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, recipe_of(bases, "gpt2", "vocabulary: tokens"))
+    assert run_here(recipe, "--max_steps", "2") == 0
+    step, tokenizer = tmp_path / "run" / "steps" / "step2", AutoTokenizer.from_pretrained(tmp_path / "run/tokenizer")
+    model, prompt = AutoModelForCausalLM.from_pretrained(step), torch.tensor([tokenizer("e_1 r_2")["input_ids"]])
+    ends = [tokenizer.eos_token_id, tokenizer.get_vocab()["</a>"]]
+    assert model.generation_config.eos_token_id == ends
+    for end, length in zip((*ends, 5), (1, 1, 4)):
+
+        def says(ids: torch.Tensor, scores: torch.Tensor, end: int = end) -> torch.Tensor:
+            return torch.full_like(scores, -1e9).index_fill(1, torch.tensor([end]), 0)
+
+        out = model.generate(prompt, max_new_tokens=4, do_sample=False, logits_processor=[says])
+        assert out.shape[1] == prompt.shape[1] + length

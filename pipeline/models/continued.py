@@ -148,6 +148,8 @@ class Continued(Architecture):
         import torch
         from transformers import AutoModelForCausalLM
 
+        from pipeline.weights import not_finite
+
         config, note = usable_generation_config(self.origin[0], self._config, **self._where)
         with readable(self.model_name_or_path, "weights"):
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -162,6 +164,8 @@ class Continued(Architecture):
         missing = sorted(notes["missing_keys"])
         if missing:
             raise ParameterError(KEY, f"{self.origin[0]} lacks weights of its architecture: {', '.join(missing[:3])}")
+        if name := not_finite(model.state_dict()):
+            raise ParameterError(KEY, f"{self.origin[0]}: its weight {name} is not finite")
         model.note = note  # for the announcement of a run
         return model
 
