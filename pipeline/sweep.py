@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pipeline import folder
 from pipeline.comparison import write_comparison
+from pipeline.failures import reminders
 from pipeline.files import append, writing
 from pipeline.grokking import THRESHOLD
 from pipeline.launcher import SWEEP
@@ -163,6 +164,8 @@ def _ending(point: Point) -> str:
     took = duration(time.monotonic() - point.started)
     if point.process.returncode == SAVED:
         return f"stopped and saved after {took}; the same command goes on with it"
+    if point.process.returncode == 1 and point.is_finished and (lines := reminders(point.recipe.output_dir)):
+        return "\n  ".join([f"{point.outcome()}, {took}", *lines])
     if point.process.returncode:
         return f"FAILED after {took}: {_last_line(point.log)}\n  its log is {point.log}"
     return f"{point.outcome()}, {took}"

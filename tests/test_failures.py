@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ from pipeline.circuits.faithfulness import Faithfulness
 from pipeline.circuits.logit_lens import LogitLens
 from pipeline.explaining import main as circuits
 from pipeline.manifest import Manifest
+from pipeline.recipe import read_recipe
 from pipeline.report import main as report
+from pipeline.sweep import Point, _ending
 from pipeline.tables import MADE_OF
 from tests.tiny import COMPOSITION, run_here, write_recipe
 
@@ -46,6 +51,11 @@ def test_one_that_fails_after_training_is_a_line_in_a_report_that_is_there_alrea
     finished = Manifest.load(run).finished
     assert finished and finished["step"] == 4
     assert "It failed: IndexError: index 16 is out of bounds." in page(run) and "figures/attention" in page(run)
+    # A sweep whose run ended so counts it with what came of it.
+    point = Point("one", read_recipe(recipe, [*SHORT, f"--output_dir={run}"]), [], time.monotonic())
+    point.process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+    point.process.wait()
+    assert "FAILED" not in _ending(point) and _ending(point).endswith(again)
     # The same command has nothing to do, and says what failed.
     assert run_here(recipe, *SHORT) == 0
     assert again in capsys.readouterr().out
