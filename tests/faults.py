@@ -132,7 +132,9 @@ class Enumeration:
             return f"status {status}: {said[-1500:]}"
         # Of torch's archives C++ says no more than the second.
         words = (os.strerror(FAULTS[fault][0]), "writing failed")
-        if status and not any(word in said.strip().splitlines()[-1] for word in words):
+        # A library's notice to standard output, which is buffered in a file, may come after the last line of ours.
+        ours = [line for line in said.strip().splitlines() if not line.startswith("[INFO] ")]
+        if status and not any(word in ours[-1] for word in words):
             return f"the last line does not say what failed: {said[-500:]}"
         if not run.exists():
             return None
