@@ -104,7 +104,7 @@ class Peft(Parameters):
         config.base_model_name_or_path, config.revision = model.name_or_path, revision
         try:
             inject_adapter_in_model(config, model, NAME)
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError) as error:  # no such module, or a kind of layer without adapters
             reason = " ".join(str(error).split())[:200]
             raise ParameterError(
                 "peft.targets", f"{', '.join(targets)}: peft has no adapter for that ({reason})"

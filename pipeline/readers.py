@@ -57,7 +57,7 @@ def complete(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenize
     if generation.eos_token_id is None:
         generation.eos_token_id = tokenizer.eos_token_id
     # A base that learned the words of a corpus ends an answer by its end word, and a text by its own.
-    known = tokenizer.get_vocab()
+    known = tokenizer.get_added_vocab()  # where the corpus's words are; one that the base alone has ends nothing
     ends = [known[word] for word in ENDS if word in known]
     given = generation.eos_token_id if isinstance(generation.eos_token_id, list) else [generation.eos_token_id]
     if more := [end for end in ends if end not in given]:

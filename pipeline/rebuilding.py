@@ -129,6 +129,7 @@ def _damage(run: Path, name: str) -> str | None:
             try:
                 with zipfile.ZipFile(file) as archive:
                     return "is corrupted" if archive.testzip() else None
+            # What zipfile raises at changed bytes; NotImplementedError where they name another compression.
             except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
                 return "is damaged"
     if name.endswith(".json"):
