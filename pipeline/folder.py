@@ -22,11 +22,13 @@ from pipeline.parameters import ParameterError
 from pipeline.paths import obstacle
 from pipeline.reading import MOST_BYTES, RecipeError, parse
 from pipeline.recipe import Recipe
+from pipeline.rooms import room_name
 from pipeline.store import INDEX, StoredCorpus, write_parquet
 from pipeline.terminal import say
 
 RECIPE, ENVIRONMENT, CORPUS, TOKENIZER = "recipe.yaml", "environment.json", "corpus", "tokenizer"
 MOST_STARTS = 16 * MEGABYTE  # bytes of environment.json: some 10,000 starts
+TextsRead = dict[str, dict[str, str | None]]  # key of a recipe -> which text was read there
 # Drafts of earlier versions, in which a start that was killed may have left nothing else.
 OLD_DRAFTS = tuple(f".{name}.draft" for name in (RECIPE, ENVIRONMENT, MANIFEST))
 
@@ -142,9 +144,9 @@ def read_starts(run: Path) -> list[dict[str, Any]]:
     return starts
 
 
-def record_start(run: Path, in_force: Mapping[str, Any]) -> list[str]:
+def record_start(run: Path, in_force: Mapping[str, Any], texts: TextsRead) -> list[str]:
     """Adds a start to environment.json; returns where it differs from the one before in what can change the bits."""
-    starts, now = read_starts(run), describe_environment(in_force)
+    starts, now = read_starts(run), {**describe_environment(in_force), "texts": texts}
     write_json(run / ENVIRONMENT, [*starts, now])
     return changes(starts[-1], now) if starts else []
 
@@ -170,6 +172,47 @@ def check_corpus(run: Path, stored: StoredCorpus) -> None:
         )
 
 
+def texts_of(recipe: Recipe) -> TextsRead:
+    """Which texts a run reads beside its corpus, by their keys in the recipe; no file is read twice.
+
+    Raises:
+        ParameterError: when one is not there.
+    """
+    found, known = TextsRead(), dict[Path, str]()
+    if room_name(recipe.model) != "continued":  # others read none
+        return found
+    callbacks: Mapping[str, Any] = recipe.callbacks
+    choices: dict[str, Any] = {"replay": lambda: recipe.replay}
+    choices |= {f"callbacks.{name}": callback.texts for name, callback in callbacks.items()}
+    for key, chosen in choices.items():
+        try:
+            if texts := chosen():
+                found[key] = texts.identity(known)
+        except ParameterError as error:
+            raise error.inside(key) from None
+    return found
+
+
+def check_texts(run: Path, texts: TextsRead) -> None:
+    """Refuses a text that was replaced since a start of the run read it; earlier code did not note which it was.
+
+    Raises:
+        ParameterError: with both hashes.
+    """
+    for start in read_starts(run) if run.is_dir() else []:
+        for key, before in start.get("texts", {}).items():
+            now, begun = texts.get(key), before.get("sha256")
+            if now is None or not begun or any(before.get(part) != now[part] for part in now.keys() - {"sha256"}):
+                continue  # it is another text by what the recipe says, or was not here
+            if begun != now["sha256"]:
+                has = f"has {now['sha256'][:16]} now" if now["sha256"] else "is not here any more"
+                raise ParameterError(
+                    f"{key}.source",
+                    f"{run} was begun with a text of sha256 {begun[:16]}, and {now['source']} {has}; "
+                    "put the text back as it was, or choose another --output_dir",
+                )
+
+
 def _is_typed(start: dict[str, Any]) -> bool:
     """Whether what reports and checks read of a start is of the kind that is written there."""
     kinds = {
@@ -179,9 +222,15 @@ def _is_typed(start: dict[str, Any]) -> bool:
         "processes": int,
         "total_steps": int,
         "random_streams": int,
+        "texts": dict,
     }
-    texts = (*start.get("command", ()), *start.get("packages", {}).values()) if _has(start, kinds) else (None,)
-    return all(isinstance(text, str) for text in texts)
+    if not _has(start, kinds):
+        return False
+    told = start.get("texts", {}).values()
+    words = (*start.get("command", ()), *start.get("packages", {}).values())
+    return all(isinstance(word, str) for word in words) and all(
+        isinstance(text, dict) and all(isinstance(part, str | None) for part in text.values()) for text in told
+    )
 
 
 def _has(start: dict[str, Any], kinds: dict[str, type]) -> bool:

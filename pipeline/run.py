@@ -169,6 +169,8 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         except ParameterError as error:
             raise error.inside("corpus") from None
     folder.check_corpus(recipe.output_dir, stored)
+    texts = folder.texts_of(recipe)
+    folder.check_texts(recipe.output_dir, texts)
     if recipe.options.stop_when == "grokked" and judged_split(stored.held_out) is None:
         raise ParameterError("stop_when", "the corpus has no held-out split to generalize to; write never")
     train_rows = recipe.model.rows(stored, "train")
@@ -202,7 +204,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     callbacks |= recipe.callbacks
     trainer = GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, list(callbacks.values()))
     found = in_force(trainer)
-    if args.should_save and (changed := folder.record_start(recipe.output_dir, found)):
+    if args.should_save and (changed := folder.record_start(recipe.output_dir, found, texts)):
         trainer.notes.append(f"since the last start: {'; '.join(changed)}; bits may differ from there on")
     return trainer
 

@@ -14,6 +14,7 @@ from pipeline.parameters import Parameters
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
+    from pipeline.texts import Texts
     from pipeline.trainer import GrokTrainer
 
 
@@ -29,6 +30,10 @@ class Callback(Parameters):
 
     if TYPE_CHECKING:
         trainer: ClassVar[GrokTrainer]
+
+    def texts(self) -> Texts | None:
+        """The text that it reads beside the corpus, of a model that is continued; this one reads none."""
+        return None
 
     def attach(self, trainer: GrokTrainer) -> None:
         """Joins a trainer, as a real TrainerCallback with these parameters."""

@@ -11,6 +11,7 @@ from pipeline.parameters import ParameterError, param
 from pipeline.paths import expanded
 
 if TYPE_CHECKING:
+    from pipeline.texts import Texts
     from pipeline.trainer import GrokTrainer
 
 
@@ -33,19 +34,20 @@ class BasePerplexity(Callback):
         if self._tokens is not None:
             self.trainer.log({"base_perplexity": perplexity(self.trainer.model, self._tokens, args.eval_batch_size)})
 
-    def attach(self, trainer: GrokTrainer) -> None:
-        """Reads the text before anything is trained."""
+    def texts(self) -> Texts:
+        """The text it reads. What has no splits is read as it is by default."""
         from pipeline.sources import is_whole as is_whole_source
         from pipeline.texts import Texts
 
+        is_whole = self.split == "test" and is_whole_source(expanded(self.source, "source"))
+        return Texts(self.source, self.config, "train" if is_whole else self.split, self.column, self.length)
+
+    def attach(self, trainer: GrokTrainer) -> None:
+        """Reads the text before anything is trained."""
         tokenizer = trainer.recipe.model.own_tokenizer()
         if tokenizer is not None:
             try:
-                # What has no splits is read as it is by default.
-                is_whole = self.split == "test" and is_whole_source(expanded(self.source, "source"))
-                split = "train" if is_whole else self.split
-                texts = Texts(self.source, self.config, split, self.column, self.length)
-                self._tokens = texts.blocks(tokenizer, self.rows).to(trainer.args.device)
+                self._tokens = self.texts().blocks(tokenizer, self.rows).to(trainer.args.device)
             except ParameterError as error:
                 raise error.inside("callbacks.base_perplexity") from None
         super().attach(trainer)
