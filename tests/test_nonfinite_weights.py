@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from pipeline.explaining import main as circuits
 from pipeline.parameters import MismatchError
 from pipeline.weights import load_weights, not_finite
 from tests.bases import make_tokenizer, recipe_of
-from tests.tiny import SHORT, run_here, write_recipe
+from tests.test_remote_code import sealed
+from tests.tiny import SHORT, run_here, tree, write_recipe
 
 NAME = "transformer.h.0.mlp.c_fc.weight"
 
@@ -63,3 +65,21 @@ def test_a_model_and_a_kept_step_are_not_analysed(tmp_path: Path, capsys: pytest
     with pytest.raises(MismatchError, match=f"step8: {NAME} is not finite"):
         load_weights(model, step)
     assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("analysis", ["logit_lens", "causal_tracing,attribution", "similarity", "progress"])
+def test_a_kept_step_that_its_manifest_fits_is_one_line(
+    analysis: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Path(shutil.copytree(finished.parent / "run", tmp_path / "run"))
+    path = run / "steps" / "step8" / "model.safetensors"
+    weights = load_file(path)
+    weights[NAME][0, 0] = math.nan
+    save_file(weights, path)
+    sealed(run)
+    before = tree(run / "steps")
+    capsys.readouterr()
+    assert circuits([str(run), "--analysis", analysis, "--steps", "last"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"{path.parent}: {NAME} is not finite\n"
+    assert tree(run / "steps") == before and not list(run.rglob(".draft*"))
