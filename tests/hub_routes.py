@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer with a body waits 40 ms
     server: HubServer
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -194,7 +194,7 @@ def attempt(recipe: Path, run: Path, name: str, mutation: str, command: str, see
         (outside / "file").write_text('{"theirs": 1}\n')
         MUTATIONS[mutation](copy / name, random.Random(seed), outside)
         before = tree(outside)
-        status, printed, problem = _call(lambda: _commands()[command](recipe, copy, run))
+        status, printed, problem = call(lambda: _commands()[command](recipe, copy, run))
         if problem is None and (status not in (0, 1, 2) or "Traceback" in printed):
             problem = f"status {status}: {printed[-300:]}"
         if problem is None and status == 2 and len(printed.strip().splitlines()) != 1:
@@ -207,7 +207,7 @@ def attempt(recipe: Path, run: Path, name: str, mutation: str, command: str, see
         return problem and f"{command} with {name} {mutation} (seed {seed}): {problem}"
 
 
-def _call(action: Callable[[], int]) -> tuple[int | None, str, str | None]:
+def call(action: Callable[[], int]) -> tuple[int | None, str, str | None]:
     """Status, what was printed to the standard error, and what has failed."""
 
     def too_long(number: int, frame: FrameType | None) -> None:
