@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from tests.hub_server import HubServer
+    from tests.hub_server import Hub, HubServer
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -64,8 +65,31 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 8 MB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(place)], capture_output=True)
+    if made.returncode:
+        pytest.skip(f"a disk that fills up is a small mount, which is not allowed here: {made.stderr.decode().strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+@pytest.fixture
 def server() -> Iterator[HubServer]:
     from tests.hub_server import hub_server
 
     with hub_server() as server:
         yield server
+
+
+@pytest.fixture
+def hub(server: HubServer) -> Iterator[Hub]:
+    """The hub command in this process, which talks to `server`."""
+    from tests.hub_server import in_this_process
+
+    with in_this_process(server) as run:
+        yield run

@@ -73,6 +73,9 @@ class HubServer(ThreadingHTTPServer):
         blob = self.repos[repo].tree(revision)[path]
         return blob.content if blob.lfs is None else self.objects[blob.lfs]
 
+    def files(self, repo: str, revision: str = "main") -> dict[str, bytes]:
+        return {path: self.content(repo, revision, path) for path in self.repos[repo].tree(revision)}
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away, as those that are killed do, is no error of this server's."""
 
@@ -106,8 +109,11 @@ class Answer(NamedTuple):
     err: str
 
 
+Hub = Callable[..., Answer]
+
+
 @contextmanager
-def in_this_process(server: HubServer) -> Iterator[Callable[..., Answer]]:
+def in_this_process(server: HubServer) -> Iterator[Hub]:
     """The hub command in this process, with the real client set as `server.environment` would set it at its import."""
     from huggingface_hub import constants
 

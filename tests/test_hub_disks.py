@@ -6,25 +6,14 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from pipeline.upkeep import verify
-from tests.hub_server import Answer, HubServer, in_this_process
-from tests.test_disk import disk
+from tests.hub_server import Hub, HubServer
 
-__all__ = ["disk"]
-
-Hub = Callable[..., Answer]
 STEPS = ("--steps", "0,8")
-
-
-@pytest.fixture
-def hub(server: HubServer) -> Iterator[Hub]:
-    with in_this_process(server) as run:
-        yield run
 
 
 def fill(disk: Path, free: int) -> Path:

@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import os
-import platform
-import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from pipeline import anonymous
-from pipeline.anonymous import Anonymous
 from pipeline.corpora.group import Group
 from pipeline.manifest import Manifest
 from pipeline.results import Results
 from pipeline.store import build, write_parquet
 from pipeline.upkeep import verify
-from tests.hub_server import Answer, HubServer, in_this_process, weights
+from tests.hub_server import Answer, Hub, HubServer, weights
 from tests.hub_store import Blob, Repo
-
-Hub = Callable[..., Answer]
-
-
-@pytest.fixture
-def hub(server: HubServer) -> Iterator[Hub]:
-    with in_this_process(server) as run:
-        yield run
 
 
 @pytest.fixture
 def run(kept_run: Path, tmp_path: Path) -> Path:
     """A copy of a finished run, to be damaged."""
     return Path(shutil.copytree(kept_run, tmp_path / "run"))
-
-
-def files_of(server: HubServer, repo: str, revision: str = "main") -> dict[str, bytes]:
-    return {path: server.content(repo, revision, path) for path in server.repos[repo].tree(revision)}
 
 
 def put(server: HubServer, repo: str, revision: str, **files: bytes) -> None:
@@ -63,18 +45,18 @@ def test_what_others_have_put_on_main_stays_unless_its_repository_is_named(
         server.repos[name] = Repo(kind, private=False)
         server.repos[name].commit("main", {".gitattributes": Blob(b"", size=0)})
         put(server, name, "main", **what)
-        before = files_of(server, name)
+        before = server.files(name)
         words = ["--repo", name] if kind == "model" else ["--repo", "user/new", "--corpus", name]
         refused = hub("push", run, *words, "--steps", "8")
         assert refused.status == 2 and refused.err.count("\n") == 1, refused
         first = sorted(what)[0]
         assert refused.err.startswith(f"{name}: main holds {first}") and f"--replace {name} to have" in refused.err
-        assert files_of(server, name) == before and "step8" not in server.repos[name].branches
+        assert server.files(name) == before and "step8" not in server.repos[name].branches
         wrong = hub("push", run, *words, "--steps", "8", "--replace", "user/other")
         assert wrong.status == 2 and "--replace user/other: this push does not go there" in wrong.err
-        assert files_of(server, name) == before
+        assert server.files(name) == before
         assert hub("push", run, *words, "--steps", "8", "--replace", name).status == 0
-        assert not files_of(server, name).keys() & (what.keys() - {"README.md"})
+        assert not server.files(name).keys() & (what.keys() - {"README.md"})
 
 
 def test_a_run_that_was_pushed_is_pushed_again_and_an_added_file_stays(run: Path, server: HubServer, hub: Hub) -> None:
@@ -92,7 +74,7 @@ def test_a_run_that_was_pushed_is_pushed_again_and_an_added_file_stays(run: Path
     # Pushed with more steps it is the same run, and figures that were drawn no more go.
     put(server, "user/x", "main", **{"figures/old.png": b"drawn before"})
     assert hub("push", run, "--repo", "user/x", "--steps", "0,8,16").status == 0
-    assert "figures/old.png" not in files_of(server, "user/x")
+    assert "figures/old.png" not in server.files("user/x")
 
 
 @pytest.mark.parametrize(
@@ -240,100 +222,3 @@ def test_no_link_goes_into_a_dataset(server: HubServer, hub: Hub, tmp_path: Path
     (tmp_path / "data" / "more.txt").symlink_to(tmp_path / "secret")
     result = hub("push", tmp_path / "data", "--repo", "user/x")
     assert result.status == 2 and "more.txt: is a link" in result.err and not server.repos
-
-
-NAMES = ("/home/alice", "alice", "node17", "/scratch", "/mnt/data")
-
-
-def test_what_is_pushed_names_no_path_home_host_or_user(
-    run: Path, server: HubServer, hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(getpass, "getuser", lambda: "alice")
-    monkeypatch.setattr(platform, "node", lambda: "node17.cluster.org")
-    start = json.loads((run / "environment.json").read_text())[-1]
-    start |= {"host": "node17", "started_by": {"user": "alice", "shell": "alice@node17.cluster.org:/home/alice"}}
-    start["command"] = ["python", "/home/alice/groklab/pipeline/run.py", "--output_dir=/scratch/alice/run"]
-    start["command"] += [
-        "--replay.source",
-        "~/texts/a.txt",
-        f"--x=[{run}/a, /mnt/data/alice/b]",
-        "--name",
-        "alice/model",
-    ]
-    (run / "environment.json").write_text(json.dumps([start]))
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
-    recipe |= {"logging_dir": "/scratch/alice/logs", "deepspeed": "/home/alice/zero.json", "run_name": "tiny"}
-    recipe["callbacks"]["base_perplexity"] = {"source": "/mnt/data/alice/held_out.txt", "length": 8}
-    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
-    # A configuration in a kept step, as adapters have it, and the manifest that fits.
-    from tests.test_remote_code import sealed
-
-    for step in (0, 8):
-        (run / "steps" / f"step{step}" / "adapter_config.json").write_text(
-            '{"base_model_name_or_path": "/home/alice/b"}'
-        )
-    sealed(run)
-    index = json.loads((run / "corpus" / "corpus.json").read_text())
-    index["parameters"]["path"] = "/mnt/data/alice/corpus"
-    (run / "corpus" / "corpus.json").write_text(json.dumps(index))
-    (run / "corpus" / "README.md").write_text("---\ntags: [grokking]\n---\n- `path`: /mnt/data/alice/corpus\n")
-    words = ("--repo", "user/x", "--steps", "0,8")
-    assert hub("push", run, *words, "--corpus", "user/data").status == 0
-    for repo in server.repos:
-        for revision in server.repos[repo].branches:
-            for path, content in files_of(server, repo, revision).items():
-                text = content.decode(errors="replace").replace("alice/model", "")  # a name on the Hub
-                assert not any(name in text for name in (*NAMES, str(run), str(tmp_path), str(Path.home()) + "/")), (
-                    revision,
-                    path,
-                    text[:500],
-                )
-    told = json.loads(server.content("user/x", "main", "environment.json"))[0]
-    assert "host" not in told and told["device"] == start["device"]
-    assert told["command"][1:3] == ["run.py", "--output_dir=run"]
-    assert yaml.safe_load(server.content("user/x", "main", "recipe.yaml"))["deepspeed"] == "zero.json"
-    # What is sent is what its manifest says, and comes back whole.
-    assert hub("verify", run, *words).status == 0
-    assert hub("pull", "user/x", "--output", tmp_path / "pulled", "--steps", "0,8").status == 0
-    pulled = tmp_path / "pulled"
-    assert all(damage is None for _, damage in verify(pulled))
-    assert json.loads((pulled / "steps" / "step8" / "adapter_config.json").read_text()) == {
-        "base_model_name_or_path": "b"
-    }
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["recipes/quickstart.yaml", "a/b", "/", "x /b", "a / b", "user/model", "--repo=alice/model", "1/2/3", "<a>/</a>",
-     "https://huggingface.co/a/b", "Linux-6.1-x86_64-with-glibc2.36", "the {p1} of {p0} is {answer}", "bf16 and/or x"],
-)  # fmt: skip
-def test_what_is_no_path_stays(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(anonymous, "_user", lambda: "alice")
-    assert Anonymous(tmp_path, ["node17"]).text(text) == text
-
-
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        ("~/data/texts", "texts"),
-        ("file:///home/alice/x.txt", "x.txt"),
-        ("C:\\Users\\alice\\x.yaml", "x.yaml"),
-        ("/data dir/with space/x.txt", "x.txt"),
-        ("[/home/alice/a.txt, /home/alice/b.txt]", "[a.txt, b.txt]"),
-        ("runs/alice/x", "runs/user/x"),
-        ("alice@node17:/home/alice/x", "user@host:x"),
-        ("a:/usr/bin:/home/alice/bin", "a:bin:bin"),
-    ],
-)
-def test_paths_are_cut_down_to_their_last_name(
-    text: str, left: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(anonymous, "_user", lambda: "alice")
-    assert Anonymous(tmp_path, ["node17"]).text(text) == left
-
-
-def test_the_pushed_recipe_is_the_resolved_one(kept_run: Path, server: HubServer, hub: Hub) -> None:
-    assert hub("push", kept_run, "--repo", "user/x", "--steps", "0").status == 0
-    here = (kept_run / "recipe.yaml").read_text()
-    there = server.content("user/x", "main", "recipe.yaml").decode()
-    assert there == re.sub(r"(?m)^output_dir: .*$", f"output_dir: runs/{kept_run.name}", here)

@@ -44,6 +44,11 @@ def opened(step: Path) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(step)
 
 
+def asked(step: Path) -> tuple[Any, Any, list[int]]:
+    """The model of a kept step, its tokenizer, and a prompt."""
+    return *opened(step), examples(step)[0][0]
+
+
 def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
     """The most probable continuation, token by token."""
     ids = list(prompt)
@@ -173,9 +178,8 @@ def test_transformer_lens_reads_it(name: str, kept: Any) -> None:
     from transformer_lens.model_bridge import TransformerBridge
 
     step = kept(name)
-    model, tokenizer = opened(step)
+    model, tokenizer, prompt = asked(step)
     bridge = TransformerBridge.boot_transformers(str(step), device="cpu")
-    prompt, _ = examples(step)[0]
     tokens = bridge.to_tokens(tokenizer.decode(prompt), prepend_bos=False)
     assert tokens.tolist() == [prompt]
     logits, cache = bridge.run_with_cache(tokens)
@@ -191,8 +195,7 @@ def test_nnsight_reads_it(name: str, kept: Any) -> None:
     from nnsight import LanguageModel
 
     step = kept(name)
-    model, tokenizer = opened(step)
-    prompt, _ = examples(step)[0]
+    model, tokenizer, prompt = asked(step)
     traced = LanguageModel(str(step), device_map="cpu", trust_remote_code=True, dispatch=True)
     blocks = traced.gpt_neox.layers if KEPT[name][1] == "pythia" else traced.transformer.h
     with torch.no_grad(), traced.trace(tokenizer.decode(prompt)):
@@ -212,8 +215,7 @@ def test_nnterp_reads_it(name: str, kept: Any) -> None:
     from nnterp import StandardizedTransformer
 
     step = kept(name)
-    model, tokenizer = opened(step)
-    prompt, _ = examples(step)[0]
+    model, tokenizer, prompt = asked(step)
     standard = StandardizedTransformer(str(step), device_map="cpu", trust_remote_code=True)
     with torch.no_grad(), standard.trace(tokenizer.decode(prompt)):
         last = standard.layers_output[0].save()

@@ -7,17 +7,16 @@ import itertools
 import random
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hub_server import Answer, HubServer, in_this_process
+from tests.hub_server import Answer, Hub, HubServer, in_this_process
 from tests.hub_store import FAULTS
 
 WORDS = ("--repo", "user/x", "--steps", "0,8", "--corpus", "user/data", "--private")
 
-Hub = Callable[..., Answer]
 State = dict[tuple[str, str], dict[str, str]]
 
 
