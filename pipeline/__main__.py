@@ -15,7 +15,7 @@ COMMANDS = {
     "report": "redraw the report of a run, or compare several",
     "circuits": "analyse the kept steps of a run, or any one model",
     "corpora": "look at a corpus, or export it",
-    "checkpoints": "list, verify and prune what a run has kept",
+    "runs": "list, verify and prune the steps that a run keeps",
     "hub": "push, verify and pull runs on the Hugging Face Hub",
     "recipes": "list the recipes that come with the package; copy NAME... [--to DIR] takes some of them",
 }

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from pipeline.history import read_history
+from pipeline.runs.metrics import read_history
 from tests.tiny import COMPOSITION
 
 NOUNS = ("cat", "river", "house", "teacher", "garden", "letter", "mountain", "song", "train", "window")

@@ -44,12 +44,12 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def kept_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run with 30 kept steps, 0 to 29."""
-    from pipeline.manifest import Manifest
+    from pipeline.runs.manifest import Manifest
     from tests.hub_server import MANY
     from tests.tiny import run_here, write_recipe
 
     folder = tmp_path_factory.mktemp("pushed")
-    assert run_here(write_recipe(folder, MANY), "--callbacks.progress.style", "off") == 0
+    assert run_here(write_recipe(folder, MANY), "--callbacks.console.style", "off") == 0
     assert len(Manifest.load(folder / "run").kept) == 30
     return folder / "run"
 

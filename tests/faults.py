@@ -23,8 +23,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.history import read_history
-from pipeline.manifest import Manifest
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.metrics import read_history
 from tests.kills import PRELOAD, differences
 from tests.tiny import RECIPE, ROOT, run_here, write_recipe
 

@@ -117,8 +117,8 @@ def in_this_process(server: HubServer) -> Iterator[Hub]:
     """The hub command in this process, with the real client set as `server.environment` would set it at its import."""
     from huggingface_hub import constants
 
-    from pipeline import remote
-    from pipeline.hub import main
+    from pipeline.hub import repository as remote
+    from pipeline.hub.__main__ import main
 
     def run(*words: object) -> Answer:
         out, err = io.StringIO(), io.StringIO()

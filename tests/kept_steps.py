@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.checkpoints import keep, seal
+from pipeline.runs.checkpoints import keep, seal
 
 
 def write_weights(text: str = "weights") -> object:

@@ -24,10 +24,10 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-from pipeline.history import read_history
-from pipeline.manifest import Manifest
-from pipeline.signals import SAVED
-from pipeline.upkeep import verify
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.metrics import read_history
+from pipeline.runs.verify import verify
+from pipeline.utils.signals import SAVED
 from tests.tiny import RECIPE, free_port, write_recipe
 
 # Small steps and many writes: a checkpoint every 4 steps, every second step kept.
@@ -35,10 +35,10 @@ TEXT = RECIPE.replace("every: [[10, null]]", "every: [[2, null]]")
 TEXT = TEXT.replace("max_steps: 24", "max_steps: 60").replace("save_steps: 6", "save_steps: 4")
 PRELOAD = [
     "pipeline.run",
-    "pipeline.trainer",
-    "pipeline.explain",
-    "pipeline.report",
-    "pipeline.tokenizer",
+    "pipeline.training.trainer",
+    "pipeline.circuits.runner",
+    "pipeline.report.conclusion",
+    "pipeline.data.tokenizer",
     "evaluate",
     "deepspeed",
 ]

@@ -30,7 +30,7 @@ import yaml
 from tests.tiny import RECIPE, run_here, tree, write_recipe
 
 TEXT = RECIPE.replace("max_steps: 24", "max_steps: 8").replace("save_steps: 6", "save_steps: 4")
-TEXT += "circuits: {logit_lens: {steps: last, pairs: 8}, progress: {steps: last, pairs: 8}}\n"
+TEXT += "circuits: {logit_lens: {steps: last, pairs: 8}, fourier: {steps: last, pairs: 8}}\n"
 SECONDS = 5.0  # of the processor, for a command
 WAITED = 60.0  # by the clock, for one that waits for something; the machine may be busy
 THEIRS = ("notes.md", "steps/best/a", "checkpoint-8-backup/a", ".x.draft.md")
@@ -152,7 +152,10 @@ OF_FILES = ("flipped", "cut", "huge", "noise", "deep", "typed")
 
 
 def _commands() -> dict[str, Callable[[Path, Path, Path], int]]:
-    from pipeline import explaining, hub, report, upkeep
+    from pipeline.circuits import __main__ as explaining
+    from pipeline.hub import __main__ as hub
+    from pipeline.report import run_report as report
+    from pipeline.runs import __main__ as upkeep
 
     def circuits(recipe: Path, run: Path, other: Path) -> int:
         return explaining.main([str(run), "--analysis", "logit_lens", "--steps", "last", "--pairs", "4"])

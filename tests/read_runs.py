@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.explain import Run
-from pipeline.rooms import names
+from pipeline.circuits.runner import Run
+from pipeline.config.registry import names
 from tests.tiny import RECIPE, run_here, write_recipe
 
 FACTS = "num_entities: 30, num_attributes: 2, num_values: 5, ood_fraction: 0.2"
@@ -19,7 +19,7 @@ CORPORA = {
     "complex_reasoning": f"{{name: complex_reasoning, {FACTS}, train_fraction: 0.3}}",
     "published": "{name: published, path: PUBLISHED}",
 }
-ARCHITECTURES = [name for name in names("models") if name != "continued"]
+ARCHITECTURES = [name for name in names("models") if name != "pretrained"]
 # name -> corpus and architecture
 KEPT = {corpus: (corpus, "gpt2") for corpus in CORPORA} | {name: ("group", name) for name in ARCHITECTURES}
 
@@ -31,7 +31,7 @@ def keep(folder: Path, name: str) -> Path:
     if corpus == "published":
         from pipeline.corpora.composition import Composition
         from pipeline.corpora.published import write_published
-        from pipeline.store import build
+        from pipeline.corpora.store import build
 
         facts = Composition(num_entities=30, num_relations=6, out_degree=4, ratio=2, ood_fraction=0.2)
         write_published(build(facts), folder / "files")

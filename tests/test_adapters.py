@@ -14,12 +14,12 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline import explaining
-from pipeline.adapters import Peft, merged, switched_off
+from pipeline.circuits import __main__ as explaining
 from pipeline.circuits.logit_lens import LogitLens
-from pipeline.explain import Run
-from pipeline.recipe import read_recipe
-from pipeline.run import prepare
+from pipeline.circuits.runner import Run
+from pipeline.config.recipe import read_recipe
+from pipeline.models.adapters import Peft, merged, switched_off
+from pipeline.training.session import prepare
 from tests.bases import logged, recipe_of
 from tests.kills import Runner, join
 from tests.tiny import ROOT, run_here, write_recipe

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline import anonymous
-from pipeline.anonymous import Anonymous
-from pipeline.upkeep import verify
+from pipeline.hub import anonymous
+from pipeline.hub.anonymous import Anonymous
+from pipeline.runs.verify import verify
 from tests.hub_server import Hub, HubServer
 from tests.test_remote_code import sealed
 

@@ -19,12 +19,14 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from transformers.training_args import OptimizerNames
 from transformers.utils.logging import log_levels
 
-from pipeline import policy
-from pipeline.arguments import keys, read_value, refuse, trackers, training_arguments
-from pipeline.parameters import ParameterError, parameters_of
-from pipeline.reading import Block, RecipeError, Scalar, parse
-from pipeline.recipe import Options, read_recipe
-from pipeline.values import plain
+from pipeline.config import trainer_policy as policy
+from pipeline.config.coerce import plain
+from pipeline.config.fields import parameters_of
+from pipeline.config.recipe import Options, read_recipe
+from pipeline.config.trainer_keys import keys, read_value, refuse, trackers
+from pipeline.config.yaml_nodes import Block, Scalar, parse
+from pipeline.training.arguments import training_arguments
+from pipeline.utils.errors import ParameterError, RecipeError
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 HEAD = "corpus: {name: group}\nmodel: {name: gpt2}\n"

@@ -18,8 +18,8 @@ from transformers import (
     pipeline,
 )
 
-from pipeline.recipe import read_recipe
-from pipeline.store import as_text, build
+from pipeline.config.recipe import read_recipe
+from pipeline.corpora.store import as_text, build
 from tests.bases import END, make_tokenizer
 from tests.read_runs import CORPORA
 from tests.tiny import RECIPE, run_here, write_recipe
@@ -70,7 +70,7 @@ def test_an_answer_ends_with_a_word_that_the_base_has(word: str, role: str, tmp_
         f"{{model_name_or_path: {base}, vocabulary: tokens}}",
     )
     path = write_recipe(tmp_path, text.replace("max_steps: 24", "max_steps: 60"))
-    assert run_here(path, "--save_steps", "60", "--eval_steps", "60", "--callbacks.progress.style", "off") == 0
+    assert run_here(path, "--save_steps", "60", "--eval_steps", "60", "--callbacks.console.style", "off") == 0
     step = tmp_path / "run" / "steps" / "step60"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(step).eval(), AutoTokenizer.from_pretrained(step)
     # The word is the base's own token, and text is ids.

@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.recipe import read_recipe
-from pipeline.run import prepare
+from pipeline.config.recipe import read_recipe
+from pipeline.training.session import prepare
 from tests.bases import make_texts, make_tokenizer, recipe_of
 from tests.tiny import COMPOSITION, run_here, run_process, write_recipe
 

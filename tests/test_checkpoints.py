@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.checkpoints import KeepSchedule, keep, newest_good, rewind, seal
-from pipeline.manifest import Manifest, add
-from pipeline.parameters import ParameterError
+from pipeline.runs.checkpoints import KeepSchedule, keep, newest_good, rewind, seal
+from pipeline.runs.manifest import Manifest, add
+from pipeline.utils.errors import ParameterError
 from tests.kept_steps import checkpoint, torn, write_run, write_weights
 
 

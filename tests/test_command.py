@@ -10,7 +10,7 @@ from hatchling.builders.wheel import WheelBuilder
 
 from pipeline import __version__
 from pipeline.__main__ import COMMANDS, main
-from pipeline.recipe import read_recipe
+from pipeline.config.recipe import read_recipe
 from tests.tiny import ROOT
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.comparison import Differences
-from pipeline.plots import colours
-from pipeline.report import main
-from pipeline.results import Results
+from pipeline.plots.training import colours
+from pipeline.report.__main__ import main
+from pipeline.report.comparison import Differences
+from pipeline.runs.results import Results
 from tests.test_pages import Reader, needs_nothing_but_itself, rendered, seen
 from tests.written_runs import COMPOSITION, write_run
 

@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.manifest import Manifest
-from pipeline.models.continued import Continued
-from pipeline.recipe import read_recipe
-from pipeline.run import prepare, train
-from pipeline.store import build
-from pipeline.weights import RENAMED
+from pipeline.config.recipe import read_recipe
+from pipeline.corpora.store import build
+from pipeline.models.loading import RENAMED
+from pipeline.models.pretrained import Pretrained
+from pipeline.runs.manifest import Manifest
+from pipeline.training.session import prepare, train
 from tests.bases import TEXT, logged, recipe_of
 from tests.kills import Runner
 from tests.tiny import COMPOSITION, RECIPE, ROOT, run_here, write_recipe
@@ -42,7 +42,7 @@ def test_it_begins_with_the_base_s_weights_and_words(bases: Path, family: str, t
 @pytest.mark.parametrize("new", ["mean", "normal"])
 def test_words_become_tokens_whose_embeddings_are_drawn_as_asked(bases: Path, family: str, new: str) -> None:
     stored = build(read_recipe(write_recipe(bases, COMPOSITION, f"{family}-{new}")).corpus)
-    model_of = Continued(str(bases / family), vocabulary="tokens", new_embeddings=new)
+    model_of = Pretrained(str(bases / family), vocabulary="tokens", new_embeddings=new)
     models = []
     for _ in range(2):
         torch.manual_seed(1)
@@ -93,7 +93,7 @@ def test_all_tokens_are_trained_where_asked(bases: Path, tmp_path: Path) -> None
 
 
 def test_a_stage_starts_from_the_grokked_step_of_the_last(tmp_path: Path) -> None:
-    assert run_here(write_recipe(tmp_path), "--callbacks.progress.style", "off") == 0
+    assert run_here(write_recipe(tmp_path), "--callbacks.console.style", "off") == 0
     run = tmp_path / "run"
     manifest = Manifest.load(run)
     assert manifest.finished is not None

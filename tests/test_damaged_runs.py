@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import report, upkeep
-from pipeline.manifest import Manifest
-from pipeline.reading import RecipeError
-from pipeline.tables import TableError, read_one
-from pipeline.weights import tokenizer_of
+from pipeline.circuits.tables import TableError, read_one
+from pipeline.models.loading import tokenizer_of
+from pipeline.report import run_report as report
+from pipeline.runs import __main__ as upkeep
+from pipeline.runs.manifest import Manifest
+from pipeline.utils.errors import RecipeError
 from tests.tiny import run_here, tree
 
 
@@ -87,7 +88,7 @@ def test_a_missing_manifest_is_refused_and_rebuilt(
     for words in ([], ["--max_steps", "12"]):
         assert run_here(finished, "--output_dir", str(run), *words) == 2
         message = capsys.readouterr().err
-        assert "python -m pipeline.checkpoints rebuild-manifest" in message and message.count("\n") == 1
+        assert "python -m pipeline.runs rebuild-manifest" in message and message.count("\n") == 1
         assert tree(run) == there
     (run / "steps" / "step2" / "model.safetensors").write_bytes(b"torn")
     assert upkeep.main(["rebuild-manifest", str(run)]) == 0

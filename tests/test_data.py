@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
 from pipeline.corpora.composition import Composition
-from pipeline.data import AnswerPositions, RowOrder, Rows, load_rows, loader
+from pipeline.corpora.store import StoredCorpus, build
+from pipeline.data.rows import AnswerPositions, RowOrder, Rows, load_rows, loader
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.gpt2_bare import Gpt2Bare
 from pipeline.models.gpt2_looped import Gpt2Looped
 from pipeline.models.pythia import Pythia
-from pipeline.store import StoredCorpus, build
 
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 16, "dropout": 0.0}
 MODELS = [

@@ -11,8 +11,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline import devices
-from pipeline.devices import widest
+from pipeline.kernels import devices
+from pipeline.kernels.devices import widest
 from tests.test_trainer import trainer_of
 from tests.tiny import COMPOSITION, RECIPE, ROOT
 

@@ -13,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline import explaining, files, sweep
-from pipeline.checkpoints import facts_of, keep, newest_good, seal
-from pipeline.files import DiskError, append, writing
-from pipeline.history import read_history
-from pipeline.manifest import Manifest
-from pipeline.upkeep import verify
+from pipeline.circuits import __main__ as explaining
+from pipeline.runs.checkpoints import facts_of, keep, newest_good, seal
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.metrics import read_history
+from pipeline.runs.verify import verify
+from pipeline.sweep import __main__ as sweep
+from pipeline.utils import files
+from pipeline.utils.files import DiskError, append, writing
 from tests.kept_steps import checkpoint, write_weights
 from tests.kills import TEXT, Runner, differences
 from tests.tiny import RECIPE, run_here, write_recipe

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.history import read_history
-from pipeline.manifest import Manifest
-from pipeline.signals import SAVED
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.metrics import read_history
+from pipeline.utils.signals import SAVED
 from tests.test_signals import ENDLESS, wait_for_step
 from tests.tiny import COMPOSITION, ROOT, free_port, run_here, run_process, write_recipe
 

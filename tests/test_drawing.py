@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from pipeline.drawing import LEFT, WIDTH, Mark, label_margin, mark_margin, place_marks, spread
-from pipeline.scales import StepScale, thinned
+from pipeline.plots.axes import StepScale, thinned
+from pipeline.plots.style import LEFT, WIDTH, Mark, label_margin, mark_margin, place_marks, spread
 from tests.test_plots import series
 
 

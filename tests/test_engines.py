@@ -12,10 +12,10 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from pipeline.arguments import keys
-from pipeline.history import read_history
-from pipeline.manifest import Manifest
-from pipeline.upkeep import verify
+from pipeline.config.trainer_keys import keys
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.metrics import read_history
+from pipeline.runs.verify import verify
 from tests.kills import Runner, join
 from tests.tiny import COMPOSITION, ROOT, run_here, write_recipe
 

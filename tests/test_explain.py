@@ -14,19 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.circuits.__main__ import main
+from pipeline.circuits._pairs import COLUMNS
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.causal_tracing import CausalTracing
 from pipeline.circuits.logit_lens import LogitLens
-from pipeline.explain import Run, choose_steps, explain
-from pipeline.explaining import main
-from pipeline.manifest import Entry, Manifest
+from pipeline.circuits.runner import Run, choose_steps, explain
+from pipeline.circuits.tables import add_step, read_table, write_table
+from pipeline.corpora.store import as_text
+from pipeline.data.tokenizer import build_tokenizer
 from pipeline.models.gpt2 import Gpt2
-from pipeline.pairs import COLUMNS
-from pipeline.report import write_report
-from pipeline.store import as_text
-from pipeline.tables import add_step, read_table, write_table
-from pipeline.tokenizer import build_tokenizer
-from pipeline.weights import load_weights
+from pipeline.models.loading import load_weights
+from pipeline.report.run_report import write_report
+from pipeline.runs.manifest import Entry, Manifest
 from tests.tiny import COMPOSITION, RECIPE, run_here, write_recipe
 
 
@@ -71,7 +71,7 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         (*lens, "--logit_lens.pair", "3"): "no such key; did you mean pairs?",
         (*lens, "--logit_lense.pairs", "3"): "is no option here; did you mean logit_",
         (*lens[:2], "attribution", "--attribution.method", "eep"): "'eep' is unknown; allowed: eap, eap-ig",
-        (*lens[:2], "progress"): "is not the group Z_n with + or -",
+        (*lens[:2], "fourier"): "is not the group Z_n with + or -",
         (*lens[:2], "similarity", "--against", str(run.parent)): "has no tables of attribution",
         (*lens, "--revision", "step2"): "--revision: goes with --model",
         (*lens, "--output", "there"): "--output: goes with --model",
@@ -242,7 +242,7 @@ def test_a_recipe_s_analyses_are_checked_before_training(tmp_path: Path, capsys:
     for block, message in {
         "{logit_lens: {split: test}}": "circuits.logit_lens.split: no split 'test'; allowed: train, id",
         "{logit_lens: {steps: '3'}}": "circuits.logit_lens.steps: step 3 is not kept",
-        "{progress: {}}": "circuits.progress.corpus: is not the group Z_n with + or -",
+        "{fourier: {}}": "circuits.fourier.corpus: is not the group Z_n with + or -",
         "{causal_tracing: {pairs: 0}}": "circuits.causal_tracing.pairs: 0 is not a whole number >= 1",
     }.items():
         assert run_here(write_recipe(tmp_path, COMPOSITION + f"circuits: {block}\n")) == 2

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import drafts, inside, upkeep
-from pipeline.checkpoints import keep, newest_good, seal
-from pipeline.drafts import draft_folder
-from pipeline.files import DiskError
-from pipeline.lock import LOCK
-from pipeline.manifest import Manifest
-from pipeline.upkeep import verify
+from pipeline.runs import __main__ as upkeep
+from pipeline.runs.checkpoints import keep, newest_good, seal
+from pipeline.runs.lock import LOCK
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.verify import verify
+from pipeline.utils import drafts, inside
+from pipeline.utils.drafts import draft_folder
+from pipeline.utils.files import DiskError
 from tests.kept_steps import checkpoint, write_weights
 from tests.kept_steps import write_run as write_steps
 from tests.tiny import SHORT, run_here, tree, write_recipe
@@ -89,7 +90,7 @@ def test_a_corpus_cache_that_cannot_be_written_is_named(
 
 def test_the_cache_is_cleaned_of_builds_that_were_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.corpora.group import Group
-    from pipeline.store import build
+    from pipeline.corpora.store import build
 
     monkeypatch.setenv("GROKLAB_CACHE", str(tmp_path))
     with draft_folder(tmp_path, "group-1") as living:

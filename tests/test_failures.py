@@ -13,18 +13,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.circuits.__main__ import main as circuits
 from pipeline.circuits.faithfulness import Faithfulness
 from pipeline.circuits.logit_lens import LogitLens
-from pipeline.explaining import main as circuits
-from pipeline.manifest import Manifest
-from pipeline.recipe import read_recipe
-from pipeline.report import main as report
-from pipeline.sweep import Point, _ending
-from pipeline.tables import MADE_OF
+from pipeline.circuits.tables import MADE_OF
+from pipeline.config.recipe import read_recipe
+from pipeline.report.__main__ import main as report
+from pipeline.runs.manifest import Manifest
+from pipeline.sweep.__main__ import _ending
+from pipeline.sweep.grid import Point
 from tests.tiny import COMPOSITION, run_here, write_recipe
 
 TWO = "circuits: {logit_lens: {pairs: 10, steps: last}, attention: {pairs: 10, steps: last}}\n"
-SHORT = ("--max_steps", "4", "--callbacks.progress.style", "off")
+SHORT = ("--max_steps", "4", "--callbacks.console.style", "off")
 
 
 def page(run: Path) -> str:

@@ -13,13 +13,15 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from pipeline import cards, report, upkeep
 from pipeline.corpora.__main__ import main as corpora
 from pipeline.corpora.published import Published
-from pipeline.manifest import Manifest
-from pipeline.results import Results
-from pipeline.store import build, write_parquet
-from pipeline.upkeep import main as checkpoints
+from pipeline.corpora.store import build, write_parquet
+from pipeline.hub import cards
+from pipeline.report import run_report as report
+from pipeline.runs import __main__ as upkeep
+from pipeline.runs.__main__ import main as checkpoints
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.results import Results
 from tests.hub_server import HubServer, in_this_process
 from tests.test_pages import Reader
 from tests.test_remote_code import sealed

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from pipeline import forward
 from pipeline.corpora.composition import Composition
-from pipeline.data import Batch, Rows, load_rows
-from pipeline.forward import attend, dropout, install, short_logits, stock_logits
+from pipeline.corpora.store import build
+from pipeline.data.rows import Batch, Rows, load_rows
+from pipeline.kernels import forward
+from pipeline.kernels.forward import attend, dropout, install, short_logits, stock_logits
 from pipeline.models.gpt2 import Gpt2
-from pipeline.store import build
 from tests.test_data import MODELS, SIZES
 
 NAMES = ["gpt2", "bare", "looped", "pythia", "pythia-sequential"]

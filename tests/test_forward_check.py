@@ -18,8 +18,8 @@ from transformers import (
 )  # fmt: skip
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention
 
-from pipeline.forward import Guarded, fast_logits, install, short_logits, stock_logits
-from pipeline.forward_check import why_not_recorded
+from pipeline.kernels.forward import Guarded, fast_logits, install, short_logits, stock_logits
+from pipeline.kernels.forward_check import why_not_recorded
 from pipeline.models.base import Architecture
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.gpt2_bare import Gpt2Bare

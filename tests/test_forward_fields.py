@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.forward import fast_logits, stock_logits
+from pipeline.kernels.forward import fast_logits, stock_logits
 from tests.variants import OFF, model_of, results, rows
 
 # Every field of the configurations that can change a forward pass, turned alone.

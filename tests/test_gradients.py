@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.data import IGNORED
-from pipeline.gradients import attach, check_sharding, make_orthogonal, token_losses
-from pipeline.parameters import ParameterError
-from pipeline.recipe import Options
+from pipeline.config.recipe import Options
+from pipeline.data.rows import IGNORED
+from pipeline.optim.gradients import attach, check_sharding, make_orthogonal, token_losses
+from pipeline.utils.errors import ParameterError
 from tests.test_run import FINAL, same_weights
 from tests.tiny import run_here, write_recipe
 

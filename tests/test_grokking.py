@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cards import model_card
-from pipeline.grokking import GrokTracker, judged_split, known_gen_step, match_key
-from pipeline.manifest import Entry, Manifest
-from pipeline.models.continued import Continued
-from pipeline.parameters import ParameterError
-from pipeline.plots import step_marks
-from pipeline.report import main, summary, write_report
-from pipeline.results import Results
-from pipeline.story import outcome, story
+from pipeline.hub.cards import model_card
+from pipeline.models.pretrained import Pretrained
+from pipeline.plots.training import step_marks
+from pipeline.report.__main__ import main
+from pipeline.report.run_report import summary, write_report
+from pipeline.report.summary import outcome, story
+from pipeline.runs.grokking import GrokTracker, judged_split, known_gen_step, match_key
+from pipeline.runs.manifest import Entry, Manifest
+from pipeline.runs.results import Results
+from pipeline.utils.errors import ParameterError
 from tests.tiny import RECIPE, run_here, write_recipe
 from tests.written_runs import COMPOSITION, write_run
 
@@ -151,13 +152,13 @@ def manifest_of(folder: Path, finished: dict[str, float | None]) -> Path:
 def test_the_next_stage_begins_where_the_last_one_generalized(tmp_path: Path, finished: dict[str, float]) -> None:
     assert known_gen_step(finished) == 450
     run = manifest_of(tmp_path / "run", finished)
-    assert Continued(model_name_or_path=str(run), revision="grok").origin[0] == str(run / "steps" / "step500")
+    assert Pretrained(model_name_or_path=str(run), revision="grok").origin[0] == str(run / "steps" / "step500")
 
 
 def test_a_stage_that_has_not_generalized_is_named(tmp_path: Path) -> None:
     run = manifest_of(tmp_path / "run", {"fit_step": 400, "gen_step": None, "grok_step": None})
     with pytest.raises(ParameterError, match="is a run that has not generalized, or is not finished"):
-        _ = Continued(model_name_or_path=str(run), revision="grok").origin
+        _ = Pretrained(model_name_or_path=str(run), revision="grok").origin
 
 
 def test_a_run_of_earlier_code_gets_the_new_words(tmp_path: Path) -> None:

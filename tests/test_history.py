@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import files, history
-from pipeline.history import METRICS, read_history, read_series, rewind_history
-from pipeline.reading import RecipeError
+from pipeline.runs import metrics as history
+from pipeline.runs.metrics import METRICS, read_history, read_series, rewind_history
+from pipeline.utils import files
+from pipeline.utils.errors import RecipeError
 
 
 def write(run: Path, *lines: str) -> Path:

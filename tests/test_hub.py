@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.results import Results
-from pipeline.upkeep import verify
+from pipeline.runs.results import Results
+from pipeline.runs.verify import verify
 from tests.hub_server import CLOSED, TOKEN, HubServer, hub, weights
 from tests.tiny import ROOT, run_here, run_process, write_recipe
 
@@ -179,7 +179,7 @@ def test_damage_here_ends_a_push_before_it_begins(kept_run: Path, server: HubSer
 
 def test_another_run_s_revisions_are_not_overwritten(kept_run: Path, server: HubServer, tmp_path: Path) -> None:
     assert hub(server, "push", str(kept_run), "--repo", "user/x", "--steps", "8").returncode == 0
-    assert run_here(write_recipe(tmp_path), "--seed", "1", "--callbacks.progress.style", "off") == 0
+    assert run_here(write_recipe(tmp_path), "--seed", "1", "--callbacks.console.style", "off") == 0
     words = ("push", str(tmp_path / "run"), "--repo", "user/x", "--steps", "8")
     result = hub(server, *words)
     assert result.returncode == 2 and "main holds another run: its step 0 has other weights" in result.stderr

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipeline.files import sha256
+from pipeline.utils.files import sha256
 from tests.bases import recipe_of
 from tests.hub_server import TOKEN, HubServer, hub
 from tests.tiny import RECIPE, run_here, run_process, write_recipe
@@ -110,7 +110,7 @@ def test_a_recipe_pushes_at_its_end_and_again_what_is_missing(server: HubServer,
 
 def test_a_variant_loads_with_the_code_that_travels_with_it(server: HubServer, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, RECIPE.replace("name: gpt2,", "name: gpt2_looped,"))
-    assert run_here(recipe, "--max_steps", "2", "--callbacks.progress.style", "off") == 0
+    assert run_here(recipe, "--max_steps", "2", "--callbacks.console.style", "off") == 0
     assert hub(server, "push", str(tmp_path / "run"), "--repo", "user/looped").returncode == 0
     assert "trust_remote_code=True" in server.content("user/looped", "main", "README.md").decode()
     code = """
@@ -131,8 +131,8 @@ assert not any(name.split(".")[0] == "pipeline" for name in sys.modules)
     # This package continues it with its own class, and reads nothing of the code that lies there.
     code = """
 import sys
-from pipeline.models.continued import Continued
-model = Continued(model_name_or_path="user/looped", revision="step1").build(24)
+from pipeline.models.pretrained import Pretrained
+model = Pretrained(model_name_or_path="user/looped", revision="step1").build(24)
 assert type(model).__module__ == "pipeline.models.modeling_gpt2_looped", type(model)
 assert not any(name.startswith("transformers_modules.") for name in sys.modules)
 """

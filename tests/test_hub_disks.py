@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.upkeep import verify
+from pipeline.runs.verify import verify
 from tests.hub_server import Hub, HubServer
 
 STEPS = ("--steps", "0,8")

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from pipeline.corpora.group import Group
-from pipeline.manifest import Manifest
-from pipeline.results import Results
-from pipeline.store import build, write_parquet
-from pipeline.upkeep import verify
+from pipeline.corpora.store import build, write_parquet
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.results import Results
+from pipeline.runs.verify import verify
 from tests.hub_server import Answer, Hub, HubServer, weights
 from tests.hub_store import Blob, Repo
 
@@ -177,7 +177,7 @@ def test_a_pull_follows_no_link_and_waits_for_no_one(run: Path, server: HubServe
         shutil.rmtree(place)
     # Two at once: one of them fetches it, the other says who does.
     answers: list[Answer] = []
-    from pipeline.lock import RunLock
+    from pipeline.runs.lock import RunLock
 
     with RunLock(place):
         answers.append(hub("pull", "user/x", "--output", place))
@@ -186,7 +186,7 @@ def test_a_pull_follows_no_link_and_waits_for_no_one(run: Path, server: HubServe
 
 
 def test_two_pushes_at_once_end_as_one(run: Path, server: HubServer, hub: Hub) -> None:
-    from pipeline.pushing import push
+    from pipeline.hub.push import push
 
     def once() -> None:
         for _ in push(run, "user/x", steps="0,4,8"):

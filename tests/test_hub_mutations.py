@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.hub import main
-from pipeline.manifest import Manifest
+from pipeline.hub.__main__ import main
+from pipeline.runs.manifest import Manifest
 from tests.hub_server import HubServer, hub_server, in_this_process
 from tests.hub_store import Blob, Tree
 from tests.mutations import MUTATIONS, OF_FILES, call

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.identity import decides
+from pipeline.config.identity import decides
 from tests.tiny import ROOT, run_process
 
 NOISE = '''
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pipeline.callbacks.base import Callback
-from pipeline.parameters import param
+from pipeline.config.fields import param
 
 
 @dataclass
@@ -32,19 +32,19 @@ SHAKE = NOISE.replace("class Noise", "class Shake").replace('    std: float = pa
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from pipeline.comparison import Differences
-from pipeline.folder import open_run
-from pipeline.reading import RecipeError
-from pipeline.recipe import read_recipe
-from pipeline.results import Results
-from pipeline.trackers import tracked_name
+from pipeline.report.comparison import Differences
+from pipeline.runs.folder import open_run
+from pipeline.utils.errors import RecipeError
+from pipeline.config.recipe import read_recipe
+from pipeline.runs.results import Results
+from pipeline.training.trackers import tracked_name
 from tests.written_runs import GROUP, write_run
 
 folder = Path(sys.argv[1])
 base = folder / "tiny.yaml"
 base.write_text(GROUP)
 words = {
-    "plain": [], "watched": ["--callbacks.weight_norm={}", "--callbacks.progress.seconds=9"],
+    "plain": [], "watched": ["--callbacks.weight_norm={}", "--callbacks.console.seconds=9"],
     "noise": ["--callbacks.noise.std=0.2"], "more": ["--callbacks.noise.std=0.3"], "shake": ["--callbacks.shake={}"],
 }
 found = {"names": {}, "refused": {}}
@@ -108,5 +108,5 @@ def test_a_callback_that_changes_weights_is_part_of_the_recipe(extended: Path) -
 
 def test_what_only_watches_decides_nothing() -> None:
     assert decides("learning_rate") and decides("corpus.seed") and decides("model.name")
-    assert not any(map(decides, ("callbacks.progress.style", "circuits.progress.steps", "paper.title", "save_steps")))
+    assert not any(map(decides, ("callbacks.console.style", "circuits.fourier.steps", "paper.title", "save_steps")))
     assert decides("callbacks.gone_by_now.strength")  # of a callback that is not here any more nobody can say

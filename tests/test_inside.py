@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import inside, report, upkeep
-from pipeline.checkpoints import seal
-from pipeline.drafts import clean, draft_folder, new_folder, write_inside
-from pipeline.inside import append_to, read_json, remove_listed, remove_tree
-from pipeline.manifest import Manifest
-from pipeline.reading import RecipeError
-from pipeline.upkeep import verify
+from pipeline.report import run_report as report
+from pipeline.runs import __main__ as upkeep
+from pipeline.runs.checkpoints import seal
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.verify import verify
+from pipeline.utils import inside
+from pipeline.utils.drafts import clean, draft_folder, new_folder, write_inside
+from pipeline.utils.errors import RecipeError
+from pipeline.utils.inside import append_to, read_json, remove_listed, remove_tree
 from tests.kept_steps import checkpoint, torn
 from tests.kept_steps import write_run as write_steps
 from tests.tiny import run_here, tree
@@ -138,7 +140,7 @@ def test_what_a_crash_leaves_goes_and_a_namesake_stays(tmp_path: Path) -> None:
     torn(run, 20)  # of a crash
     checkpoint(run, 25)  # of nobody knows whom
     (run / "steps" / "step9").mkdir()
-    from pipeline.checkpoints import rewind
+    from pipeline.runs.checkpoints import rewind
 
     rewind(run, Manifest.load(run), 15)
     assert not (run / "checkpoint-20").exists() and not list(run.glob(".draft*"))
@@ -146,7 +148,7 @@ def test_what_a_crash_leaves_goes_and_a_namesake_stays(tmp_path: Path) -> None:
 
 
 def test_a_crash_between_list_and_deletion_is_made_up_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline import checkpoints
+    from pipeline.runs import checkpoints
 
     run = write_steps(tmp_path / "run")
     with monkeypatch.context() as patched:

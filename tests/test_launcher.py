@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.launcher import LAUNCHER
-from pipeline.lock import RunLock
-from pipeline.signals import SAVED
+from pipeline.runs.lock import RunLock
+from pipeline.utils.launcher import LAUNCHER
+from pipeline.utils.signals import SAVED
 from tests.kills import Runner, join
 from tests.test_signals import ENDLESS
 from tests.tiny import RECIPE, ROOT, free_port, run_process, write_recipe

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import Manifest
-from pipeline.results import Results
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.results import Results
 from tests.bases import make_base, sentences
 from tests.tiny import RECIPE, run_here, write_recipe
 
-QUIET = ("--callbacks.progress.style", "off")
+QUIET = ("--callbacks.console.style", "off")
 EPOCHS = RECIPE.replace("max_steps: 24", "num_train_epochs: 2").replace("save_steps: 6", "save_steps: 100")
 # 60 rows in batches of 16: 4 updates an epoch.
 FINISHED = "is finished"

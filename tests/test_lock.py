@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lock
-from pipeline.lock import LOCK, RunLock
-from pipeline.reading import RecipeError
+from pipeline.runs import lock
+from pipeline.runs.lock import LOCK, RunLock
+from pipeline.utils.errors import RecipeError
 from tests.kills import Runner, join
 from tests.test_signals import ENDLESS, wait_for_step
 from tests.tiny import run_here, write_recipe

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from transformers import TrainerCallback
 
-from pipeline.history import METRICS, last_line, read_lines, rewind_history
-from pipeline.recipe import read_recipe
-from pipeline.run import prepare, train
+from pipeline.config.recipe import read_recipe
+from pipeline.runs.metrics import METRICS, last_line, read_lines, rewind_history
+from pipeline.training.session import prepare, train
 from tests.tiny import RECIPE, write_recipe
 
 

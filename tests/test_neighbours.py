@@ -7,12 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from pipeline.corpora.base import Corpus, Draws, Examples
+from pipeline.circuits._counterfactuals import Neighbours
+from pipeline.corpora.base import Corpus, Examples
 from pipeline.corpora.comparison import Comparison
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
-from pipeline.neighbours import Neighbours
-from pipeline.store import StoredCorpus, build
+from pipeline.corpora.store import StoredCorpus, build
+from pipeline.utils.draws import Draws
 
 CORPORA: list[Corpus] = [
     Composition(num_entities=40, num_relations=6, out_degree=4, ratio=2, ood_fraction=0.2, seed=3),

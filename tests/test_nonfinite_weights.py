@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from pipeline.explaining import main as circuits
-from pipeline.parameters import MismatchError
-from pipeline.weights import load_weights, not_finite
+from pipeline.circuits.__main__ import main as circuits
+from pipeline.models.loading import load_weights, not_finite
+from pipeline.utils.errors import MismatchError
 from tests.bases import make_tokenizer, recipe_of
 from tests.test_remote_code import sealed
 from tests.tiny import SHORT, run_here, tree, write_recipe
@@ -67,7 +67,7 @@ def test_a_model_and_a_kept_step_are_not_analysed(tmp_path: Path, capsys: pytest
     assert all(weight.equal(before[name]) for name, weight in model.state_dict().items())
 
 
-@pytest.mark.parametrize("analysis", ["logit_lens", "causal_tracing,attribution", "similarity", "progress"])
+@pytest.mark.parametrize("analysis", ["logit_lens", "causal_tracing,attribution", "similarity", "fourier"])
 def test_a_kept_step_that_its_manifest_fits_is_one_line(
     analysis: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

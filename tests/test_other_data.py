@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import upkeep
+from pipeline.circuits.__main__ import main as circuits
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.published import write_published
-from pipeline.explaining import main as circuits
-from pipeline.store import build
+from pipeline.corpora.store import build
+from pipeline.runs import __main__ as upkeep
 from tests.tiny import COMPOSITION, run_here, write_recipe
 
 SIZES = {"num_entities": 30, "num_relations": 6, "out_degree": 4, "ratio": 2.0, "ood_fraction": 0.2}

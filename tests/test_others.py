@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
-from pipeline.rooms import names
+from pipeline.config.registry import names
 from tests.read_runs import ARCHITECTURES, CORPORA, KEPT, examples, keep
 
 LIBRARIES = {"lm_eval": "eval", "transformer_lens": "lens", "nnsight": "lens", "nnterp": "lens"}

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.deepspeed_config import filled_deepspeed
-from pipeline.environment import changes, describe_environment
-from pipeline.launcher import Processes, processes
-from pipeline.outside import check_outside
-from pipeline.reading import RecipeError
-from pipeline.recipe import Recipe, read_recipe
+from pipeline.config.deepspeed import filled_deepspeed
+from pipeline.config.outside import check_outside
+from pipeline.config.recipe import Recipe, read_recipe
+from pipeline.runs.environment import changes, describe_environment
+from pipeline.utils.errors import RecipeError
+from pipeline.utils.launcher import Processes, processes
 from tests.tiny import RECIPE, run_here, run_process, write_recipe
 
 TWO = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}

@@ -13,9 +13,21 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline import pages
-from pipeline.pages import Code, Figure, Heading, Paragraph, Part, Table, as_html, as_markdown, code, plain, write_page
-from pipeline.reading import RecipeError
+from pipeline.report import page as pages
+from pipeline.report.page import (
+    Code,
+    Figure,
+    Heading,
+    Paragraph,
+    Part,
+    Table,
+    as_html,
+    as_markdown,
+    code,
+    plain,
+    write_page,
+)
+from pipeline.utils.errors import RecipeError
 
 NASTY = r"""a|b \| `tick` ``two`` *star* _under_ <script>alert(1)</script> [x](y) # & &amp; ~~no~~ **b** \\ $x$"""
 WORDS = st.text(

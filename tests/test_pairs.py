@@ -17,19 +17,18 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
+from pipeline.circuits._pairs import COLUMNS, CorpusPairs, FilePairs, translate
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.logit_lens import LogitLens
+from pipeline.circuits.tables import fingerprint, write_table
 from pipeline.corpora.comparison import Comparison
 from pipeline.corpora.complex_reasoning import ComplexReasoning
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
+from pipeline.corpora.store import build
+from pipeline.data.tokenizer import build_tokenizer
 from pipeline.models.gpt2 import Gpt2
-from pipeline.pairs import COLUMNS, CorpusPairs, FilePairs, translate
-from pipeline.parameters import ParameterError
-from pipeline.reading import RecipeError
-from pipeline.store import build
-from pipeline.tables import fingerprint, write_table
-from pipeline.tokenizer import build_tokenizer
+from pipeline.utils.errors import ParameterError, RecipeError
 
 SMALL = {"num_entities": 20, "probe_cap": 200}
 CORPORA: dict[str, tuple[Any, str, list[str]]] = {

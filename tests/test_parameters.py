@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.parameters import ParameterError, Parameters, allowed, param, parameters_of, within
+from pipeline.config.fields import Parameters, allowed, param, parameters_of, within
+from pipeline.utils.errors import ParameterError
 
 
 @dataclass(frozen=True)

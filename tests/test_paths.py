@@ -6,20 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import explaining, report
-from pipeline.arguments import keys, refuse
+from pipeline.circuits import __main__ as explaining
+from pipeline.config.fields import parameters_of
+from pipeline.config.habits import HABITS
+from pipeline.config.options import Options
+from pipeline.config.recipe import BLOCKS
+from pipeline.config.registry import load
+from pipeline.config.trainer_keys import keys, refuse
+from pipeline.config.trainer_policy import REFUSED, REMOVED
 from pipeline.corpora.published import Published
-from pipeline.habits import HABITS
-from pipeline.models.continued import Continued
-from pipeline.options import Options
-from pipeline.parameters import ParameterError, parameters_of
-from pipeline.paths import expanded, obstacle
-from pipeline.policy import REFUSED, REMOVED
-from pipeline.reading import RecipeError
-from pipeline.recipe import BLOCKS
-from pipeline.rooms import load
-from pipeline.store import cache_home
-from pipeline.texts import Texts
+from pipeline.corpora.store import cache_home
+from pipeline.data.text import Texts
+from pipeline.models.pretrained import Pretrained
+from pipeline.report import run_report as report
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.paths import expanded, obstacle
 from tests.tiny import RECIPE, run_here, write_recipe
 
 
@@ -67,7 +68,7 @@ def test_every_key_that_is_a_path_is_expanded(
     unset = "the environment variable NOWHERE is not set"
     for act in (
         lambda: list(Published(path="$NOWHERE/x").splits()),
-        lambda: Continued(model_name_or_path="$NOWHERE/x").origin,
+        lambda: Pretrained(model_name_or_path="$NOWHERE/x").origin,
         lambda: next(iter(Texts(source="$NOWHERE/x").documents())),
     ):
         with pytest.raises(ParameterError, match=unset):
@@ -109,7 +110,7 @@ def test_habits_are_no_keys_and_lead_to_keys() -> None:
     assert not HABITS.keys() & {*keys(), *ours, *BLOCKS, *REFUSED, *REMOVED}
     inside = {
         *(f"model.{field.name}" for field in parameters_of(load("models", "gpt2", ""))),
-        *(f"model.{field.name}" for field in parameters_of(Continued)),
+        *(f"model.{field.name}" for field in parameters_of(Pretrained)),
         *(f"corpus.{field.name}" for field in parameters_of(load("corpora", "group", ""))),
     }
     meant = {habit for habit in HABITS.values() if " " not in habit}

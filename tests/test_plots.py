@@ -16,11 +16,11 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline import plots
-from pipeline.drawing import HUES, png, svg
-from pipeline.grokking import GrokTracker, match_key
-from pipeline.history import Series
-from pipeline.scales import StepScale
+from pipeline.plots import training as plots
+from pipeline.plots.axes import StepScale
+from pipeline.plots.style import HUES, png, svg
+from pipeline.runs.grokking import GrokTracker, match_key
+from pipeline.runs.metrics import Series
 
 STEPS = [0, 1, 2, 4, 8, 16, 32, 64, *range(100, 2001, 100)]
 SPLITS = ["train", "id", "ood", "test_hard", "train_inferred", "id_atomic", "ood_atomic", "another_probe"]

@@ -7,13 +7,13 @@ import platform
 
 import pytest
 
-from pipeline.process import wait_briefly
+from pipeline.kernels.host import wait_briefly
 from tests.tiny import run_process
 
 # Memory of this process, in MB, after a block of 20 MB was given back.
 GIVEN_BACK = """
 import ctypes, os, sys
-from pipeline.process import keep_memory
+from pipeline.kernels.host import keep_memory
 
 def held():
     return int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20

@@ -12,8 +12,8 @@ from torch import nn
 from torch.func import functional_call
 from transformers.pytorch_utils import Conv1D
 
-from pipeline import products
-from pipeline.products import QUICK, quicken, swap
+from pipeline.kernels import onednn as products
+from pipeline.kernels.onednn import QUICK, quicken, swap
 
 
 @pytest.fixture(autouse=True)

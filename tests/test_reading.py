@@ -11,8 +11,20 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.reading import DEEPEST, LONGEST, Block, Items, RecipeError, Scalar, override, pairs, parse, place, read
-from pipeline.values import plain
+from pipeline.config.coerce import plain
+from pipeline.config.yaml_nodes import (
+    DEEPEST,
+    LONGEST,
+    Block,
+    Items,
+    Scalar,
+    override,
+    pairs,
+    parse,
+    place,
+    read,
+)
+from pipeline.utils.errors import RecipeError
 
 
 def complaint(path: Path, content: str | bytes) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.recipe import read_recipe
-from pipeline.sweep import grid
+from pipeline.config.recipe import read_recipe
+from pipeline.sweep.grid import grid
 from tests.corpora import test_contract
 from tests.hub_server import HubServer, hub_server
 from tests.test_recipes import SHORT
@@ -136,7 +136,7 @@ def test_the_error_it_shows_is_the_one_that_comes(tmp_path: Path) -> None:
 
 
 def test_the_corpus_that_contributing_shows_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.store import build
+    from pipeline.corpora.store import build
 
     (code,) = [block for block in blocks("python", (ROOT / "CONTRIBUTING.md").read_text()) if "Parity" in block]
     path = tmp_path / "parity_of_the_guide.py"

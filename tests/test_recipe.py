@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.arguments import keys
-from pipeline.checkpoints import KeepSchedule
-from pipeline.parameters import ParameterError
-from pipeline.policy import DEFAULTS
-from pipeline.reading import RecipeError
-from pipeline.recipe import Options, Recipe, read_recipe
-from pipeline.rooms import load
+from pipeline.config.recipe import Options, Recipe, read_recipe
+from pipeline.config.registry import load
+from pipeline.config.trainer_keys import keys
+from pipeline.config.trainer_policy import DEFAULTS
+from pipeline.runs.checkpoints import KeepSchedule
+from pipeline.utils.errors import ParameterError, RecipeError
 from tests.tiny import ROOT
 
 HEAD = "corpus: {name: group}\nmodel: {name: gpt2}\n"
@@ -204,8 +203,8 @@ def test_reading_and_help_import_neither_torch_nor_transformers(tmp_path: Path) 
     code = """if True:
         import sys
         from pathlib import Path
-        from pipeline.recipe import read_recipe
-        from pipeline.usage import help_text
+        from pipeline.config.recipe import read_recipe
+        from pipeline.config.help import help_text
         recipes = sorted(Path(sys.argv[1]).glob("*.yaml"))
         for path in recipes:
             read_recipe(path)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.recipe import read_recipe
-from pipeline.rooms import room_name
-from pipeline.run import prepare, train
+from pipeline.config.recipe import read_recipe
+from pipeline.config.registry import room_name
+from pipeline.training.session import prepare, train
 from tests.test_recipes import RECIPES, SHORT, base, stand_ins
 from tests.test_seeds import Generators
 
@@ -31,7 +31,7 @@ def trained(path: Path, folder: Path, seed: int, base: Path, is_small: bool) -> 
     """The order of rows, the weights and the state of the generator after 20 steps."""
     recipe = read_recipe(path)
     values = {**SHORT, "max_steps": 20, "eval_strategy": "no", "circuits": "{}"}
-    is_continued = room_name(recipe.model) == "continued"
+    is_continued = room_name(recipe.model) == "pretrained"
     if is_continued:
         values |= stand_ins(path, base)
     if is_small:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.history import read_history
-from pipeline.recipe import read_recipe
-from pipeline.run import prepare, train
+from pipeline.config.recipe import read_recipe
+from pipeline.runs.metrics import read_history
+from pipeline.training.session import prepare, train
 from tests.bases import make_base, make_texts
 from tests.tiny import ROOT
 
@@ -23,7 +23,7 @@ SHORT = {
     "save_strategy": "no",
     "checkpoints.initial": "false",
     "checkpoints.powers_of_two": "false",
-    "callbacks.progress.style": "off",
+    "callbacks.console.style": "off",
 }
 
 
@@ -110,7 +110,7 @@ def test_the_table_of_recipes_has_it(path: Path) -> None:
 
 
 def test_the_paper_s_corpus_has_its_golden_counts() -> None:
-    from pipeline.store import build
+    from pipeline.corpora.store import build
 
     sizes = build(read_recipe(ROOT / "recipes" / "grok_gpt2.yaml").corpus).sizes
     assert sizes["train"] == 40_000 + 342_000

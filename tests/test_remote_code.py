@@ -10,11 +10,13 @@ import pytest
 import torch
 import yaml
 
-from pipeline import hub, trust, upkeep
-from pipeline.checkpoints import facts_of, files_of
-from pipeline.explaining import main as circuits_main
-from pipeline.files import sha256
-from pipeline.manifest import Entry, Manifest
+from pipeline.circuits.__main__ import main as circuits_main
+from pipeline.config import trust
+from pipeline.hub import __main__ as hub
+from pipeline.runs import __main__ as upkeep
+from pipeline.runs.checkpoints import facts_of, files_of
+from pipeline.runs.manifest import Entry, Manifest
+from pipeline.utils.files import sha256
 from tests.bases import recipe_of
 from tests.hub_server import HubServer
 from tests.hub_server import hub as hub_command
@@ -106,10 +108,10 @@ def test_a_pulled_run_runs_no_code(evil: tuple[Path, Path], server: HubServer, t
     assert "trust_remote_code: true" in (tmp_path / "pulled" / "recipe.yaml").read_text()
     for words in (
         ("pipeline.circuits", "--analysis", "logit_lens"),
-        ("pipeline.checkpoints", "--rebuild"),
+        ("pipeline.runs", "--rebuild"),
     ):
         module, *rest = words
-        first = ["verify"] if module == "pipeline.checkpoints" else []
+        first = ["verify"] if module == "pipeline.runs" else []
         result = run_process("-m", module, *first, str(tmp_path / "pulled"), *rest)
         assert "Traceback" not in result.stderr and not proof.exists(), result.stderr
 
@@ -143,22 +145,22 @@ def test_a_recipe_alone_does_not_trust_and_the_command_line_does(
 def test_code_of_this_package_needs_no_trust_and_changed_code_does(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from pipeline.models.continued import Continued
-    from pipeline.rooms import load
+    from pipeline.config.registry import load
+    from pipeline.models.pretrained import Pretrained
 
     torch.manual_seed(0)
     model = load("models", name, "model")(n_layer=1, n_embd=16, n_head=2, n_positions=8, dropout=0.0).build(24).eval()
     model.save_pretrained(tmp_path / "model")
     module = tmp_path / "model" / f"modeling_{name}.py"
     assert module.read_bytes() == (ROOT / "pipeline" / "models" / module.name).read_bytes()
-    again = Continued(model_name_or_path=str(tmp_path / "model")).build(24).eval()
+    again = Pretrained(model_name_or_path=str(tmp_path / "model")).build(24).eval()
     assert type(again) is type(model)  # the package's own, which reads nothing of the folder's code
     tokens = torch.arange(6)[None]
     assert again(tokens).logits.equal(model(tokens).logits)
     # Bytes that were changed are nobody's.
     module.write_text(f"{module.read_text()}\nopen({str(tmp_path / 'proof')!r}, 'w')\n")
     with pytest.raises(trust.ParameterError, match=f"modeling_{name}.py; --trust-remote-code would run it"):
-        Continued(model_name_or_path=str(tmp_path / "model")).build(24)
+        Pretrained(model_name_or_path=str(tmp_path / "model")).build(24)
     assert not (tmp_path / "proof").exists()
 
 

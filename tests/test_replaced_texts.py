@@ -11,9 +11,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from pipeline import sources
-from pipeline.files import sha256
-from pipeline.texts import Texts
+from pipeline.data import sources
+from pipeline.data.text import Texts
+from pipeline.utils.files import sha256
 from tests.bases import make_texts, recipe_of, sentences
 from tests.tiny import run_here, tree, write_recipe
 

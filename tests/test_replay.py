@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from pipeline.data import IGNORED, Rows
-from pipeline.history import read_history
-from pipeline.parameters import ParameterError
-from pipeline.recipe import read_recipe
-from pipeline.replayed import PLACES, Replayed
-from pipeline.run import prepare
-from pipeline.texts import Replay
+from pipeline.config.recipe import read_recipe
+from pipeline.data.replay import Replay
+from pipeline.data.rows import IGNORED, Rows
+from pipeline.data.stream import PLACES, Replayed
+from pipeline.runs.metrics import read_history
+from pipeline.training.session import prepare
+from pipeline.utils.errors import ParameterError
 from tests.bases import logged, make_tokenizer, recipe_of, sentences
 from tests.kills import Runner
 from tests.tiny import ROOT, run_here, write_recipe

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.recipe import read_recipe
-from pipeline.report import main, summary, write_report
+from pipeline.config.recipe import read_recipe
+from pipeline.report.__main__ import main
+from pipeline.report.run_report import summary, write_report
 from tests.test_pages import Reader, needs_nothing_but_itself, rendered, seen
 from tests.test_plots import Drawing
 from tests.tiny import ROOT
@@ -204,7 +205,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "not text": (lambda run: (run / "recipe.yaml").write_bytes(b"\xff\xfe\x00"), "{run}/recipe.yaml: is damaged"),
 }
-REBUILT = "{run}: manifest.json is damaged; python -m pipeline.checkpoints rebuild-manifest {run} makes a new one"
+REBUILT = "{run}: manifest.json is damaged; python -m pipeline.runs rebuild-manifest {run} makes a new one"
 for name, texts in BROKEN_TEXTS.items():
     for text in texts:
         write = partial(lambda run, name, text: (run / name).write_text(text), name=name, text=text)

@@ -12,12 +12,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.arguments import keys
-from pipeline.checkpoints import KeepSchedule
-from pipeline.parameters import Parameters, parameters_of
-from pipeline.policy import FREE
-from pipeline.recipe import Options, Paper, flat
-from pipeline.rooms import load
+from pipeline.config.fields import Parameters, parameters_of
+from pipeline.config.recipe import Options, Paper, flat
+from pipeline.config.registry import load
+from pipeline.config.trainer_keys import keys
+from pipeline.config.trainer_policy import FREE
+from pipeline.runs.checkpoints import KeepSchedule
 from tests.test_recipe import BASE, HEAD, recipe_of
 
 # Random recipes: a value for any type that a parameter or a key can have, within its bounds.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.parameters import ParameterError, Parameters
-from pipeline.rooms import ROOMS, choose, load, names, room_name
+from pipeline.config.fields import Parameters
+from pipeline.config.registry import ROOMS, load, names, room_name
+from pipeline.utils.errors import ParameterError
+from pipeline.utils.suggest import did_you_mean
 
 ENTRIES = [(room, name) for room in ROOMS for name in names(room)]
 
@@ -51,4 +53,4 @@ def test_a_wrong_name_is_refused_with_the_right_ones(name: str) -> None:
     ],
 )
 def test_choose(word: str, options: list[str], clause: str) -> None:
-    assert choose(word, options, "see there" if len(str(options)) > 300 else "") == clause
+    assert did_you_mean(word, options, "see there" if len(str(options)) > 300 else "") == clause

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from pipeline.history import read_history
-from pipeline.manifest import Manifest
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.metrics import read_history
 from tests.tiny import COMPOSITION, RECIPE, ROOT, run_here, run_process, write_recipe
 
 FINAL = "steps/step24/model.safetensors"

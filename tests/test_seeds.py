@@ -11,16 +11,16 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, TrainerCallback, set_seed
 
+from pipeline.circuits._pairs import CorpusPairs
+from pipeline.config.recipe import read_recipe
 from pipeline.corpora.complex_reasoning import ComplexReasoning
-from pipeline.data import Rows, load_rows
-from pipeline.pairs import CorpusPairs
-from pipeline.recipe import read_recipe
-from pipeline.run import prepare, train
-from pipeline.seeds import row_order, sample, seed_dropout, torch_seed
-from pipeline.store import build
+from pipeline.corpora.store import build
+from pipeline.data.rows import Rows, load_rows
+from pipeline.training.session import prepare, train
+from pipeline.utils.seeds import row_order, sample, seed_dropout, torch_seed
 from tests.tiny import COMPOSITION, RECIPE, run_here, write_recipe
 
-QUIET = ("--save_strategy", "no", "--callbacks.progress.style", "off")
+QUIET = ("--save_strategy", "no", "--callbacks.console.style", "off")
 
 
 class Generators(TrainerCallback):

@@ -9,11 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.data import IGNORED, Rows, from_lists
-from pipeline.forward import install, short_logits, stock_logits
+from pipeline.data.buckets import MOST, WORTH, Shape, widths
+from pipeline.data.rows import IGNORED, Rows, from_lists
+from pipeline.kernels.forward import install, short_logits, stock_logits
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.pythia import Pythia
-from pipeline.shapes import MOST, WORTH, Shape, widths
 
 
 @given(st.lists(st.integers(1, 80), min_size=1, max_size=200))

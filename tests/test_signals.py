@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 
-from pipeline.history import read_history
-from pipeline.manifest import Manifest
-from pipeline.signals import REQUEST, SAVED, Agreement, Request, Stopped, stop_signals
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.metrics import read_history
+from pipeline.utils.signals import REQUEST, SAVED, Agreement, Request, Stopped, stop_signals
 from tests.kills import Runner, join
 from tests.tiny import RECIPE, write_recipe
 

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.checkpoints import newest_good
-from pipeline.history import read_history
-from pipeline.manifest import Manifest
-from pipeline.slurm import array_file
-from pipeline.upkeep import verify
+from pipeline.runs.checkpoints import newest_good
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.metrics import read_history
+from pipeline.runs.verify import verify
+from pipeline.sweep.slurm import array_file
 from tests.kills import differences
 from tests.slurm_cluster import Cluster
 from tests.tiny import RECIPE, ROOT, write_recipe

@@ -9,8 +9,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from pipeline.parameters import ParameterError
-from pipeline.texts import Texts
+from pipeline.data.text import Texts
+from pipeline.utils.errors import ParameterError
 from tests.bases import END, recipe_of, sentences
 from tests.tiny import run_here, write_recipe
 

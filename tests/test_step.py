@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from pipeline import products, shapes
-from pipeline.capture import INNER_EVENTS, Captured, why_not_captured
-from pipeline.history import read_history
-from pipeline.trainer import GrokTrainer
+from pipeline.data import buckets as shapes
+from pipeline.kernels import onednn as products
+from pipeline.kernels.cuda_graph import INNER_EVENTS, Captured, why_not_captured
+from pipeline.runs.metrics import read_history
+from pipeline.training.trainer import GrokTrainer
 from tests.test_trainer import trainer_of
 from tests.tiny import COMPOSITION, RECIPE
 
@@ -27,7 +28,7 @@ EVENTS = (
 WATCHED = ("loss", "grad_norm", "learning_rate", "epoch")
 # 200 steps in which every loss is logged; without dropout, whose random numbers the two ways draw differently.
 LONG = ("--max_steps", "200", "--model.dropout", "0", "--logging_steps", "1", "--eval_strategy", "no")
-LONG += ("--save_strategy", "no", "--callbacks.progress.style", "off", "--checkpoints.powers_of_two", "false")
+LONG += ("--save_strategy", "no", "--callbacks.console.style", "off", "--checkpoints.powers_of_two", "false")
 # A rate and orders of rows at which training does not blow rounding up: differences begin at 1e-7 in all of them.
 LONG += ("--warmup_steps", "10", "--learning_rate", "2e-3")
 CALM = {RECIPE: ("--data_seed", "42"), COMPOSITION: ("--data_seed", "0")}
@@ -107,7 +108,7 @@ def test_callbacks_hear_the_same_events(micro: str, tmp_path: Path) -> None:
 
 
 def test_what_keeps_the_own_loop_away_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from pipeline.announcing import announcement
+    from pipeline.training.announcement import announcement
 
     trainer = trainer_of(tmp_path, RECIPE, "--include_num_input_tokens_seen", "all")
     assert not trainer.has_own_loop

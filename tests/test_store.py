@@ -16,11 +16,12 @@ import datasets
 import numpy as np
 import pytest
 
+from pipeline.config.fields import param
 from pipeline.corpora.base import Corpus, Examples
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
-from pipeline.parameters import ParameterError, param
-from pipeline.store import build, write_parquet
+from pipeline.corpora.store import build, write_parquet
+from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import facts
 
 ROOT = Path(__file__).parent.parent

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.results import Results
-from pipeline.story import method, outcome, story
-from pipeline.wording import amount, duration, listed, share, size, times
+from pipeline.report.summary import method, outcome, story
+from pipeline.runs.results import Results
+from pipeline.utils.format import amount, duration, listed, share, size, times
 from tests.written_runs import COMPOSITION, write_run
 
 STEPS = [0, 50, 100, 200, 400, 1000, 2000]

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import sweep
-from pipeline.manifest import Manifest
-from pipeline.paths import folder_name
-from pipeline.reading import RecipeError
-from pipeline.seeds import moved_by_seeds
-from pipeline.signals import SAVED
-from pipeline.sweep import grid, main, values_of
+from pipeline.runs.manifest import Manifest
+from pipeline.sweep import __main__ as sweep
+from pipeline.sweep.__main__ import main
+from pipeline.sweep.grid import grid, moved_by_seeds, values_of
+from pipeline.utils.errors import RecipeError
+from pipeline.utils.paths import folder_name
+from pipeline.utils.signals import SAVED
 from tests.slurm_cluster import Cluster
 from tests.test_signals import ENDLESS, wait_for_step
 from tests.tiny import RECIPE, ROOT, run_here, write_recipe
@@ -231,7 +231,7 @@ def test_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mistakes_need_no_torch(tmp_path: Path) -> None:
     from tests.tiny import run_process
 
-    code = "import sys; from pipeline.sweep import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    code = "import sys; from pipeline.sweep.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
     result = run_process("-c", code, str(write_recipe(tmp_path, RECIPE)), "--seed", "0,x")
     assert result.stdout == "False\n" and "'x' is not" in result.stderr
 

@@ -17,10 +17,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
-from pipeline.explain import Run
-from pipeline.explaining import main
-from pipeline.tables import TableError, is_made_of, read_one, read_table, write_table
-from pipeline.upkeep import main as checkpoints
+from pipeline.circuits.__main__ import main
+from pipeline.circuits.runner import Run
+from pipeline.circuits.tables import TableError, is_made_of, read_one, read_table, write_table
+from pipeline.runs.__main__ import main as checkpoints
 from tests.bases import END, make_tokenizer
 from tests.tiny import COMPOSITION, RECIPE, ROOT, run_here, write_recipe
 
@@ -69,9 +69,9 @@ def copy(run: Path, tmp_path: Path) -> Path:
 def test_progress_of_other_token_ids_is_refused_before_training(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_here(write_recipe(tmp_path, continued(base, RECIPE, "circuits: {progress: {}}\n"))) == 2
+    assert run_here(write_recipe(tmp_path, continued(base, RECIPE, "circuits: {fourier: {}}\n"))) == 2
     error = capsys.readouterr().err
-    assert "circuits.progress.corpus: the elements of the group are other token ids in this model" in error
+    assert "circuits.fourier.corpus: the elements of the group are other token ids in this model" in error
     assert error.count("\n") == 1 and not (tmp_path / "run").exists()
 
 
@@ -215,9 +215,10 @@ def test_a_table_is_whole_or_another(tmp_path: Path) -> None:
 def test_two_commands_at_once_do_not_break_each_other(copy: Path) -> None:
     """Each computes all tables and draws the report, and both end with what one alone makes."""
     script = (
-        "import sys, pipeline.circuits.hooks, pipeline.report; from pipeline.explaining import main\n"
+        "import sys, pipeline.circuits.hooks; from pipeline.report import run_report\n"
+        "from pipeline.circuits.__main__ import main\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "sys.exit(main(sys.argv[1:]) or pipeline.report.main(sys.argv[1:2]))"
+        "sys.exit(main(sys.argv[1:]) or run_report.main(sys.argv[1:2]))"
     )
     words = [str(copy), "--analysis", "logit_lens,similarity", "--pairs", "10", "--steps", "0,4"]
     assert main(words) == 0

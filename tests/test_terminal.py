@@ -86,7 +86,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 COMMANDS = {
     "corpora": ("-m", "pipeline.corpora", "group", "--group", "Z5"),
     "help": ("-m", "pipeline.run", "--help"),
-    "list": ("-m", "pipeline.checkpoints", "list", "RUN"),
+    "list": ("-m", "pipeline.runs", "list", "RUN"),
     "report": ("-m", "pipeline.report", "RUN"),
     "push": ("-m", "pipeline.hub", "push", "RUN", "--repo", "user/name", "--dry-run"),
 }
@@ -124,7 +124,7 @@ def test_a_run_whose_output_nobody_reads_trains_to_its_end(run: Path, tmp_path: 
 def test_an_output_on_a_full_disk_is_a_line_and_a_status(run: Path) -> None:
     with open("/dev/full", "wb") as full:
         result = subprocess.run(
-            [sys.executable, "-m", "pipeline.checkpoints", "list", str(run)],
+            [sys.executable, "-m", "pipeline.runs", "list", str(run)],
             cwd=ROOT, stdout=full, stderr=subprocess.PIPE, encoding="utf-8", timeout=60,
         )  # fmt: skip
     assert result.returncode == 1 and result.stderr == "the output could not be written: No space left on device\n"

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.recipe import read_recipe
-from pipeline.trackers import prepare_trackers, tracked_name
+from pipeline.config.recipe import read_recipe
+from pipeline.training.trackers import prepare_trackers, tracked_name
 from tests.hub_server import CLOSED, HubServer
 from tests.tiny import run_process, write_recipe
 
-SHORT = ("--max_steps", "6", "--callbacks.progress.style", "off")
+SHORT = ("--max_steps", "6", "--callbacks.console.style", "off")
 
 
 def test_tensorboard(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_trackio(tmp_path: Path) -> None:
 
 def test_wandb_offline_and_the_same_run_after_a_restart(tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path)
-    command = ("-m", "pipeline.run", str(recipe), "--report_to", "wandb", "--callbacks.progress.style", "off")
+    command = ("-m", "pipeline.run", str(recipe), "--report_to", "wandb", "--callbacks.console.style", "off")
     command += ("--track_steps", "true")
     for steps in ("6", "12"):
         result = run_process(*command, "--max_steps", steps, cwd=tmp_path, WANDB_MODE="offline")
@@ -106,8 +106,8 @@ def test_wandb_without_a_key_or_a_network_logs_offline_instead_of_asking(
 def test_a_tracker_that_dies_does_not_take_the_run_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from transformers.integrations import TensorBoardCallback
 
-    from pipeline.recipe import read_recipe
-    from pipeline.run import prepare, train
+    from pipeline.config.recipe import read_recipe
+    from pipeline.training.session import prepare, train
 
     words = ["--output_dir", str(tmp_path / "run"), "--report_to", "tensorboard", *SHORT]
     trainer = prepare(read_recipe(write_recipe(tmp_path), words))

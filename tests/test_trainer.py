@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pipeline.data import Rows
-from pipeline.metrics import ExactMatch, decode_greedily
-from pipeline.recipe import read_recipe
-from pipeline.run import prepare, train
-from pipeline.trainer import GrokTrainer
+from pipeline.config.recipe import read_recipe
+from pipeline.data.rows import Rows
+from pipeline.training.decoding import ExactMatch, decode_greedily
+from pipeline.training.session import prepare, train
+from pipeline.training.trainer import GrokTrainer
 from tests.tiny import COMPOSITION, RECIPE, write_recipe
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.checkpoints import facts_of, files_of
-from pipeline.engines import prepare_engine
-from pipeline.manifest import Manifest
-from pipeline.upkeep import main
+from pipeline.runs.__main__ import main
+from pipeline.runs.checkpoints import facts_of, files_of
+from pipeline.runs.manifest import Manifest
+from pipeline.training.sharding import prepare_engine
 from tests.tiny import ROOT, run_here, write_recipe
 
 
@@ -70,7 +70,10 @@ def test_a_library_that_asks_for_pickled_code_does_not_get_it(tmp_path: Path) ->
 
 
 # Whose code runs is decided in these places alone, all of them by the command line.
-TRUSTING = {"trust.py", "recipe.py", "explaining.py", "upkeep.py", "weights.py", "words.py", "models/continued.py"}
+TRUSTING = {
+    "config/trust.py", "config/recipe.py", "circuits/__main__.py", "runs/__main__.py", "models/loading.py",
+    "data/words.py", "models/pretrained.py",
+}  # fmt: skip
 # from_pretrained gets one of these, and never what a recipe or a folder says.
 GIVEN = {"False", "trusted", "chosen.trust_remote_code", "self._runs_code"}
 # Of classes that are here already: they read numbers, and look for no code.
@@ -79,7 +82,7 @@ RUNNING = {"eval", "exec", "compile", "__import__"}  # builtins that run text
 UNPICKLING = {"pickle.load", "pickle.loads", "pickle.Unpickler", "joblib.load", "dill.load", "dill.loads", "numpy.load"}
 LOADING = {"yaml.load", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "runpy.run_path", "np.load"}
 # The annotations of the installed TrainingArguments are its own code.
-ALLOWED = {("arguments.py", "eval"), ("arguments.py", "compile")}
+ALLOWED = {("config/trainer_keys.py", "eval"), ("config/trainer_keys.py", "compile")}
 
 
 def test_no_code_here_loads_pickles_or_trusts_remote_code() -> None:

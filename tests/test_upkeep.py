@@ -1,4 +1,4 @@
-"""`python -m pipeline.checkpoints`: every change is noticed, and what is shown and deleted is what was asked for."""
+"""`python -m pipeline.runs`: every change is noticed, and what is shown and deleted is what was asked for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.checkpoints import keep, newest_good, rewind, seal
-from pipeline.lock import RunLock
-from pipeline.manifest import Manifest
-from pipeline.upkeep import main
+from pipeline.runs.__main__ import main
+from pipeline.runs.checkpoints import keep, newest_good, rewind, seal
+from pipeline.runs.lock import RunLock
+from pipeline.runs.manifest import Manifest
 from tests.kept_steps import checkpoint, write_run, write_weights
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline import policy
-from pipeline.arguments import keys
-from pipeline.parameters import parameters_of
-from pipeline.reading import RecipeError
-from pipeline.recipe import BLOCKS, Options
-from pipeline.rooms import ROOMS, load, names
+from pipeline.config import trainer_policy as policy
+from pipeline.config.fields import parameters_of
+from pipeline.config.help import help_text, split_words, wants_help
+from pipeline.config.recipe import BLOCKS, Options
+from pipeline.config.registry import ROOMS, load, names
+from pipeline.config.trainer_keys import keys
 from pipeline.run import main
-from pipeline.usage import help_text, split_words, wants_help
+from pipeline.utils.errors import RecipeError
 
 FIRST = "corpus: {name: group}"
 

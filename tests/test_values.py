@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.arguments import keys
-from pipeline.parameters import Parameters, parameters_of
-from pipeline.reading import RecipeError, Scalar, parse
-from pipeline.rooms import ROOMS, load, names
-from pipeline.values import convert, plain, shown, words, written
+from pipeline.config.coerce import convert, plain, shown, words, written
+from pipeline.config.fields import Parameters, parameters_of
+from pipeline.config.registry import ROOMS, load, names
+from pipeline.config.trainer_keys import keys
+from pipeline.config.yaml_nodes import Scalar, parse
+from pipeline.utils.errors import RecipeError
 
 Steps = Literal["no", "steps"]
 PAIRS = tuple[tuple[int, int | None], ...]
@@ -160,8 +161,8 @@ def test_a_list_that_was_meant_says_why_it_is_none() -> None:
 
 def all_kinds() -> list[tuple[str, Any, Any]]:
     """Every type that a recipe can fill, with its bounds."""
-    from pipeline.checkpoints import KeepSchedule
-    from pipeline.recipe import Options, Paper
+    from pipeline.config.recipe import Options, Paper
+    from pipeline.runs.checkpoints import KeepSchedule
 
     found = [(name, key.kind, key.metadata) for name, key in keys().items()]
     kinds: list[type[Parameters]] = [Options, Paper, KeepSchedule]

@@ -15,11 +15,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from pipeline.corpora.base import Corpus
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
-from pipeline.models.continued import Continued
+from pipeline.corpora.store import as_text, build
+from pipeline.data.words import check_text
 from pipeline.models.gpt2 import Gpt2
-from pipeline.parameters import ParameterError
-from pipeline.store import as_text, build
-from pipeline.words import check_text
+from pipeline.models.pretrained import Pretrained
+from pipeline.utils.errors import ParameterError
 from tests.bases import END, make_tokenizer
 
 SUMS = Group(group="Z23", template="a b = c")  # whose words, one or two digits and =, the bases have in part
@@ -83,7 +83,7 @@ def test_the_text_of_every_row_is_read_as_its_ids(
     change: Callable[[dict], None], corpus: Corpus, bases: Path, tmp_path: Path
 ) -> None:
     base, stored = changed(bases / "gpt2", tmp_path / "base", change), build(corpus)
-    model_of = Continued(str(base), vocabulary="tokens")
+    model_of = Pretrained(str(base), vocabulary="tokens")
     check_text(stored, model_of.tokenizer(stored), model_of.token_ids(stored), "corpus")
     model_of.tokenizer(stored).save_pretrained(tmp_path / "saved")
     saved, own = AutoTokenizer.from_pretrained(tmp_path / "saved"), AutoTokenizer.from_pretrained(base)
@@ -114,7 +114,7 @@ def test_words_that_cannot_be_read_are_refused(words: dict[str, str], bases: Pat
     odd = dataclasses.replace(
         stored, tokens=[words.get(word, word) for word in stored.tokens], content_hash="".join(words)
     )
-    for model_of in (Gpt2(), Continued(str(bases / "gpt2"), vocabulary="tokens")):
+    for model_of in (Gpt2(), Pretrained(str(bases / "gpt2"), vocabulary="tokens")):
         try:
             check_text(odd, model_of.tokenizer(odd), model_of.token_ids(odd), "corpus")
         except ParameterError as error:
@@ -128,14 +128,14 @@ def test_words_that_cannot_be_read_are_refused(words: dict[str, str], bases: Pat
 
 
 def test_what_is_proved_word_by_word_holds_for_all_rows(monkeypatch: pytest.MonkeyPatch, bases: Path) -> None:
-    from pipeline import words
+    from pipeline.data import words
 
     found = []
     cuts = words._cuts_words
     monkeypatch.setattr(words, "_cuts_words", lambda *inputs: found.append(cuts(*inputs)))  # so that all are tokenized
     for corpus in (SUMS, PRODUCTS, FACTS):
         stored = build(corpus)
-        for model_of in (Gpt2(), Continued(str(bases / "gpt_neox"), vocabulary="tokens")):
+        for model_of in (Gpt2(), Pretrained(str(bases / "gpt_neox"), vocabulary="tokens")):
             check_text(stored, model_of.tokenizer(stored), model_of.token_ids(stored), "corpus")
     assert found == [True] * 6
 
@@ -143,7 +143,7 @@ def test_what_is_proved_word_by_word_holds_for_all_rows(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("gap", [" ", "   "])
 def test_prompts_of_text_are_read_alone_as_in_their_rows(gap: str, bases: Path) -> None:
     stored = build(SUMS)
-    model_of = Continued(str(bases / "gpt2"), templates={"default": f"the {{p0}} + {{p1}} is{gap}{{answer}}"})
+    model_of = Pretrained(str(bases / "gpt2"), templates={"default": f"the {{p0}} + {{p1}} is{gap}{{answer}}"})
     rows, tokenizer = model_of.rows(stored, "train"), AutoTokenizer.from_pretrained(bases / "gpt2")
     prompts, answers = (
         [row for block in stored.blocks("train") for row in as_text(stored, part(block)).to_pylist()]
@@ -154,7 +154,7 @@ def test_prompts_of_text_are_read_alone_as_in_their_rows(gap: str, bases: Path) 
         first, second, _ = prompt.split()
         assert tokenizer(f"the {first} + {second} is{gap}{answer}")["input_ids"] == row[: head + tail]
         assert tokenizer(f"the {first} + {second} is")["input_ids"] == row[:head]
-    joined = Continued(str(bases / "gpt2"), templates={"default": "the {p0} + {p1} c{answer}", "x": "the c {answer}"})
+    joined = Pretrained(str(bases / "gpt2"), templates={"default": "the {p0} + {p1} c{answer}", "x": "the c {answer}"})
     nouns = dataclasses.replace(stored, tokens=["at" if word == "1" else word for word in stored.tokens])
     with pytest.raises(ParameterError, match=r"model\.templates: .* is read as .* write a space before"):
         joined.rows(nouns, "train")

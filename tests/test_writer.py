@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from pipeline import checkpoints
-from pipeline.manifest import Manifest
-from pipeline.writer import Writer
+from pipeline.runs import checkpoints
+from pipeline.runs.manifest import Manifest
+from pipeline.training.writer import Writer
 from tests.test_trainer import trainer_of
 from tests.tiny import RECIPE, run_here, write_recipe
 
@@ -108,7 +108,7 @@ def test_a_copy_from_a_gpu_is_of_its_moment() -> None:
 
 
 def test_the_log_states_what_training_waited_for(tmp_path: Path) -> None:
-    from pipeline.history import read_history
+    from pipeline.runs.metrics import read_history
 
     assert run_here(write_recipe(tmp_path)) == 0
     shares = [line for line in read_history(tmp_path / "run") if "evaluation_share" in line]

@@ -14,7 +14,7 @@ RECIPE = """
 corpus: {name: group, group: Z11, train_fraction: 0.5, template: a b = c}
 model: {name: gpt2, n_layer: 1, n_embd: 16, n_head: 2, n_positions: 8, dropout: 0.1}
 checkpoints: {powers_of_two: true, every: [[10, null]]}
-callbacks: {progress: {style: plain, seconds: 0}}
+callbacks: {console: {style: plain, seconds: 0}}
 max_steps: 24
 global_batch_size: 16
 learning_rate: 1e-2

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoXConfig, GPTNeoXForCausalLM, PreTrainedModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2Attention, GPT2Block
 
-from pipeline.data import Rows
+from pipeline.data.rows import Rows
 
 VOCABULARY, POSITIONS = 24, 16
 NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "vocab_size": VOCABULARY}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe import read_recipe
+from pipeline.config.recipe import read_recipe
 
 GROUP = """
 corpus: {name: group, group: Z97, template: a b = c}

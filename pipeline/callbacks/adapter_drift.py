@@ -21,9 +21,9 @@ class AdapterDrift(Callback):
         import torch
         from torch.nn import functional as F
 
-        from pipeline.adapters import layers, merged, switched_off
-        from pipeline.added_rows import ROWS, owners
-        from pipeline.forward import stock_logits
+        from pipeline.kernels.forward import stock_logits
+        from pipeline.models.adapters import layers, merged, switched_off
+        from pipeline.models.added_rows import ROWS, owners
 
         model = self.trainer.accelerator.unwrap_model(model)
         found = layers(model)

@@ -6,36 +6,61 @@ only once training starts, because importing that class takes as long as importi
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from pipeline.parameters import Parameters
+from pipeline.config.fields import Parameters
+from pipeline.config.registry import load, names
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
+    from pipeline.config.recipe import Recipe
+    from pipeline.data.rows import Rows
+    from pipeline.runs.grokking import GrokTracker
 
-    from pipeline.texts import Texts
-    from pipeline.trainer import GrokTrainer
+
+class Trainer(Protocol):
+    """What callbacks know of the trainer, beside what the methods of TrainerCallback are given."""
+
+    recipe: Recipe
+    model: Any
+    args: Any
+    accelerator: Any
+    held_out: Sequence[str]
+    grok: GrokTracker
+    losses: Any
+    is_in_train: bool
+    stopped_by: str | None
+
+    @property
+    def splits(self) -> Mapping[str, Rows]: ...
+
+    def log(self, logs: dict[str, float]) -> None: ...
+
+    def keep_step(self, metrics: Mapping[str, float]) -> None: ...
+
+    def fail(self) -> None: ...
+
+    def add_callback(self, callback: Any) -> None: ...
 
 
 @dataclass
 class Callback(Parameters):
     """The base of callbacks; `self.trainer` is there once a trainer is joined.
 
-    `intervenes` says that it changes weights, gradients or what is trained. It then is part of the recipe, as the
+    `always`: it is part of every run, and a recipe only sets its parameters. `priority`: those with lower numbers are
+    called first. `intervenes`: it changes weights, gradients or what is trained. It then is part of the recipe, as the
     learning rate is: a run does not go on without it or with other parameters, and is named by it.
     """
 
+    always: ClassVar[bool] = False
+    priority: ClassVar[int] = 50
     intervenes: ClassVar[bool] = False
 
     if TYPE_CHECKING:
-        trainer: ClassVar[GrokTrainer]
+        trainer: ClassVar[Trainer]
 
-    def texts(self) -> Texts | None:
-        """The text that it reads beside the corpus, of a model that is continued; this one reads none."""
-        return None
-
-    def attach(self, trainer: GrokTrainer) -> None:
+    def attach(self, trainer: Trainer) -> None:
         """Joins a trainer, as a real TrainerCallback with these parameters."""
         from transformers import TrainerCallback
 
@@ -43,3 +68,10 @@ class Callback(Parameters):
         attached: TrainerCallback = object.__new__(type(kind.__name__, (kind, TrainerCallback), {}))
         attached.__dict__.update(self.__dict__, trainer=trainer)
         trainer.add_callback(attached)
+
+
+def with_defaults(chosen: Mapping[str, Any]) -> list[Callback]:
+    """The callbacks of a recipe and those of every run, in the order in which they are called."""
+    kinds: dict[str, Any] = {name: load("callbacks", name, "callbacks") for name in names("callbacks")}
+    found: dict[str, Callback] = {name: kind() for name, kind in kinds.items() if kind.always} | dict(chosen)
+    return [found[name] for name in sorted(found, key=lambda name: (found[name].priority, name))]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline.callbacks.base import Callback
-from pipeline.parameters import ParameterError, param
-from pipeline.paths import expanded
-
-if TYPE_CHECKING:
-    from pipeline.texts import Texts
-    from pipeline.trainer import GrokTrainer
+from pipeline.callbacks.base import Callback, Trainer
+from pipeline.config.fields import param
+from pipeline.utils.errors import ParameterError
+from pipeline.utils.paths import expanded
 
 
 @dataclass
@@ -34,20 +31,19 @@ class BasePerplexity(Callback):
         if self._tokens is not None:
             self.trainer.log({"base_perplexity": perplexity(self.trainer.model, self._tokens, args.eval_batch_size)})
 
-    def texts(self) -> Texts:
-        """The text it reads. What has no splits is read as it is by default."""
-        from pipeline.sources import is_whole as is_whole_source
-        from pipeline.texts import Texts
-
-        is_whole = self.split == "test" and is_whole_source(expanded(self.source, "source"))
-        return Texts(self.source, self.config, "train" if is_whole else self.split, self.column, self.length)
-
-    def attach(self, trainer: GrokTrainer) -> None:
+    def attach(self, trainer: Trainer) -> None:
         """Reads the text before anything is trained."""
+        from pipeline.data.sources import is_whole as is_whole_source
+        from pipeline.data.text import Texts
+
         tokenizer = trainer.recipe.model.own_tokenizer()
         if tokenizer is not None:
             try:
-                self._tokens = self.texts().blocks(tokenizer, self.rows).to(trainer.args.device)
+                # What has no splits is read as it is by default.
+                is_whole = self.split == "test" and is_whole_source(expanded(self.source, "source"))
+                split = "train" if is_whole else self.split
+                texts = Texts(self.source, self.config, split, self.column, self.length)
+                self._tokens = texts.blocks(tokenizer, self.rows).to(trainer.args.device)
             except ParameterError as error:
                 raise error.inside("callbacks.base_perplexity") from None
         super().attach(trainer)

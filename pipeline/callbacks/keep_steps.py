@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.callbacks.base import Callback
 
@@ -11,6 +11,9 @@ from pipeline.callbacks.base import Callback
 @dataclass
 class KeepSteps(Callback):
     """Evaluates at every step of the schedule, then writes `steps/stepN`."""
+
+    always: ClassVar[bool] = True
+    priority: ClassVar[int] = 40
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.recipe.checkpoints.keeps(state.global_step):

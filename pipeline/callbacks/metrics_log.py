@@ -8,17 +8,20 @@ import time
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.callbacks.base import Callback
-from pipeline.files import append
-from pipeline.history import METRICS, last_line
-from pipeline.inside import append_to
+from pipeline.runs.metrics import METRICS, last_line
+from pipeline.utils.files import append
+from pipeline.utils.inside import append_to
 
 
 @dataclass
 class MetricsLog(Callback):
     """Appends `{"step", "seconds", ...}` to the run folder; seconds count training time over all restarts."""
+
+    always: ClassVar[bool] = True
+    priority: ClassVar[int] = 10
 
     _file: FileIO | None = field(default=None, init=False, repr=False)
     _started: float = field(default=0.0, init=False, repr=False)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.callbacks.base import Callback
-from pipeline.signals import REQUEST, Agreement, agree
+from pipeline.utils.signals import REQUEST, Agreement, agree
 
 
 @dataclass
 class Preemption(Callback):
     """Saves a checkpoint at the end of the step in which a signal came, on all processes, and stops."""
+
+    always: ClassVar[bool] = True
+    priority: ClassVar[int] = 70
 
     _agreement: Agreement | None = field(default=None, init=False, repr=False)
 

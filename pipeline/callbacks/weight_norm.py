@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.callbacks.base import Callback
-from pipeline.parameters import param
+from pipeline.config.fields import param
 
 
 @dataclass
 class WeightNorm(Callback):
     """Logs `weight_norm`, the L2 norm of all trained weights, at every evaluation."""
+
+    always: ClassVar[bool] = True
+    priority: ClassVar[int] = 20
 
     per_parameter: bool = param(False, "also log weight_norm/<name> for every parameter")
 

@@ -1,6 +1,239 @@
-"""`python -m pipeline.circuits`: see `pipeline.explaining`."""
+"""The command line of the analyses: on the kept steps of a run, or on any one model.
 
-from pipeline.explaining import main
-from pipeline.terminal import run_command
+python -m pipeline.circuits RUN --analysis logit_lens,causal_tracing --steps log
+python -m pipeline.circuits --model gpt2 --data pairs.jsonl --analysis attribution --attribution.method eap
+"""
 
-run_command(main)
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.circuits._pairs import CorpusPairs, FilePairs, Renamed, translate
+from pipeline.circuits.base import Analysis, Explanation, Overview, Source
+from pipeline.circuits.failures import MISTAKES
+from pipeline.circuits.runner import Run, choose_steps, explain, with_sources
+from pipeline.circuits.tables import add_step, fingerprint, read_one, write_table
+from pipeline.config.coerce import fill
+from pipeline.config.fields import parameters_of
+from pipeline.config.registry import load, names
+from pipeline.config.trust import HELP, OPTION, runs_code
+from pipeline.config.yaml_nodes import Block, override
+from pipeline.kernels.host import wait_briefly
+from pipeline.models.loading import not_finite
+from pipeline.runs.folder import RECIPE, TOKENIZER
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.files import writing
+from pipeline.utils.paths import expand_arguments
+from pipeline.utils.suggest import did_you_mean
+from pipeline.utils.terminal import in_a_line, run_command, say
+
+GENERAL = ("steps", "split", "pairs", "seed")  # of every analysis that has them
+
+
+@in_a_line
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 0 done, 2 a mistake, 130 interrupted."""
+    chosen, rest = parser().parse_known_args(arguments)
+    wait_briefly()
+    try:
+        if chosen.run is None and chosen.model is None:
+            raise RecipeError("command line", "name a RUN, or a model with --model")
+        expand_arguments(chosen, "run", "data", "output", "against")
+        if chosen.model is not None and chosen.model.startswith(("~", "$")):
+            expand_arguments(chosen, "model")
+        analyses = read_analyses(chosen, rest)
+        for name, alone in {"revision": False, "output": False, "steps": True, "against": True}.items():
+            if getattr(chosen, name) is not None and alone == (chosen.model is not None):
+                raise RecipeError(f"--{name}", f"goes with {'a RUN alone' if alone else '--model'}")
+        with writing(chosen.output or chosen.run or Path()):
+            if chosen.model is not None:
+                explain_model(chosen, analyses)
+            else:
+                explain_run(chosen, analyses)
+    except MISTAKES as error:
+        say(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on with the table after the last", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m pipeline.circuits",
+        description="Analyses of the kept steps of a run, or of any GPT-2 or GPT-NeoX. What is done is not done again.",
+        epilog="A parameter of one analysis: --NAME.KEY VALUE, such as --attribution.method eap. "
+        "`python -m pipeline.run --help NAME` lists them.",
+        allow_abbrev=False,
+    )
+    found.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run; with --model, whose corpus")
+    known = ", ".join(names("circuits"))
+    found.add_argument("--analysis", required=True, metavar="NAME[,NAME]", help=f"of {known}")
+    found.add_argument("--steps", help="all, last, log, or numbers such as 0,1000 (all)")
+    found.add_argument("--split", help="split that prompts are taken from")
+    found.add_argument("--pairs", help="most pairs of prompts")
+    found.add_argument("--seed", help="of the choice of pairs (0)")
+    found.add_argument("--device", help="cpu, cuda, cuda:1 ... (cuda where there is one)")
+    found.add_argument("--model", metavar="PATH", help="a folder or a Hub name, in the place of a run's steps")
+    found.add_argument("--revision", help="of the model, such as step1000")
+    found.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="pairs as CSV, TSV or JSON: clean, corrupted, answer, corrupted_answer",
+    )
+    found.add_argument(
+        "--output", type=Path, metavar="DIR", help="for the tables and figures of --model (circuits-NAME)"
+    )
+    found.add_argument("--against", type=Path, metavar="RUN", help="another run that similarity compares with")
+    found.add_argument(OPTION, action="store_true", help=HELP)
+    return found
+
+
+def read_analyses(chosen: argparse.Namespace, rest: list[str]) -> dict[str, Explanation]:
+    """The analyses with their parameters from the command line.
+
+    Raises:
+        RecipeError, ParameterError: at the first that there is not, or that is not allowed.
+    """
+    kinds: dict[str, Any] = {name: load("circuits", name, "--analysis") for name in chosen.analysis.split(",")}
+    tree = Block({name: Block({}, "command line") for name in kinds}, "command line")
+    for name, kind in kinds.items():
+        given = {key: getattr(chosen, key) for key in GENERAL if getattr(chosen, key) is not None}
+        fields = {field.name for field in parameters_of(kind)}
+        override(tree, [f"--{name}.{key}={value}" for key, value in given.items() if key in fields])
+    override(tree, rest)
+    for key in tree.entries:
+        if key not in kinds:
+            raise RecipeError("command line", f"--{key} is no option here{did_you_mean(key, [*kinds, *GENERAL])}")
+    blocks: dict[str, Any] = tree.entries
+    return {name: fill(kind, blocks[name], name, name) for name, kind in kinds.items()}
+
+
+def device(name: str | None) -> Any:
+    """The device to put models on: cuda where there is one and nothing is said.
+
+    Raises:
+        RecipeError: when there is no such device on this machine.
+    """
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError):
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise RecipeError("--device", f"{name!r} is no device of this machine; allowed: {', '.join(known)}") from None
+    return name
+
+
+def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
+    from rich.console import Console
+    from rich.progress import track
+
+    from pipeline.report.run_report import write_report
+
+    run = Run(chosen.run, chosen.trust_remote_code)
+    source = None
+    if chosen.data is not None:
+        from pipeline.models.loading import tokenizer_of
+
+        source = open_source(chosen, tokenizer_of(run.path / TOKENIZER))
+    for analysis in analyses.values():
+        if isinstance(analysis, Analysis) and source is None:
+            analysis.check_split(run.stored.sizes)
+    total = sum(
+        1 if isinstance(analysis, Overview) else len(choose_steps(run.manifest, analysis.steps))
+        for analysis in with_sources(analyses).values()
+    )
+    console = Console(stderr=True)
+    walk = explain(run.path, analyses, device(chosen.device), chosen.against, source, run.trusted)
+    for path in track(walk, "analysing", total, console=console, transient=True, disable=not console.is_terminal):
+        say(path)
+    write_report(run.path)
+
+
+def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
+    """One model, from a folder or the Hub, on pairs of a file or of a run's corpus."""
+    model, tokenizer = open_model(chosen)
+    source = open_source(chosen, tokenizer)
+    name = Path(chosen.model).name + (f"-{chosen.revision}" if chosen.revision else "")
+    folder = chosen.output or Path(f"circuits-{name}")
+    digits = "".join(filter(str.isdigit, chosen.revision or ""))
+    for analysis_name, analysis in analyses.items():
+        if not isinstance(analysis, Analysis):
+            raise ParameterError("--analysis", f"{analysis_name} compares the steps of a run, and this is one model")
+        pairs = analysis.choose(source)
+        shared = analysis.fit(model, pairs)
+        table = add_step(analysis.run(model, pairs, **shared), int(digits or 0))
+        path = folder / f"{analysis_name}.parquet"
+        folder.mkdir(parents=True, exist_ok=True)
+        made_of = {"model": chosen.model, "revision": chosen.revision, "pairs": fingerprint(pairs)}
+        write_table(folder, path.name, table, made_of)
+        say(path)
+        from pipeline.plots.style import png
+        from pipeline.utils.files import write_bytes
+
+        for ending, drawing in analysis.draw(read_one(path)).items():
+            picture = folder / f"{'_'.join(filter(None, (analysis_name, ending)))}.png"
+            write_bytes(picture, png(drawing.figure))
+            say(picture)
+
+
+def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
+    """The model of --model in float32, and its tokenizer or None."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    path, extra = chosen.model, dict[str, Any]()
+    kept = Path(path) / "steps" / (chosen.revision or "")
+    if chosen.revision and kept.is_dir():
+        path = str(kept)
+    elif chosen.revision and Path(path).is_dir():
+        raise RecipeError("--revision", f"{path} has no steps/{chosen.revision}")
+    elif chosen.revision:
+        extra["revision"] = chosen.revision
+    elif (Path(path) / RECIPE).is_file():
+        raise RecipeError("--model", f"{path} is a run; name one of its steps, such as --revision step0")
+    try:
+        trusted = runs_code(path, chosen.trust_remote_code, **extra)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=trusted, **extra)
+    except MISTAKES:
+        raise
+    except (OSError, ValueError) as error:  # what transformers has against a name or a folder
+        raise RecipeError("--model", " ".join(str(error).split())[:300]) from None
+    if name := not_finite(model.state_dict()):
+        raise RecipeError("--model", f"{path}: its weight {name} is not finite")
+    # Weights of a run's step stand without a tokenizer, which lies beside the steps. Where there is none, transformers
+    # would make one up; ids are then taken as they are.
+    folders = [Path(path), Path(path).parent.parent / TOKENIZER] if Path(path).is_dir() else [path]
+    named = [folder for folder in folders if isinstance(folder, str) or (folder / "tokenizer_config.json").is_file()]
+    if not named:
+        return model.to(device(chosen.device)).eval(), None
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(named[0], trust_remote_code=chosen.trust_remote_code, **extra)
+    except (OSError, ValueError) as error:
+        raise RecipeError("--model", f"its tokenizer: {' '.join(str(error).split())[:300]}") from None
+    return model.to(device(chosen.device)).eval(), tokenizer
+
+
+def open_source(chosen: argparse.Namespace, tokenizer: Any) -> Source:
+    if chosen.data is not None:
+        pad = getattr(tokenizer, "pad_token_id", None) or 0
+        return FilePairs(chosen.data, tokenizer, pad)
+    if chosen.run is None:
+        raise RecipeError("command line", "pairs are needed: --data FILE, or a RUN whose corpus gives them")
+    run = Run(chosen.run, chosen.trust_remote_code)
+    return run.source if tokenizer is None else Renamed(CorpusPairs(run.stored), translate(run.stored, tokenizer))
+
+
+if __name__ == "__main__":
+    run_command(main)

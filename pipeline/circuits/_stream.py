@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pipeline.parameters import UnsupportedError
+from pipeline.utils.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from pipeline.circuits.hooks import Hooks

@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs
-from pipeline.corpora.base import Draws
-from pipeline.parameters import param
+from pipeline.circuits.base import Analysis, Columns, Pairs
+from pipeline.config.fields import param
+from pipeline.plots.base import Drawing
+from pipeline.utils.draws import Draws
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
     from pipeline.circuits.hooks import Hooks
-    from pipeline.drawing import Mark
+    from pipeline.plots.style import Mark
 
 SCORES = ("induction", "previous token", "duplicate token", "sink")
 
@@ -43,7 +44,7 @@ class Attention(Analysis):
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         import numpy as np
 
-        from pipeline.circuits._batches import FLOATS, on_device, split
+        from pipeline.circuits._batch import FLOATS, on_device, split
 
         names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(hooks.n_layer)]
         sums = []
@@ -98,7 +99,7 @@ class Attention(Analysis):
         return {name: np.stack([_diagonals(found[point], *place) for point in names]) for name, place in places.items()}
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
-        from pipeline.heads import draw_patterns, draw_scores
+        from pipeline.plots.attention import draw_patterns, draw_scores
 
         return {"": draw_scores(table, marks), "patterns": draw_patterns(table)}
 

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.circuits._graph import Scores
-from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs
-from pipeline.parameters import param
+from pipeline.circuits.base import Analysis, Columns, Pairs
+from pipeline.config.fields import param
+from pipeline.plots.base import Drawing
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
-    from pipeline.circuits._batches import Batch
+    from pipeline.circuits._batch import Batch
     from pipeline.circuits.hooks import Hooks
-    from pipeline.drawing import Mark
+    from pipeline.plots.style import Mark
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Attribution(Analysis):
     def _scores(self, hooks: Hooks, pairs: Pairs) -> Scores:
         import torch
 
-        from pipeline.circuits._batches import FLOATS, answer_logits, measure, on_device, split
-        from pipeline.circuits._edges import graph_of, reader_gradients, writers
+        from pipeline.circuits._batch import FLOATS, answer_logits, measure, on_device, split
+        from pipeline.circuits._edge_patching import graph_of, reader_gradients, writers
         from pipeline.circuits._stream import check_edges
 
         batch, graph = on_device(hooks, pairs), graph_of(hooks)
@@ -98,7 +99,7 @@ class Attribution(Analysis):
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         import numpy as np
 
-        from pipeline.circuits._edges import graph_of
+        from pipeline.circuits._edge_patching import graph_of
 
         graph, scores = graph_of(hooks), self.scores(hooks, pairs)
         nodes = [""] * len(graph.writers)
@@ -112,6 +113,6 @@ class Attribution(Analysis):
         }
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
-        from pipeline.wiring import draw_attribution
+        from pipeline.plots.circuit import draw_attribution
 
         return draw_attribution(table, marks)

@@ -1,6 +1,6 @@
 """What an analysis is: parameters, and a table computed from a model and pairs of prompts.
 
-One file per analysis. It knows nothing of run folders, steps or the Hub: `pipeline.explain` walks the kept steps of a
+One file per analysis. It knows nothing of run folders, steps or the Hub: `circuits.runner` walks the kept steps of a
 run with one model instance and adds the step to each row. An `Overview` looks at the tables of another analysis.
 """
 
@@ -17,16 +17,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.corpora.base import Ids, Numbers
-from pipeline.parameters import MismatchError, ParameterError, Parameters, param
+from pipeline.config.fields import Parameters, param
+from pipeline.corpora.base import Ids
+from pipeline.plots.base import Drawing
+from pipeline.utils.draws import Numbers
+from pipeline.utils.errors import MismatchError, ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from matplotlib.figure import Figure
     from transformers import PreTrainedModel
 
     from pipeline.circuits.hooks import Hooks
-    from pipeline.drawing import Mark
+    from pipeline.plots.style import Mark
 
 TOKENS = ("clean", "corrupted", "answers", "corrupted_answers")
 PAIRS = b"groklab pairs"  # key of a table's metadata: further columns of the pairs that it was measured on
@@ -133,22 +135,6 @@ class Source(abc.ABC):
             ParameterError: when this is no such operation.
         """
         raise ParameterError("corpus", "is not the group Z_n with + or -, whose Fourier transform this looks at")
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure for the report; `alt` says what it is.
-
-    `grids`, where it has entries, are the `pipeline.layers.Grids` of all steps, for a figure that moves, with `axes`
-    naming rows and columns; `signed` values are in [-1, 1], others in [0, 1].
-    """
-
-    figure: Figure
-    alt: str
-    caption: str
-    grids: Mapping[str, Any] = field(default_factory=dict)
-    axes: tuple[str, str] = ("", "")
-    signed: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs, Source
-from pipeline.corpora.base import Numbers
-from pipeline.parameters import MismatchError, ParameterError, param
+from pipeline.circuits.base import Analysis, Columns, Pairs, Source
+from pipeline.config.fields import param
+from pipeline.plots.base import Drawing
+from pipeline.utils.draws import Numbers
+from pipeline.utils.errors import MismatchError, ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.circuits._batches import Batch
+    from pipeline.circuits._batch import Batch
     from pipeline.circuits.hooks import Hooks
-    from pipeline.drawing import Mark
+    from pipeline.plots.style import Mark
 
 Floats = npt.NDArray[np.float64]
 INFERRED = "train_inferred"  # which corpora of single facts do not have
@@ -85,7 +87,7 @@ class CausalTracing(Analysis):
         return found
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
-        from pipeline.layers import drawn_grids, grids
+        from pipeline.plots.heatmap import drawn_grids, grids
 
         found = grids(table, "strength", "layer", "position", None, "place")
         what = "share of right answers lost when the state after a layer, at a position, is that of a corrupted prompt"
@@ -114,10 +116,10 @@ def trace(hooks: Hooks, pairs: Pairs, stops: Mapping[int, int]) -> tuple[Floats,
     Raises:
         MismatchError: when a pair differs after its stop too.
     """
-    from pipeline.circuits._batches import FLOATS, on_device
+    from pipeline.circuits._batch import FLOATS, on_device
+    from pipeline.circuits._parallel import over_threads, workers_of
     from pipeline.circuits._stream import check_output
-    from pipeline.circuits._threads import over_threads, workers_of
-    from pipeline.products import packed
+    from pipeline.kernels.onednn import packed
 
     batch, width = on_device(hooks, pairs), pairs.clean.shape[1]
     for start, stop in stops.items():
@@ -160,7 +162,7 @@ def _traced(
     """Ranks and probabilities (L + 2, n) of some pairs, with those before in the first row."""
     import torch
 
-    from pipeline.circuits._batches import standing
+    from pipeline.circuits._batch import standing
 
     _, first, own = np.unique(prompt[part], return_index=True, return_inverse=True)
     prompts = part[first]

@@ -17,15 +17,17 @@ import numpy.typing as npt
 
 from pipeline.circuits._graph import Edges, Graph
 from pipeline.circuits.attribution import Attribution
-from pipeline.circuits.base import Columns, Drawing, Pairs
-from pipeline.corpora.base import Draws
-from pipeline.parameters import ParameterError, param
+from pipeline.circuits.base import Columns, Pairs
+from pipeline.config.fields import param
+from pipeline.plots.base import Drawing
+from pipeline.utils.draws import Draws
+from pipeline.utils.errors import ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.circuits.hooks import Hooks
-    from pipeline.drawing import Mark
+    from pipeline.plots.style import Mark
 
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of all edges, as in MIB
 
@@ -56,7 +58,7 @@ class Faithfulness(Attribution):
             raise ParameterError("shares", f"{list(self.shares)} are not ascending numbers > 0 and <= 1")
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
-        from pipeline.circuits._edges import graph_of
+        from pipeline.circuits._edge_patching import graph_of
 
         graph = graph_of(hooks)
         scores = self.scores(hooks, pairs)
@@ -89,7 +91,7 @@ class Faithfulness(Attribution):
         return {**rows, **{name: [value] * len(rows["curve"]) for name, value in summary.items()}}
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
-        from pipeline.wiring import draw_faithfulness
+        from pipeline.plots.circuit import draw_faithfulness
 
         return draw_faithfulness(table, self.target, marks)
 
@@ -115,7 +117,7 @@ class Judge:
     """Measures circuits of one model on one set of pairs."""
 
     def __init__(self, wanted: Faithfulness, hooks: Hooks, pairs: Pairs, graph: Graph):
-        from pipeline.circuits._batches import answer_logits, measure, on_device
+        from pipeline.circuits._batch import answer_logits, measure, on_device
 
         self.wanted, self.hooks, self.graph = wanted, hooks, graph
         self.batch = on_device(hooks, pairs)
@@ -132,14 +134,14 @@ class Judge:
         """The metric of each circuit on each pair, (C, n)."""
         import torch
 
-        from pipeline.circuits._edges import cut_metric
+        from pipeline.circuits._edge_patching import cut_metric
 
         kept = torch.from_numpy(np.stack(circuits)).to(self.batch.clean.device)
         return cut_metric(self.hooks, self.batch, kept, self.wanted.metric, self.reference).cpu().double()
 
     def all(self, circuits: list[Edges]) -> list[dict[str, float]]:
         """Metric and both kinds of faithfulness of each circuit, with their bootstrap intervals."""
-        from pipeline.circuits._batches import bootstrap
+        from pipeline.circuits._batch import bootstrap
 
         rows = []
         for values in self.metrics(circuits):

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.circuits._families import FAMILIES, linear_weight, module_at
-from pipeline.circuits._seen import seen_attention
-from pipeline.parameters import UnsupportedError
-from pipeline.products import quicken
-from pipeline.rooms import choose
+from pipeline.circuits._architectures import FAMILIES, linear_weight, module_at
+from pipeline.circuits._attention_probe import seen_attention
+from pipeline.kernels.onednn import quicken
+from pipeline.utils.errors import UnsupportedError
+from pipeline.utils.suggest import did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -187,7 +187,9 @@ class Hooks:
         wanted: dict[tuple[nn.Module, str], dict[int, list[tuple[Point, Function]]]] = {}
         for name, function in functions.items():
             if name not in self.points:
-                raise KeyError(f"there is no point {name!r} in {type(self.model).__name__}{choose(name, self.points)}")
+                raise KeyError(
+                    f"there is no point {name!r} in {type(self.model).__name__}{did_you_mean(name, self.points)}"
+                )
             point = self.points[name]
             calls = wanted.setdefault((point.module, point.side), defaultdict(list))
             calls[point.call].append((point, function))

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs
+from pipeline.circuits.base import Analysis, Columns, Pairs
+from pipeline.plots.base import Drawing
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
 
     from pipeline.circuits.hooks import Hooks
-    from pipeline.drawing import Mark
+    from pipeline.plots.style import Mark
 
 ITSELF = "the token itself"
 
@@ -38,9 +39,9 @@ class LogitLens(Analysis):
         import numpy as np
         import torch
 
-        from pipeline.circuits._batches import FLOATS, on_device
+        from pipeline.circuits._batch import FLOATS, on_device
+        from pipeline.circuits._parallel import over_threads, workers_of
         from pipeline.circuits._stream import check_output
-        from pipeline.circuits._threads import over_threads, workers_of
 
         batch = on_device(hooks, pairs)
         check_output(hooks, batch.clean)
@@ -64,7 +65,7 @@ class LogitLens(Analysis):
         }  # fmt: skip
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
-        from pipeline.layers import drawn_grids, grids
+        from pipeline.plots.heatmap import drawn_grids, grids
 
         found = grids(table, "mrr", "layer", "position", "target", "place")
         what = "mean reciprocal rank of a token in the logits read off a layer's state at a position"
@@ -75,7 +76,7 @@ def _sums(hooks: Hooks, part: tuple[Tensor, Tensor]) -> Tensor:
     """Rank, reciprocal rank and probability (3, L + 1, P, K) of wanted tokens (B, P, K), summed over prompts (B, P)."""
     import torch
 
-    from pipeline.circuits._batches import standing
+    from pipeline.circuits._batch import standing
 
     tokens, wanted_BPK = part
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(hooks.n_layer)]

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pipeline.circuits.base import Analysis, Columns, Drawing, Pairs
-from pipeline.parameters import param
+from pipeline.circuits.base import Analysis, Columns, Pairs
+from pipeline.config.fields import param
+from pipeline.plots.base import Drawing
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipeline.circuits.hooks import Hooks
-    from pipeline.drawing import Mark
+    from pipeline.plots.style import Mark
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Patching(Analysis):
         import numpy as np
         import torch
 
-        from pipeline.circuits._batches import answer_logits, measure, on_device
-        from pipeline.circuits._edges import cut_metric, graph_of
+        from pipeline.circuits._batch import answer_logits, measure, on_device
+        from pipeline.circuits._edge_patching import cut_metric, graph_of
         from pipeline.circuits._stream import check_edges
 
         batch, graph = on_device(hooks, pairs), graph_of(hooks)
@@ -64,6 +65,6 @@ class Patching(Analysis):
         return {"writer": [w for w, _ in ends], "reader": [r for _, r in ends], "score": changes}
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
-        from pipeline.wiring import draw_nodes
+        from pipeline.plots.circuit import draw_nodes
 
         return draw_nodes(table, "change of the metric where a node alone is that of the corrupted run", marks)

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from pipeline.circuits.base import Drawing, Overview
-from pipeline.parameters import ParameterError, param
+from pipeline.circuits.base import Overview
+from pipeline.config.fields import param
+from pipeline.plots.base import Drawing
+from pipeline.utils.errors import ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from pipeline.drawing import Mark
+    from pipeline.plots.style import Mark
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Similarity(Overview):
         return Circuit(set(edges), nodes, scores)
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
-        from pipeline.curves import draw_similarity
+        from pipeline.plots.measures import draw_similarity
 
         return draw_similarity(table, marks)
 

@@ -13,18 +13,19 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.config.coerce import written
+from pipeline.config.fields import Parameters, param, parameters_of
+from pipeline.config.help import help_text, wants_help
+from pipeline.config.recipe import fill
+from pipeline.config.registry import load, names, room_name
+from pipeline.config.yaml_nodes import Block, override
 from pipeline.corpora.base import Corpus
 from pipeline.corpora.published import write_published
-from pipeline.markdown import printable
-from pipeline.parameters import ParameterError, Parameters, param, parameters_of
-from pipeline.paths import expanded
-from pipeline.reading import Block, RecipeError, override
-from pipeline.recipe import fill
-from pipeline.rooms import load, names, room_name
-from pipeline.store import StoredCorpus, as_text, build, write_parquet
-from pipeline.terminal import in_a_line, run_command
-from pipeline.usage import help_text, wants_help
-from pipeline.values import written
+from pipeline.corpora.store import StoredCorpus, as_text, build, write_parquet
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.markdown import printable
+from pipeline.utils.paths import expanded
+from pipeline.utils.terminal import in_a_line, run_command
 
 USAGE = """\
 usage: python -m pipeline.corpora                            lists the corpora

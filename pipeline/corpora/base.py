@@ -1,6 +1,6 @@
 """What a corpus is: parameters, a closed vocabulary, and splits that are disjoint by construction and by proof.
 
-An author writes `vocabulary()` and `splits()`. `pipeline.store` does the rest: it streams the splits to Arrow, proves
+An author writes `vocabulary()` and `splits()`. `corpora.store` does the rest: it streams the splits to Arrow, proves
 the promises below for every corpus that is built, caches the result, and renders it as text.
 
 - The same parameters give the same content hash on every machine, under every PYTHONHASHSEED and numpy version.
@@ -12,7 +12,6 @@ the promises below for every corpus that is built, caches the result, and render
 from __future__ import annotations
 
 import abc
-import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +20,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.parameters import ParameterError, Parameters
+from pipeline.config.fields import Parameters
+from pipeline.utils.draws import Draws, Numbers
+from pipeline.utils.errors import ParameterError
 
 Ids = npt.NDArray[np.int32]
-Numbers = npt.NDArray[np.int64]
 PAD = "<pad>"
 SPECIALS = ["<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>"]  # of every vocabulary that Wang et al. 2024 published
 
@@ -100,44 +100,6 @@ class Corpus(Parameters, abc.ABC):
         """
         used = [*self.vocabulary(), PAD]
         return used + [f"<reserved_{i}>" for i in range(8 + -len(used) % 8)]
-
-
-class Draws:
-    """Random choices that stay the same for ever, one independent stream per purpose, seed, and place such as an epoch.
-
-    numpy promises a stable bit stream for PCG64 but not for the methods of Generator, so those are not used.
-    """
-
-    def __init__(self, seed: int, purpose: str, *place: int):
-        digest = hashlib.sha256("/".join(map(str, (purpose, seed, *place))).encode()).digest()
-        self.bits = np.random.PCG64(int.from_bytes(digest, "little"))
-
-    def _raw(self, count: int) -> npt.NDArray[np.uint64]:
-        if count > 2**40:  # numpy would say so too, but for numbers near 2**63 not as a lack of memory
-            raise MemoryError(f"{count:,} random numbers at once")
-        return self.bits.random_raw(count)
-
-    def uniform(self, *shape: int) -> npt.NDArray[np.float64]:
-        """Numbers in [0, 1) with 53 random bits."""
-        return ((self._raw(math.prod(shape)) >> np.uint64(11)) * 2.0**-53).reshape(shape)
-
-    def below(self, bound: int | Numbers, *shape: int) -> Numbers:
-        """Whole numbers in [0, bound), of which there may be one for each."""
-        return (self.uniform(*shape) * bound).astype(np.int64)
-
-    def permutation(self, n: int) -> Numbers:
-        return np.argsort(self._raw(n), kind="stable")
-
-    def choose(self, n: int, k: int) -> Numbers:
-        """k distinct numbers in [0, n), in random order; k <= n."""
-        if 4 * k >= n:
-            return self.permutation(n)[:k]
-        chosen = np.empty(0, np.int64)
-        while len(chosen) < k:
-            drawn = np.concatenate([chosen, self.below(n, k + k // 8 + 16)])
-            _, first = np.unique(drawn, return_index=True)
-            chosen = drawn[np.sort(first)]
-        return chosen[:k]
 
 
 def trained_count(ratio: float, atomic: int, pool: int) -> int:

@@ -12,9 +12,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.corpora._attributes import AttributeCorpus
-from pipeline.corpora.base import SPECIALS, Draws, Examples, Ids, chunks, draw_row, sample, trained_count
-from pipeline.parameters import param
+from pipeline.config.fields import param
+from pipeline.corpora._entities import AttributeCorpus
+from pipeline.corpora.base import SPECIALS, Examples, Ids, chunks, draw_row, sample, trained_count
+from pipeline.utils.draws import Draws
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.corpora._attributes import AttributeCorpus, Pairs
-from pipeline.corpora.base import Draws, Examples, chunks, sample
-from pipeline.parameters import ParameterError, param
+from pipeline.config.fields import param
+from pipeline.corpora._entities import AttributeCorpus, Pairs
+from pipeline.corpora.base import Examples, chunks, sample
+from pipeline.utils.draws import Draws
+from pipeline.utils.errors import ParameterError
 
 
 @dataclass(frozen=True)

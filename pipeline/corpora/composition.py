@@ -15,20 +15,20 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config.fields import param
 from pipeline.corpora.base import (
     SPECIALS,
     Corpus,
-    Draws,
     Examples,
     Ids,
-    Numbers,
     chunks,
     columns,
     draw_row,
     sample,
     trained_count,
 )
-from pipeline.parameters import ParameterError, param
+from pipeline.utils.draws import Draws, Numbers
+from pipeline.utils.errors import ParameterError
 
 
 class Graph(NamedTuple):

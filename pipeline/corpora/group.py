@@ -16,9 +16,11 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.corpora.base import Corpus, Draws, Examples, columns
-from pipeline.parameters import ParameterError, param
-from pipeline.rooms import choose
+from pipeline.config.fields import param
+from pipeline.corpora.base import Corpus, Examples, columns
+from pipeline.utils.draws import Draws
+from pipeline.utils.errors import ParameterError
+from pipeline.utils.suggest import did_you_mean
 
 Elements = npt.NDArray[np.int64]
 
@@ -83,7 +85,7 @@ class Group(Corpus):
         operations = MODULAR if kind == "Z" else GROUP
         if self.operation not in operations:
             raise ParameterError(
-                "operation", f"{self.operation!r} is not one on {self.group}{choose(self.operation, operations)}"
+                "operation", f"{self.operation!r} is not one on {self.group}{did_you_mean(self.operation, operations)}"
             )
         words = self.template.split()
         known = {"a", "b", "c", "=", "op", "eos"}

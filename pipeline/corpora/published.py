@@ -20,12 +20,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.config.fields import param
+from pipeline.config.registry import room_name
 from pipeline.corpora.base import PAD, Corpus, Examples, Ids, count_among, prompt_keys
-from pipeline.files import sha256
-from pipeline.parameters import ParameterError, param
-from pipeline.paths import expanded
-from pipeline.rooms import room_name
-from pipeline.store import StoredCorpus, as_text
+from pipeline.corpora.store import StoredCorpus, as_text
+from pipeline.utils.errors import ParameterError
+from pipeline.utils.files import sha256
+from pipeline.utils.paths import expanded
 
 TRAIN, VALID, TEST, VOCAB = FILES = ("train.json", "valid.json", "test.json", "vocab.json")
 TOKEN = r"<[^<>\s\ud800-\udfff]+>"  # a half of a surrogate pair is text in JSON, and nowhere else

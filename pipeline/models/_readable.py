@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.parameters import ParameterError
+from pipeline.utils.errors import ParameterError
 
 NO_VOCABULARY = "it has no vocabulary"
 KEY = "model.model_name_or_path"

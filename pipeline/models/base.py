@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pipeline.parameters import ParameterError, Parameters
+from pipeline.config.fields import Parameters
+from pipeline.utils.errors import ParameterError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from pipeline.data import Rows
-    from pipeline.store import StoredCorpus
+    from pipeline.corpora.store import StoredCorpus
+    from pipeline.data.rows import Rows
 
 
 Family = Literal["gpt2", "gpt_neox"]
@@ -32,7 +33,7 @@ class Architecture(Parameters, abc.ABC):
     checked before it is used.
     """
 
-    # The family whose forward its models compute, so that training may take the short one of `pipeline.forward`.
+    # The family whose forward its models compute, so that training may take the short one of `kernels.forward`.
     forward_family: ClassVar[Family | None] = None
     # The family whose residual stream its models have: embedding, heads and MLPs add up to it, and edges are known.
     residual_family: ClassVar[Family | None] = None
@@ -67,7 +68,7 @@ class Architecture(Parameters, abc.ABC):
 
     def tokenizer(self, stored: StoredCorpus) -> PreTrainedTokenizerBase:
         """The tokenizer of the model: by default, the corpus's closed vocabulary."""
-        from pipeline.tokenizer import build_tokenizer
+        from pipeline.data.tokenizer import build_tokenizer
 
         return build_tokenizer(stored.tokens, stored.corpus.separator)
 
@@ -81,7 +82,7 @@ class Architecture(Parameters, abc.ABC):
 
     def rows(self, stored: StoredCorpus, split: str, most: int | None = None) -> Rows:
         """A split in the tokens of the model; `most` draws that many rows, the same ones every time."""
-        from pipeline.data import load_rows
+        from pipeline.data.rows import load_rows
 
         return load_rows(stored, split, most)
 

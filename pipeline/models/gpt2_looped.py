@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pipeline.config.fields import param
 from pipeline.models.base import Family
 from pipeline.models.gpt2 import Gpt2
-from pipeline.parameters import param
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

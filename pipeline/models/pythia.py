@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pipeline.config.fields import param
 from pipeline.models.base import NO_SPECIAL_TOKENS, Architecture, Family, check_heads
-from pipeline.parameters import param
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

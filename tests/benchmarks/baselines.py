@@ -31,10 +31,10 @@ from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, 
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-from pipeline.data import IGNORED, Rows, load_rows
-from pipeline.recipe import read_recipe
-from pipeline.run import prepare
-from pipeline.store import build
+from pipeline.config.recipe import read_recipe
+from pipeline.corpora.store import build
+from pipeline.data.rows import IGNORED, Rows, load_rows
+from pipeline.training.session import prepare
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "recipes" / "grok_gpt2.yaml"
@@ -236,7 +236,7 @@ class Ours(_TrainerWindows):
             "eval_strategy": "no",
             "save_strategy": "no",
             "checkpoints.every": "[]",
-            "callbacks.progress.style": "off",
+            "callbacks.console.style": "off",
             "use_cpu": str(setting.device.type == "cpu").lower(),
         }
         recipe = read_recipe(RECIPE, [*(f"--{key}={value}" for key, value in overrides.items()), *words])

@@ -32,7 +32,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.process import wait_briefly
+from pipeline.kernels.host import wait_briefly
 
 wait_briefly()  # as the command does
 

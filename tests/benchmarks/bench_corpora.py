@@ -35,10 +35,10 @@ CASES: dict[str, tuple[str, dict[str, Any], float | None, float | None]] = {
 def measure(name: str) -> dict[str, float]:
     """Measures one case in this process."""
     sys.path.insert(0, str(ROOT))
-    from pipeline.corpora.base import Draws
-    from pipeline.neighbours import Neighbours
-    from pipeline.rooms import load
-    from pipeline.store import build
+    from pipeline.circuits._counterfactuals import Neighbours
+    from pipeline.config.registry import load
+    from pipeline.corpora.store import build
+    from pipeline.utils.draws import Draws
 
     room_entry, parameters, _, _ = CASES[name]
     corpus: Any = load("corpora", room_entry, "corpus")(**parameters)

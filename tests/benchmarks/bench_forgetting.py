@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.history import read_history
 from pipeline.run import main
+from pipeline.runs.metrics import read_history
 from tests.bases import make_base, make_texts
 
 STEPS = 400
@@ -21,7 +21,7 @@ corpus: {{name: composition, num_entities: 30, num_relations: 6, out_degree: 4, 
 model: {{model_name_or_path: {base}, vocabulary: tokens}}
 checkpoints: {{powers_of_two: false}}
 callbacks:
-  progress: {{style: 'off'}}
+  console: {{style: 'off'}}
   base_perplexity: {{source: {folder}/held_out.txt, length: 32}}
   adapter_drift: {{}}
 max_steps: {steps}

@@ -68,9 +68,9 @@ def loading() -> dict[str, float]:
     from baselines import RECIPE
     from machine import device
 
-    from pipeline.data import load_rows
-    from pipeline.recipe import read_recipe
-    from pipeline.store import build
+    from pipeline.config.recipe import read_recipe
+    from pipeline.corpora.store import build
+    from pipeline.data.rows import load_rows
 
     where = device()
     stored = build(read_recipe(RECIPE).corpus)
@@ -128,15 +128,15 @@ def evaluation() -> dict[str, float]:
     from machine import device
 
     sys.path.insert(0, str(ROOT))
-    from pipeline.history import read_history
-    from pipeline.recipe import read_recipe
-    from pipeline.run import prepare
+    from pipeline.config.recipe import read_recipe
+    from pipeline.runs.metrics import read_history
+    from pipeline.training.session import prepare
 
     device()
     found: dict[str, float] = {}
     for name in ("quickstart", "composition_small"):
         words = ["--max_steps=300", f"--output_dir={tempfile.mkdtemp()}", "--save_strategy=no", "--stop_when=never"]
-        words += ["--checkpoints.powers_of_two=false", "--callbacks.progress.style=off", "--checkpoints.every=[]"]
+        words += ["--checkpoints.powers_of_two=false", "--callbacks.console.style=off", "--checkpoints.every=[]"]
         recipe = read_recipe(ROOT / "recipes" / f"{name}.yaml", words)
         trainer = prepare(recipe)
         trainer.args.eval_on_start = False
@@ -167,8 +167,8 @@ def mixed() -> dict[str, float]:
     from baselines import Setting, Size
     from machine import device
 
-    from pipeline.data import IGNORED, Batch, Rows, joined
-    from pipeline.forward import install, short_logits
+    from pipeline.data.rows import IGNORED, Batch, Rows, joined
+    from pipeline.kernels.forward import install, short_logits
 
     setting = Setting.of(Size(2, 128, 4, 512), device())
     torch.manual_seed(0)
@@ -199,7 +199,7 @@ def saving() -> dict[str, float]:
     from baselines import Ours, Setting, Size
     from machine import device
 
-    from pipeline.files import sync
+    from pipeline.utils.files import sync
 
     ours = Ours(Setting.of(Size(8, 768, 12, 512), device()))
     step = ours.window(2)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from pipeline.checkpoints import keep
-from pipeline.manifest import Manifest
+from pipeline.runs.checkpoints import keep
+from pipeline.runs.manifest import Manifest
 
 REPEATS = 30
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
-from pipeline.environment import describe_environment
+from pipeline.runs.environment import describe_environment
 
 FOLDER = Path("runs") / "benchmarks"
 

@@ -15,15 +15,16 @@ from rich.console import Console
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from pipeline.callbacks import console
 from pipeline.callbacks.base import Callback
-from pipeline.callbacks.progress import Progress, sparkline
-from pipeline.history import read_history
-from pipeline.identity import intervenes
-from pipeline.parameters import parameters_of
-from pipeline.recipe import read_recipe
-from pipeline.rooms import load, names
-from pipeline.run import prepare, train
-from pipeline.trainer import GrokTrainer
+from pipeline.callbacks.console import sparkline
+from pipeline.config.fields import parameters_of
+from pipeline.config.identity import intervenes
+from pipeline.config.recipe import read_recipe
+from pipeline.config.registry import load, names
+from pipeline.runs.metrics import read_history
+from pipeline.training.session import prepare, train
+from pipeline.training.trainer import GrokTrainer
 from tests.tiny import RECIPE, ROOT, run_here, write_recipe
 
 
@@ -48,7 +49,7 @@ def test_it_joins_a_trainer_as_a_trainer_callback(name: str, trainer: GrokTraine
 def without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """The weights after three steps of a run that names no callback."""
     folder = tmp_path_factory.mktemp("without")
-    recipe = write_recipe(folder, RECIPE.replace("callbacks: {progress: {style: plain, seconds: 0}}\n", ""))
+    recipe = write_recipe(folder, RECIPE.replace("callbacks: {console: {style: plain, seconds: 0}}\n", ""))
     assert run_here(recipe, "--max_steps", "3") == 0
     return load_file(folder / "run" / "steps" / "step3" / "model.safetensors")
 
@@ -56,14 +57,15 @@ def without(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]
 @pytest.mark.parametrize("name", names("callbacks"))
 def test_a_run_with_it_works(name: str, tmp_path: Path, without: dict[str, torch.Tensor]) -> None:
     """And trains what it would train without it, unless the callback says that it intervenes."""
-    recipe = write_recipe(tmp_path, RECIPE.replace("{progress: {style: plain, seconds: 0}}", f"{{{name}: {{}}}}"))
+    recipe = write_recipe(tmp_path, RECIPE.replace("{console: {style: plain, seconds: 0}}", f"{{{name}: {{}}}}"))
     assert run_here(recipe, "--max_steps", "3") == 0
     weights = load_file(tmp_path / "run" / "steps" / "step3" / "model.safetensors")
     assert intervenes(name) or all(weight.equal(without[key]) for key, weight in weights.items())
 
 
 def test_naming_a_callback_needs_no_torch() -> None:
-    code = "import sys; from pipeline.rooms import load, names; [load('callbacks', n, '') for n in names('callbacks')]"
+    code = "import sys; from pipeline.config.registry import load, names\n"
+    code += "[load('callbacks', n, '') for n in names('callbacks')]"
     code += "; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
@@ -113,7 +115,7 @@ def test_plain_lines_tell_every_split_and_the_news(tmp_path: Path, capsys: pytes
 def test_a_slow_run_shows_that_it_is_alive(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.callbacks.progress.HEARTBEAT", 0.0)
+    monkeypatch.setattr("pipeline.callbacks.console.HEARTBEAT", 0.0)
     run_here(write_recipe(tmp_path), "--max_steps", "6", "--checkpoints.powers_of_two", "false")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
     assert [line.split()[1] for line in lines] == [f"{step}/6" for step in range(7)]
@@ -123,14 +125,14 @@ def test_a_slow_run_shows_that_it_is_alive(
 def test_progress_is_quiet_on_request_and_on_other_processes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_here(write_recipe(tmp_path), "--max_steps", "2", "--callbacks.progress.style", "off")
+    run_here(write_recipe(tmp_path), "--max_steps", "2", "--callbacks.console.style", "off")
     assert "step 1" not in capsys.readouterr().out
 
 
 def test_the_live_display(trainer: GrokTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = trainer.evaluate()
     screen = io.StringIO()
-    progress = Progress(style="live")
+    progress = console.Console(style="live")
     progress._console = Console(file=screen, force_terminal=True, width=100)
     progress.attach(trainer)
     joined = trainer.callback_handler.callbacks[-1]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipeline.circuits._edges import graph_of
+from pipeline.circuits._edge_patching import graph_of
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.hooks import Hooks
 

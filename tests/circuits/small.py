@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.circuits.base import Pairs
-from pipeline.rooms import load
+from pipeline.config.registry import load
 
 VOCABULARY = 24
 # name -> architecture, and parameters beside the sizes

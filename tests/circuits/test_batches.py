@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.circuits._batches import standing
+from pipeline.circuits._batch import standing
 from pipeline.circuits.hooks import Hooks
 from tests.circuits.small import VOCABULARY, random_model
 
@@ -17,8 +17,8 @@ from tests.circuits.small import VOCABULARY, random_model
 def test_standing_is_that_in_whole_rows(
     n: int, bias: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.circuits._batches.ROWS", 4)
-    monkeypatch.setattr("pipeline.circuits._batches.TOKENS", 7)
+    monkeypatch.setattr("pipeline.circuits._batch.ROWS", 4)
+    monkeypatch.setattr("pipeline.circuits._batch.TOKENS", 7)
     hooks = Hooks(random_model("neox-parallel").to(dtype))
     hooks.head = nn.Linear(32, VOCABULARY, bias=bias, dtype=dtype)
     states, tokens = torch.randn(n, 32, dtype=dtype), torch.randint(VOCABULARY, (n, 3))

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.circuits._pairs import CorpusPairs
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.causal_tracing import CausalTracing, span, trace
 from pipeline.circuits.hooks import Hooks
 from pipeline.corpora.comparison import Comparison
-from pipeline.pairs import CorpusPairs
-from pipeline.store import build
+from pipeline.corpora.store import build
 from tests.circuits.small import KINDS, random_model, random_pairs, tokens_of
 
 
@@ -56,7 +56,7 @@ def test_prompts_corrupted_in_several_places_are_each_on_their_own(
     kind: str, floats: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They share a clean run; some come twice, in any order, and one with another answer."""
-    monkeypatch.setattr("pipeline.circuits._batches.FLOATS", floats)
+    monkeypatch.setattr("pipeline.circuits._batch.FLOATS", floats)
     model, rng = random_model(kind), np.random.default_rng(0)
     sides = [random_pairs(n=5, position=position) for position in (0, 4, 6)]
     clean, corrupted, answers, wrong = (

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import code_hash, rooms
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.logit_lens import LogitLens
-from pipeline.explain import explain
-from pipeline.rooms import names
+from pipeline.circuits.runner import explain
+from pipeline.config import registry as rooms
+from pipeline.config.registry import names
+from pipeline.utils import code_hash
 from tests.tiny import ROOT
 
 
@@ -20,7 +21,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The analyses in a copy of this package, which are found and whose code is hashed."""
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
     for module in (code_hash, rooms):
-        monkeypatch.setattr(module, "__file__", str(tmp_path / "pipeline" / "module.py"))
+        monkeypatch.setattr(module, "__file__", str(tmp_path / "pipeline" / "room" / "module.py"))
     return tmp_path / "pipeline" / "circuits"
 
 
@@ -39,7 +40,8 @@ def test_a_table_is_made_again_when_its_code_is_another(registry: Path, finished
 
     assert made_again() == {"logit_lens", "attribution"}
     assert made_again() == set()
-    shutil.copy(registry / "attention.py", registry / "another.py")
+    text = (registry / "attention.py").read_text()
+    (registry / "another.py").write_text(text.replace("class Attention(", "class Another("))
     add("_helper.py", "HELPER = 1\n")
     assert "another" in names("circuits") and made_again() == set()
     add("patching.py", "OTHER = 1\n")  # of an analysis that neither imports
@@ -47,7 +49,7 @@ def test_a_table_is_made_again_when_its_code_is_another(registry: Path, finished
     assert made_again() == set()
     add("_graph.py", "OTHER = 1\n")
     assert made_again() == {"attribution"}
-    add("_threads.py", "OTHER = 1\n")  # imported inside a function
+    add("_parallel.py", "OTHER = 1\n")  # imported inside a function
     assert made_again() == {"logit_lens"}
     add("hooks.py", "OTHER = 1\n")  # imported by a helper
     assert made_again() == {"logit_lens", "attribution"} and made_again() == set()

@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.circuits._pairs import CorpusPairs
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs
+from pipeline.circuits.tables import add_step
+from pipeline.config.fields import parameters_of
+from pipeline.config.registry import load, names
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
+from pipeline.corpora.store import StoredCorpus, build
 from pipeline.models.gpt2 import Gpt2
-from pipeline.pairs import CorpusPairs
-from pipeline.parameters import ParameterError, parameters_of
-from pipeline.rooms import load, names
-from pipeline.store import StoredCorpus, build
-from pipeline.tables import add_step
+from pipeline.utils.errors import ParameterError
 from tests.circuits.small import VOCABULARY, random_model, random_pairs
 from tests.models.test_models import small
 from tests.tiny import ROOT
@@ -38,14 +39,14 @@ def group() -> StoredCorpus:
 
 
 def corpus_for(name: str, stored: StoredCorpus, group: StoredCorpus) -> StoredCorpus:
-    return group if name == "progress" else stored
+    return group if name == "fourier" else stored
 
 
 def count_hooks(model: torch.nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
 
-@pytest.mark.parametrize("architecture", [name for name in names("models") if name != "continued"])
+@pytest.mark.parametrize("architecture", [name for name in names("models") if name != "pretrained"])
 @pytest.mark.parametrize("name", ANALYSES)
 def test_it_gives_a_table_and_leaves_the_model_alone(
     name: str, architecture: str, stored: StoredCorpus, group: StoredCorpus
@@ -143,7 +144,8 @@ def test_a_gpu_gives_the_same(name: str, stored: StoredCorpus, group: StoredCorp
 
 
 def test_naming_an_analysis_needs_no_torch() -> None:
-    code = "import sys; from pipeline.rooms import load, names; [load('circuits', n, '') for n in names('circuits')]"
+    code = "import sys; from pipeline.config.registry import load, names\n"
+    code += "[load('circuits', n, '') for n in names('circuits')]"
     code += "; assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
     code += " and 'matplotlib' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
@@ -186,7 +188,7 @@ def test_the_logit_lens_ends_with_the_model_s_own_output(stored: StoredCorpus) -
 def test_a_large_vocabulary_is_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     model, pairs = Gpt2(n_layer=1, n_embd=8, n_head=2, n_positions=8).build(VOCABULARY), random_pairs(n=9)
     whole = KINDS["logit_lens"]().run(model, pairs)
-    monkeypatch.setattr("pipeline.circuits._batches.TOKENS", 5)
-    monkeypatch.setattr("pipeline.circuits._batches.ROWS", 4)
+    monkeypatch.setattr("pipeline.circuits._batch.TOKENS", 5)
+    monkeypatch.setattr("pipeline.circuits._batch.ROWS", 4)
     parts = KINDS["logit_lens"]().run(model, pairs)
     np.testing.assert_allclose(whole["mrr"], parts["mrr"], rtol=1e-5)

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.circuits._pairs import CorpusPairs
 from pipeline.circuits.causal_tracing import CausalTracing
-from pipeline.corpora.base import Draws
 from pipeline.corpora.comparison import Comparison
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
+from pipeline.corpora.store import StoredCorpus, build
 from pipeline.models.gpt2 import Gpt2
-from pipeline.pairs import CorpusPairs
-from pipeline.store import StoredCorpus, build
+from pipeline.utils.draws import Draws
 
 FACTS = Composition(num_entities=30, num_relations=6, out_degree=4, ratio=3, ood_fraction=0.2)
 VALUES = Comparison(num_entities=20, num_attributes=3, num_values=5, probe_cap=200)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.circuits._batches import answer_logits, measure, on_device
-from pipeline.circuits._edges import cut_logits, cut_metric, graph_of, writers
+from pipeline.circuits._batch import answer_logits, measure, on_device
+from pipeline.circuits._edge_patching import cut_logits, cut_metric, graph_of, writers
 from pipeline.circuits._graph import Graph
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.base import Pairs
@@ -170,5 +170,5 @@ def test_batches_do_not_change_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     hooks, _, _, _ = opened("gpt2")
     pairs = random_pairs(n=5)
     whole = Attribution().scores(hooks, pairs)
-    monkeypatch.setattr("pipeline.circuits._batches.FLOATS", 1)
+    monkeypatch.setattr("pipeline.circuits._batch.FLOATS", 1)
     np.testing.assert_allclose(Attribution().scores(hooks, pairs), whole, atol=1e-6)

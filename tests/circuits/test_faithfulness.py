@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.circuits._batches import answer_logits, bootstrap, measure, on_device
-from pipeline.circuits._edges import graph_of
+from pipeline.circuits._batch import answer_logits, bootstrap, measure, on_device
+from pipeline.circuits._edge_patching import graph_of
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.faithfulness import Faithfulness, Judge
 from pipeline.circuits.hooks import Hooks
-from pipeline.drawing import png
-from pipeline.parameters import ParameterError
-from pipeline.tables import add_step
+from pipeline.circuits.tables import add_step
+from pipeline.plots.style import png
+from pipeline.utils.errors import ParameterError
 from tests.circuits.small import random_model, random_pairs, tokens_of
 
 SHARES = (0.02, 0.1, 0.3, 1.0)

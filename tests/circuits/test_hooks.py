@@ -149,8 +149,8 @@ def test_evaluating_gives_back_each_module_s_mode() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_evaluating_gives_back_each_module_s_class(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within it layers multiply as is fastest on a processor where that is not by the classes they have."""
-    monkeypatch.setattr("pipeline.products.is_faster", lambda: True)
-    monkeypatch.setattr("pipeline.products.SMALL", 1)
+    monkeypatch.setattr("pipeline.kernels.onednn.is_faster", lambda: True)
+    monkeypatch.setattr("pipeline.kernels.onednn.SMALL", 1)
     model, tokens = random_model(kind), tokens_of(random_pairs().clean)
     before, expected = [type(module) for module in model.modules()], model(tokens).logits
     with evaluating(model):

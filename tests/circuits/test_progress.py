@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.circuits.progress import Progress, _along, _logit_shares, _neuron_shares, _waves, gini
+from pipeline.circuits.__main__ import main as circuits
+from pipeline.circuits._pairs import CorpusPairs
+from pipeline.circuits.fourier import Fourier, _along, _logit_shares, _neuron_shares, _waves, gini
+from pipeline.circuits.runner import Run
 from pipeline.corpora.group import Group
-from pipeline.explain import Run
-from pipeline.explaining import main as circuits
+from pipeline.corpora.store import build
 from pipeline.models.gpt2 import Gpt2
-from pipeline.pairs import CorpusPairs
-from pipeline.store import build
 from tests.tiny import ROOT, run_here
 
 N = 13
@@ -24,7 +24,7 @@ N = 13
 
 @pytest.fixture(scope="module", params=["+", "-"])
 def pairs(request: pytest.FixtureRequest) -> Any:
-    return Progress().choose(CorpusPairs(build(Group(group=f"Z{N}", operation=request.param, template="a b = c"))))
+    return Fourier().choose(CorpusPairs(build(Group(group=f"Z{N}", operation=request.param, template="a b = c"))))
 
 
 def wave_logits(answer: torch.Tensor, frequencies: dict[int, float]) -> torch.Tensor:
@@ -80,7 +80,7 @@ def test_the_gini_coefficient_is_the_mean_difference_over_twice_the_mean() -> No
 def test_losses_are_those_of_the_parts(pairs: Any) -> None:
     torch.manual_seed(0)
     model = Gpt2(n_layer=1, n_embd=16, n_head=2, n_positions=4, initializer_range=0.3).build(16)
-    table = Progress().run(model, pairs, frequencies=[2, 5])
+    table = Fourier().run(model, pairs, frequencies=[2, 5])
     found = {(row["measure"], row["frequency"]): row["value"] for row in table.to_pylist()}
     with torch.no_grad():
         logits = model.eval()(torch.from_numpy(pairs.clean).long()).logits[:, -1].double()
@@ -105,7 +105,7 @@ def test_the_model_passes_over_the_table_once(pairs: Any, shared: dict[str, Any]
     model = Gpt2(n_layer=1, n_embd=16, n_head=2, n_positions=4, initializer_range=0.3).build(16)
     rows: list[int] = []
     model.transformer.wte.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    Progress().run(model, pairs, **shared)
+    Fourier().run(model, pairs, **shared)
     assert sum(rows) == N * N
 
 
@@ -114,7 +114,7 @@ def test_a_grokked_run_adds_by_rotation(tmp_path: Path) -> None:
     """The shipped quickstart: its own frequencies alone answer, without them nothing does, and this shows early."""
     folder = tmp_path / "run"
     assert run_here(ROOT / "recipes" / "quickstart.yaml", "--output_dir", str(folder)) == 0
-    assert circuits([str(folder), "--analysis", "progress"]) == 0
+    assert circuits([str(folder), "--analysis", "fourier"]) == 0
     run = Run(folder)
     assert run.manifest.finished is not None
     grok_step = run.manifest.finished["grok_step"]

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.circuits.similarity import Circuit, Similarity, alike
-from pipeline.parameters import ParameterError
+from pipeline.utils.errors import ParameterError
 
 
 def table(**scores: float) -> pa.Table:

@@ -12,10 +12,10 @@ from torch import nn
 from transformers import GPT2LMHeadModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
 
-from pipeline.circuits._batches import on_device
+from pipeline.circuits._batch import on_device
 from pipeline.circuits._stream import check_edges, check_output
 from pipeline.circuits.hooks import Hooks
-from pipeline.rooms import load
+from pipeline.config.registry import load
 from tests.circuits.small import KINDS, random_model, random_pairs
 from tests.test_bases import on_bloom
 from tests.tiny import run_here, write_recipe

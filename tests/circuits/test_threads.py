@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pipeline.circuits import _threads
-from pipeline.circuits._threads import over_threads, workers_of
+from pipeline.circuits import _parallel as _threads
+from pipeline.circuits._parallel import over_threads, workers_of
 from pipeline.circuits.causal_tracing import CausalTracing
 from pipeline.circuits.hooks import Hooks
 from pipeline.circuits.logit_lens import LogitLens

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pipeline.corpora.base import Corpus
-from pipeline.store import StoredCorpus, build
+from pipeline.corpora.store import StoredCorpus, build
 
 
 class Fact(NamedTuple):

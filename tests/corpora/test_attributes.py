@@ -9,12 +9,12 @@ from collections.abc import Iterable
 import numpy as np
 import pytest
 
-from pipeline.corpora._attributes import AttributeCorpus, triangle
-from pipeline.corpora.base import Draws
+from pipeline.corpora._entities import AttributeCorpus, triangle
 from pipeline.corpora.comparison import Comparison
 from pipeline.corpora.complex_reasoning import ComplexReasoning
-from pipeline.parameters import ParameterError
-from pipeline.store import build
+from pipeline.corpora.store import build
+from pipeline.utils.draws import Draws
+from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import Fact, facts
 
 SMALL = {"num_entities": 24, "num_attributes": 3, "num_values": 4, "ood_fraction": 0.25, "iid_fraction": 0.3}

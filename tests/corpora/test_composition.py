@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pipeline.corpora.composition import Composition
-from pipeline.parameters import ParameterError
-from pipeline.store import build
+from pipeline.corpora.store import build
+from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import facts
 
 SIZES = [(500, 50), (1000, 100), (2000, 200), (5000, 200), (10_000, 200)]  # |E|, |R|

@@ -15,13 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.config.fields import parameters_of
+from pipeline.config.registry import load, names, room_name
 from pipeline.corpora.base import PAD, Corpus
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import GROUP, MODULAR
 from pipeline.corpora.published import write_published
-from pipeline.parameters import ParameterError, parameters_of
-from pipeline.rooms import load, names, room_name
-from pipeline.store import StoredCorpus, build
+from pipeline.corpora.store import StoredCorpus, build
+from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import empty_cache, fresh_hash
 
 ROOT = Path(__file__).parent.parent.parent
@@ -153,8 +154,8 @@ def test_another_seed_is_another_content(name: str, parameters: dict[str, Any], 
 
 SCRIPT = """
 import json, sys
-from pipeline.rooms import load
-from pipeline.store import build
+from pipeline.config.registry import load
+from pipeline.corpora.store import build
 wanted = json.load(sys.stdin)
 print(json.dumps([build(load("corpora", name, "")(**parameters)).content_hash for name, parameters, _ in wanted]))
 """
@@ -178,8 +179,8 @@ def test_content_does_not_depend_on_the_order_of_hashing() -> None:
 
 def test_the_room_needs_no_torch() -> None:
     modules = [f"pipeline.corpora.{name}" for name in (*CORPORA, "__main__")] + [
-        "pipeline.store",
-        "pipeline.neighbours",
+        "pipeline.corpora.store",
+        "pipeline.circuits._counterfactuals",
     ]
     script = f"import sys, {', '.join(modules)}; print({{'torch', 'transformers', 'datasets'}} & sys.modules.keys())"
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipeline.corpora.base import Draws, columns, count_among, prompt_keys
+from pipeline.corpora.base import columns, count_among, prompt_keys
+from pipeline.utils.draws import Draws
 
 
 def test_draws_stay_what_they_are() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from pipeline.corpora.group import GROUP, MODULAR, Group
-from pipeline.parameters import ParameterError
-from pipeline.store import StoredCorpus, build
+from pipeline.corpora.store import StoredCorpus, build
+from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import facts
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import datasets
 import pytest
 
+from pipeline.config.fields import parameters_of
+from pipeline.config.registry import names
 from pipeline.corpora.__main__ import main
 from pipeline.corpora.comparison import Comparison
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.published import FILES, Published
-from pipeline.parameters import parameters_of
-from pipeline.rooms import names
-from pipeline.store import build
+from pipeline.corpora.store import build
 from tests.corpora.facts import facts
 
 ROOT = Path(__file__).parent.parent.parent

@@ -17,8 +17,8 @@ from pipeline.corpora.complex_reasoning import ComplexReasoning
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.group import Group
 from pipeline.corpora.published import FILES, Published, write_published
-from pipeline.parameters import ParameterError
-from pipeline.store import build
+from pipeline.corpora.store import build
+from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import facts
 
 VOCAB = [*(f"<e_{i}>" for i in range(4)), "<r_0>", "<r_1>", "<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>"]

@@ -10,18 +10,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.forward import fast_logits
+from pipeline.config.registry import load, names
+from pipeline.kernels.forward import fast_logits
 from pipeline.models.base import Architecture
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.gpt2_bare import Gpt2Bare
 from pipeline.models.gpt2_looped import Gpt2Looped
 from pipeline.models.pythia import PRESETS, Pythia
-from pipeline.parameters import ParameterError
-from pipeline.rooms import load, names
+from pipeline.utils.errors import ParameterError
 from tests.variants import rows
 
 # What is continued has the sizes of its base; see test_continued.py.
-SCRATCH = [name for name in names("models") if name != "continued"]
+SCRATCH = [name for name in names("models") if name != "pretrained"]
 SMALL = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 12}
 
 

@@ -9,10 +9,10 @@ import torch
 import transformers
 from safetensors import safe_open
 
+from pipeline.config.registry import load, names
 from pipeline.corpora.group import Group
-from pipeline.rooms import load, names
-from pipeline.store import StoredCorpus, build
-from pipeline.tokenizer import unknown_words
+from pipeline.corpora.store import StoredCorpus, build
+from pipeline.data.tokenizer import unknown_words
 from tests.bases import END, make_tokenizer
 
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 8, "dropout": 0.0}
@@ -23,7 +23,7 @@ def stored() -> StoredCorpus:
     return build(Group(group="Z11", template="a b = c"))
 
 
-@pytest.fixture(params=[name for name in names("models") if name != "continued"])
+@pytest.fixture(params=[name for name in names("models") if name != "pretrained"])
 def folder(request: pytest.FixtureRequest, stored: StoredCorpus, tmp_path: Path) -> Path:
     """A model and its tokenizer, as keep_step writes them."""
     architecture = load("models", request.param, "model")(**SIZES)

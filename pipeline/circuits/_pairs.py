@@ -1,0 +1,253 @@
+"""Pairs of clean and corrupted prompts for the analyses: from any corpus, or from a file of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.circuits._counterfactuals import Neighbours
+from pipeline.circuits._pair_files import read_rows
+from pipeline.circuits.base import Corruption, Pairs, Source
+from pipeline.corpora.base import PAD, Examples, Ids
+from pipeline.corpora.store import StoredCorpus
+from pipeline.utils.draws import Draws, Numbers
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.suggest import did_you_mean
+
+COLUMNS = ("clean", "corrupted", "answer", "corrupted_answer")
+ID = "id"  # a column that names the row, also where it happens to hold tokens
+
+
+@dataclass(frozen=True)
+class CorpusPairs(Source):
+    """Pairs of a stored corpus: a prompt, and a known one that differs from it in one token and has another answer."""
+
+    stored: StoredCorpus
+
+    @cached_property
+    def _neighbours(self) -> Neighbours:
+        return Neighbours(self.stored)
+
+    def pairs(
+        self, split: str, most: int, seed: int, every_position: bool = False, corruption: Corruption = "corpus"
+    ) -> Pairs:
+        """Of the split's longest block; at every position the same prompts, those that can be corrupted at all of them.
+
+        Where no prompt can be, each position has the first that can be corrupted there.
+        """
+        if split not in self.stored.sizes:
+            raise ParameterError("split", f"there is no split {split!r}; allowed: {', '.join(self.stored.sizes)}")
+        examples = max(self.stored.blocks(split), key=lambda block: (block.prompts.shape[1], len(block)))
+        examples = examples.take(Draws(seed, "pairs").permutation(len(examples)))
+        draws = Draws(seed, "corruption")
+        width = examples.prompts.shape[1]
+        if every_position:
+            found = self._everywhere(examples, draws, most, corruption)
+        else:
+            chosen = self._corruptible(examples, None, most)
+            found = [(chosen, self._neighbours.corrupt(chosen, draws, None))] if len(chosen) else []
+        if not found:
+            raise ParameterError("split", f"no prompt of {split} has a neighbour with another answer")
+        clean, corrupted = (
+            [np.concatenate([getattr(examples, part) for examples in side]) for part in ("prompts", "answers")]
+            for side in zip(*found)
+        )
+        places = self.stored.corpus.places(width)
+        notes = {name: np.concatenate([chosen.notes[name] for chosen, _ in found]) for name in examples.notes}
+        known = {name: note for name, note in notes.items() if (note >= 0).all()}
+        return first_difference(Pairs(clean[0], corrupted[0], clean[1], corrupted[1], known, places=places))
+
+    def _everywhere(
+        self, examples: Examples, draws: Draws, most: int, corruption: Corruption
+    ) -> list[tuple[Examples, Examples]]:
+        """Prompts beside corrupted ones, for each position that has any; by the corpus's own rule where it has one."""
+        positions = range(examples.prompts.shape[1])
+        pool = examples.take(slice(0, max(8 * most, 1024)))
+        corpus = self.stored.corpus
+        ruled = {i: corpus.corrupt(pool, i, draws) for i in positions} if corruption == "any" else {}
+        rules = {i: rule for i, rule in ruled.items() if rule is not None and rule[2].any()}
+        if rules:
+            rows = np.flatnonzero(np.all([found for *_, found in rules.values()], axis=0))[:most]
+            if len(rows):
+                return [
+                    (pool.take(rows), self._answered(pool.take(rows), prompts[rows], answers[rows]))
+                    for prompts, answers, _ in rules.values()
+                ]
+        counts = {i: self._neighbours.count(pool, i) > 0 for i in positions}
+        able = [found for found in counts.values() if found.any()]
+        rows = np.flatnonzero(np.all(able, axis=0))[:most] if able else np.empty(0, np.int64)
+        chosen = {i: pool.take(rows) if len(rows) else self._corruptible(examples, i, most) for i in positions}
+        wanted = [i for i in positions if (counts[i].any() if len(rows) else len(chosen[i]))]
+        return [(chosen[i], self._neighbours.corrupt(chosen[i], draws, i)) for i in wanted]
+
+    def _answered(self, clean: Examples, prompts: Ids, answers: Ids) -> Examples:
+        """Corrupted prompts with answers as long as the clean ones, of which only the first token is their own."""
+        return Examples(prompts, np.hstack([answers, clean.answers[:, 1:]]), "corrupted")
+
+    def _corruptible(self, examples: Examples, position: int | None, most: int) -> Examples:
+        """The first examples that have a neighbour; counted in parts, as most usually have one."""
+        rows: list[Numbers] = []
+        for start in range(0, len(examples), max(2 * most, 1024)):
+            part = examples.take(slice(start, start + max(2 * most, 1024)))
+            rows.append(start + np.flatnonzero(self._neighbours.count(part, position)))
+            if sum(map(len, rows)) >= most:
+                break
+        return examples.take(np.concatenate(rows)[:most])
+
+    def table(self) -> tuple[Ids, Ids, Numbers, int]:
+        corpus: Any = self.stored.corpus
+        n = getattr(corpus, "cyclic_order", None)
+        if n is None:
+            return super().table()
+        parts = [(block, split == "train") for split in ("train", "id") for block in self.stored.blocks(split)]
+        prompts, answers = (np.concatenate([getattr(b, side) for b, _ in parts]) for side in ("prompts", "answers"))
+        return prompts, answers, np.concatenate([np.full(len(b), trained, np.int64) for b, trained in parts]), n
+
+
+def first_difference(pairs: Pairs) -> Pairs:
+    """The pairs with answers that differ in their first token.
+
+    Tokens with which all answers begin, such as `<a>`, become part of the prompts. Pairs whose answers begin alike
+    beyond that, such as two entities of one first name, are left out.
+    """
+    answers, others, clean, corrupted, places = pairs.answers, pairs.corrupted_answers, pairs.clean, pairs.corrupted, []
+    while answers.shape[1] > 1 and len({*answers[:, 0].tolist(), *others[:, 0].tolist()}) == 1:
+        clean, corrupted = (np.hstack([side, answers[:, :1]]) for side in (clean, corrupted))
+        answers, others = answers[:, 1:], others[:, 1:]
+        places.append("answer")
+    moved = dataclasses.replace(
+        pairs, clean=clean, corrupted=corrupted, answers=answers, corrupted_answers=others,
+        lengths=pairs.lengths + len(places), places=[*pairs.places, *places],
+    )  # fmt: skip
+    return moved.take(answers[:, 0] != others[:, 0])
+
+
+@dataclass(frozen=True)
+class Renamed(Source):
+    """Pairs of another source for a model that calls token i ids[i]; -1 is a token that no pair shows."""
+
+    source: Source
+    ids: Sequence[int] | Ids
+
+    def pairs(
+        self, split: str, most: int, seed: int, every_position: bool = False, corruption: Corruption = "corpus"
+    ) -> Pairs:
+        return self.source.pairs(split, most, seed, every_position, corruption).renamed(self.ids)
+
+    def table(self) -> tuple[Ids, Ids, Numbers, int]:
+        prompts, answers, trained, n = self.source.table()
+        new = np.asarray(self.ids, dtype=np.int32)
+        if not np.array_equal(new[:n], np.arange(n)):
+            raise ParameterError("corpus", "the elements of the group are other token ids in this model")
+        return new[prompts], new[answers], trained, n
+
+
+@dataclass(frozen=True)
+class FilePairs(Source):
+    """Pairs of a file, whatever the split: every row has clean, corrupted, answer and corrupted_answer.
+
+    They are text for the tokenizer, or lists of token ids; an answer is its first token. Further columns stay beside
+    the table as its metadata; one that holds a single known token in each row, and is not called id, is a note too. See
+    `pipeline.circuits._pair_files` for the formats.
+    """
+
+    path: Path
+    tokenizer: Any
+    pad: int = 0
+
+    def pairs(
+        self, split: str, most: int, seed: int, every_position: bool = False, corruption: Corruption = "corpus"
+    ) -> Pairs:
+        rows, notes = self._rows
+        drawn = np.sort(Draws(seed, "pairs").choose(len(rows), min(most, len(rows))))
+        chosen = [rows[i] for i in drawn]
+        lengths = np.array([len(ids["clean"]) for ids, _ in chosen], np.int64)
+        sides = [np.full((len(chosen), lengths.max()), self.pad, np.int32) for _ in range(2)]
+        for side, name in zip(sides, COLUMNS):
+            for i, (ids, _) in enumerate(chosen):
+                side[i, : lengths[i]] = ids[name]
+        first = [np.array([ids[name][:1] for ids, _ in chosen], np.int32) for name in COLUMNS[2:]]
+        further = dict.fromkeys(name for _, row in chosen for name in row if name not in COLUMNS)
+        return Pairs(
+            sides[0], sides[1], first[0], first[1],
+            {name: tokens[drawn] for name, tokens in notes.items()}, lengths,
+            metadata={name: [row.get(name) for _, row in chosen] for name in further},
+        )  # fmt: skip
+
+    @cached_property
+    def _rows(self) -> tuple[list[tuple[dict[str, list[int]], dict[str, Any]]], dict[str, Ids]]:
+        """Token ids by column beside the row as it was read, checked; and the notes of all rows.
+
+        Raises:
+            RecipeError: naming file and place, when a row lacks a column, its prompts differ in length or not at all,
+                or its answers begin with the same token; or when there is none.
+        """
+        rows = []
+        for where, row in read_rows(self.path, COLUMNS):
+            for name in COLUMNS:
+                if row.get(name) in (None, "", []):
+                    hint = did_you_mean(name, [key for key in row if key not in COLUMNS]) if name not in row else ""
+                    raise RecipeError(where, f"has no {name}; every row has {', '.join(COLUMNS)}{hint}")
+            ids = {name: self._required(row[name], where, name) for name in COLUMNS}
+            if len(ids["clean"]) != len(ids["corrupted"]):
+                many, few = len(ids["clean"]), len(ids["corrupted"])
+                raise RecipeError(where, f"clean has {many} tokens and corrupted {few}; they have to be equally long")
+            if ids["clean"] == ids["corrupted"]:
+                raise RecipeError(where, "clean and corrupted are the same")
+            if ids["answer"][0] == ids["corrupted_answer"][0]:
+                raise RecipeError(where, "answer and corrupted_answer begin with the same token")
+            rows.append((ids, row))
+        if not rows:
+            raise RecipeError(str(self.path), "holds no pair")
+        notes = {}
+        for name in rows[0][1]:
+            if name not in (*COLUMNS, ID):
+                found = [self._ids(row.get(name)) for _, row in rows]
+                if all(len(tokens) == 1 for tokens in found):
+                    notes[name] = np.array([tokens[0] for tokens in found], np.int32)
+        return rows, notes
+
+    def _required(self, value: Any, where: str, name: str) -> list[int]:
+        if ids := self._ids(value):
+            return ids
+        if isinstance(value, str):
+            raise RecipeError(where, f"{name} {value!r} has a token that the tokenizer does not know")
+        what = "is neither text nor a list of token ids of the model"
+        if isinstance(value, int) and not isinstance(value, bool):
+            what += f'; write "{value}" for the text, [{value}] for the token id'
+        raise RecipeError(where, f"{name} {what}")
+
+    def _ids(self, value: Any) -> list[int]:
+        """The token ids of a cell; none where it is neither text that the tokenizer knows nor a list of token ids."""
+        from pipeline.data.tokenizer import unknown_words
+
+        if isinstance(value, list):
+            known = 2**31 if self.tokenizer is None else len(self.tokenizer)
+            return value if all(type(token) is int and 0 <= token < known for token in value) else []
+        if not isinstance(value, str) or self.tokenizer is None:
+            return []
+        try:
+            ids = list(self.tokenizer(value, add_special_tokens=False)["input_ids"])
+        except Exception:  # tokenizers raises this very class at a word it has no token for, not even an unknown one
+            return []
+        return [] if unknown_words(self.tokenizer, value, ids) else ids
+
+
+def translate(stored: StoredCorpus, tokenizer: Any) -> Ids:
+    """Token ids of a corpus to those of a model's own tokenizer, (V,); -1 for a token that no example shows.
+
+    Raises:
+        RecipeError: when the tokenizer lacks a token of the corpus: the model was trained on another one.
+    """
+    known = tokenizer.get_vocab()
+    used = stored.tokens[: stored.tokens.index(PAD)]
+    for token in used:
+        if token not in known:
+            raise RecipeError("--model", f"does not know {token}, a token of this corpus{did_you_mean(token, known)}")
+    return np.array([known.get(token, -1) for token in stored.tokens], np.int32)

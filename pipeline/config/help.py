@@ -1,0 +1,194 @@
+"""The command line of a recipe, and its help."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import shutil
+import textwrap
+import typing
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from pipeline.config import trainer_keys as arguments
+from pipeline.config.coerce import words, written
+from pipeline.config.fields import Parameters, parameters_of
+from pipeline.config.options import Options
+from pipeline.config.registry import BLOCKS, ROOMS, block, load, names
+from pipeline.config.trust import without_option
+from pipeline.config.yaml_nodes import pairs
+from pipeline.utils.errors import RecipeError
+from pipeline.utils.seeds import SEEDS
+from pipeline.utils.suggest import did_you_mean
+
+START = """\
+usage: python -m pipeline.run RECIPE [--key value ...]
+       accelerate launch pipeline/run.py RECIPE [--key value ...]
+
+Trains what a recipe says, measures and keeps it, and writes a report, all in runs/<recipe>.
+The same command resumes a run that was interrupted.
+
+  python -m pipeline.run recipes/quickstart.yaml
+  python -m pipeline.run recipes/quickstart.yaml --seed 1 --output_dir runs/seed1
+  python -m pipeline.run recipes/grok_gpt2.yaml --corpus.ratio 18 --max_steps 20
+
+Code that comes with a base model runs only with --trust-remote-code, whatever the recipe says.
+
+A recipe is a YAML file of blocks and flat keys. On the command line --block.key value or --key value overrides it.
+--help NAME tells more of any name below, such as --help group or --help optim.
+"""
+LEFT = 30  # columns of a key and its default
+
+
+class Entry(NamedTuple):
+    """A key of the help: its default, what it does, and what it takes, in words."""
+
+    key: str
+    default: Any
+    about: str
+    takes: str
+
+
+def split_words(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The recipe's path (None: not given), and the words of the overrides. `--config PATH` names the recipe too.
+
+    Raises:
+        RecipeError: when a second recipe is named.
+    """
+    path: str | None = None
+    overrides = []
+    for key, value in pairs(without_option(list(argv))):
+        if key not in (None, "config"):
+            overrides.append(f"--{key}" if value is None else f"--{key}={value}")
+        elif value is None or value.startswith("-"):
+            raise RecipeError("command line", f"{value or '--config'}: is no recipe; write RECIPE --key value")
+        elif path is not None:
+            hint = "overrides are written --key value, and lists [a, b]"
+            raise RecipeError("command line", f"{value}: a run has one recipe, here {path}; {hint}")
+        else:
+            path = value
+    return path, overrides
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    return not argv or "--help" in argv or "-h" in argv
+
+
+def help_text(argv: Sequence[str] = ()) -> str:
+    """The help, or that on the name behind `--help`; needs no torch.
+
+    Raises:
+        RecipeError: when nothing has that name.
+    """
+    topic = next((name for word, name in itertools.pairwise(argv) if word in ("--help", "-h")), None)
+    return _everything() if topic is None else _about(topic.strip("-"))
+
+
+def _everything() -> str:
+    blocks = {
+        "corpus": f"what is learned; its name is one of {', '.join(names('corpora'))}",
+        "model": f"what learns it; its name is one of {', '.join(names('models'))}",
+        "peft": "low-rank adapters for a model that is continued",
+        "replay": "natural text that is trained beside the corpus, against forgetting",
+        "checkpoints": "the steps whose weights are kept for ever",
+        "callbacks": f"what is watched: {', '.join(names('callbacks'))}",
+        "circuits": f"what is explained at the kept steps: {', '.join(names('circuits'))}",
+        "paper": "where it comes from and the numbers to expect, for the report",
+    }
+    return "\n".join(
+        (
+            _wrapped(START),
+            "",
+            _section("Blocks", (_lines(key, about) for key, about in blocks.items())),
+            _section("Seeds, and what each moves", (_lines(key, about) for key, about in SEEDS.items())),
+            _section("Flat keys, with their defaults", map(_entry, _entries(Options))),
+            _section("Flat keys of transformers' TrainingArguments", map(_short, _flat().values())),
+        )
+    )
+
+
+def _about(topic: str) -> str:
+    """What there is to say of an entry of a room, a block or a flat key."""
+    rooms = {**{what: room for room, what in ROOMS.items()}, **{room: room for room in ROOMS}}
+    found = [(room, topic) for room in ROOMS if topic in names(room)]
+    if topic in rooms:
+        found = [(rooms[topic], name) for name in names(rooms[topic])]
+    if found:
+        return "\n".join(_parameters(load(*entry, "help"), _heading(*entry)) for entry in found)
+    if topic in BLOCKS:
+        return _parameters(block(topic), f"{topic}:")
+    flat = {entry.key: entry for entry in _entries(Options)} | _flat()
+    if topic in flat:
+        return _section(f"{topic}: {written(flat[topic].default)}", [_wrapped(_sentence(flat[topic]), "  ")])
+    known = [*rooms, *BLOCKS, *flat, *(name for room in ROOMS for name in names(room))]
+    raise RecipeError("command line", f"--help {topic}: nothing has this name{did_you_mean(topic, known)}")
+
+
+def _heading(room: str, name: str) -> str:
+    return f"{ROOMS[room]}: {{name: {name}}}" if room in ("corpora", "models") else f"{room}: {{{name}: {{}}}}"
+
+
+def _entries(kind: type[Parameters]) -> list[Entry]:
+    types = typing.get_type_hints(kind)
+    return [
+        Entry(
+            field.name,
+            {} if field.default is dataclasses.MISSING else field.default,
+            field.metadata.get("help", ""),
+            words(types[field.name], field.metadata),
+        )
+        for field in parameters_of(kind)
+    ]
+
+
+def _flat() -> dict[str, Entry]:
+    return {
+        name: Entry(name, key.default, key.help, words(key.kind, key.metadata))
+        for name, key in arguments.keys().items()
+    }
+
+
+def _parameters(kind: type[Parameters], heading: str) -> str:
+    about, entries = _wrapped(inspect.getdoc(kind) or "", "  "), _entries(kind)
+    return _section(heading, [about, *[""] * bool(entries), *map(_entry, entries)])
+
+
+def _entry(entry: Entry) -> str:
+    return _lines(f"{entry.key}: {written(entry.default)}", _sentence(entry))
+
+
+def _short(entry: Entry) -> str:
+    """A key in one line; --help NAME tells the rest."""
+    about = textwrap.shorten(entry.about.partition(". ")[0].rstrip("."), _width() - LEFT - 2, placeholder=" ...")
+    return _lines(f"{entry.key}: {written(entry.default)}", about)
+
+
+def _sentence(entry: Entry) -> str:
+    return f"{entry.about} ({entry.takes})"
+
+
+def _lines(left: str, right: str) -> str:
+    """Two columns; a left side that is too wide has its line for itself."""
+    wrapped = textwrap.wrap(right, _width(), initial_indent=" " * LEFT, subsequent_indent=" " * LEFT)
+    if len(left) + 4 > LEFT:
+        return "\n".join([f"  {left}", *wrapped])
+    return "\n".join([f"  {left}".ljust(LEFT) + "".join(wrapped[:1])[LEFT:], *wrapped[1:]])
+
+
+def _section(heading: str, lines: Iterable[str]) -> str:
+    return "\n".join([heading, *lines, ""])
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    """Paragraphs at the width of the terminal; lines that begin with spaces stay as they are."""
+    return "\n".join(
+        line
+        if line.startswith((" ", "usage")) or not line
+        else textwrap.fill(line, _width(), initial_indent=indent, subsequent_indent=indent)
+        for line in text.splitlines()
+    )
+
+
+def _width() -> int:
+    return min(max(shutil.get_terminal_size((100, 24)).columns, 60), 120)

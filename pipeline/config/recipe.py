@@ -1,0 +1,300 @@
+"""A recipe: YAML and command-line overrides, read into one typed, frozen object before any work is done.
+
+Flat keys are `TrainingArguments` fields and the few of `Options`; blocks are the pipeline's own. Precedence: default <
+YAML < command line. There is no inheritance and no interpolation: a recipe can be read alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import trainer_keys as arguments
+from pipeline.config.coerce import convert, fill, shown, written
+from pipeline.config.fields import Parameters, parameters_of
+from pipeline.config.identity import decides
+from pipeline.config.options import Options, Paper
+from pipeline.config.registry import BLOCKS, ROOMS, block, load, names, room_name
+from pipeline.config.renamed import renamed_nodes
+from pipeline.config.requirements import check_here
+from pipeline.config.trainer_policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
+from pipeline.config.trust import KEY, OPTION, trusts
+from pipeline.config.yaml_nodes import COMMAND_LINE, Block, Scalar, override, place, read
+from pipeline.config.yaml_writer import lists, resolved_recipe
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.launcher import processes
+from pipeline.utils.paths import expanded
+from pipeline.utils.suggest import did_you_mean
+
+KEYS = ("corpus", "model", *BLOCKS, "callbacks", "circuits")  # that have blocks as their values
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe in which every value has its type and its default.
+
+    What a block becomes is a class of a room above this one, so its type is not named here.
+    """
+
+    corpus: Any  # corpora.base.Corpus
+    model: Any  # models.base.Architecture
+    peft: Any  # models.adapters.Peft or None
+    replay: Any  # data.text.Replay or None
+    checkpoints: Any  # runs.checkpoints.KeepSchedule
+    callbacks: Mapping[str, Parameters]
+    circuits: Mapping[str, Any]  # circuits.base.Explanation
+    paper: Paper
+    options: Options
+    training: Mapping[str, Any]  # arguments of TrainingArguments; all those that decide what is trained
+    source: str = field(compare=False)
+    tree: Block = field(compare=False, repr=False)  # as it was written
+
+    @property
+    def blocks(self) -> dict[str, Parameters | None]:
+        """What its blocks have become, by dotted keys."""
+        return {
+            "corpus": self.corpus,
+            "model": self.model,
+            "peft": self.peft,
+            "replay": self.replay,
+            **{f"callbacks.{name}": callback for name, callback in self.callbacks.items()},
+            **{f"circuits.{name}": analysis for name, analysis in self.circuits.items()},
+        }
+
+    @property
+    def name(self) -> str:
+        return str(self.training["run_name"])
+
+    @property
+    def output_dir(self) -> Path:
+        return expanded(self.training["output_dir"], "output_dir")
+
+    def located(self, error: ParameterError) -> RecipeError:
+        """A mistake that showed up after reading, with its place in the recipe."""
+        return RecipeError(place(self.tree, error.key) or self.source, str(error))
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain values, defaults written out; reading them again gives the same recipe."""
+        return {
+            "corpus": {"name": room_name(self.corpus), **self.corpus.as_dict()},
+            "model": {"name": room_name(self.model), **self.model.as_dict()},
+            **{key: part.as_dict() for key, part in (("peft", self.peft), ("replay", self.replay)) if part},
+            "checkpoints": self.checkpoints.as_dict(),
+            "callbacks": {name: callback.as_dict() for name, callback in self.callbacks.items()},
+            "circuits": {name: analysis.as_dict() for name, analysis in self.circuits.items()},
+            "paper": self.paper.as_dict(),
+            **self.options.as_dict(),
+            **self.training,
+        }
+
+    def to_yaml(self) -> str:
+        return resolved_recipe(self.resolved())
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """Where another resolved recipe trains something else, as `key: theirs there, ours here`."""
+        ours, theirs = flat(lists(self.resolved())), flat(lists(other))
+        return [
+            f"{key}: {written(theirs.get(key))} there, {written(ours.get(key))} here"
+            for key in sorted(ours.keys() | theirs.keys())
+            if ours.get(key) != theirs.get(key)
+            and decides(key)
+            and not (key in ("max_steps", "num_train_epochs") and self.may_be_longer)
+        ]
+
+    def batches(self, processes: int) -> dict[str, int]:
+        """Rows per device and micro-batches per update, for this many processes, as TrainingArguments has them."""
+        total = self.options.global_batch_size
+        assert total is not None  # filled in by read_recipe
+        share = total // processes
+        # On other processes than its author had, a device may take fewer rows at a time than it could.
+        most = min(self.training.get("per_device_train_batch_size", total), share)
+        rows = next(rows for rows in range(most, 0, -1) if share % rows == 0)
+        return {"per_device_train_batch_size": rows, "gradient_accumulation_steps": share // rows}
+
+    @property
+    def may_be_longer(self) -> bool:
+        """Whether more steps leave the first ones as they are: no schedule depends on the last step."""
+        constant = self.training["lr_scheduler_type"] in ("constant", "constant_with_warmup")
+        return constant and not 0 < self.training["warmup_steps"] < 1
+
+
+def flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested blocks as dotted keys; an entry without parameters has an empty block as its value."""
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= (
+            flat(item, f"{prefix}{key}.")
+            if isinstance(item, Mapping) and (item or not prefix)
+            else {f"{prefix}{key}": item}
+        )
+    return found
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe file and command-line words such as `--corpus.ratio 18`, and checks everything that can be.
+
+    Raises:
+        RecipeError: at the first mistake: where, what, what is allowed.
+    """
+    recipe = _read(path, overrides)
+    try:
+        check_here(recipe.training, recipe.blocks)
+    except ParameterError as error:
+        raise recipe.located(error) from None
+    if trusts(recipe.model) and place(recipe.tree, KEY) != COMMAND_LINE:
+        raise RecipeError(place(recipe.tree, KEY), f"{KEY}: only the command line can say so; add {OPTION} to it")
+    return recipe
+
+
+def read_kept_recipe(path: str | Path, overrides: Sequence[str] = (), trusted: bool = False) -> Recipe:
+    """Reads a run folder's recipe; code that comes with its base model may run if `trusted`, whatever it says itself.
+
+    Raises:
+        RecipeError: at the first mistake: where, what, what is allowed.
+    """
+    recipe = _read(path, overrides, is_kept=True)
+    if trusts(recipe.model) and not trusted:
+        return _read(path, [*overrides, f"--{KEY}=false"], is_kept=True)
+    return recipe
+
+
+def _read(path: str | Path, overrides: Sequence[str], is_kept: bool = False) -> Recipe:
+    tree = read(path)
+    if is_kept:
+        renamed_nodes(tree)
+    override(tree, overrides)
+    try:
+        return _recipe(str(path), tree)
+    except ParameterError as error:
+        raise RecipeError(place(tree, error.key) or str(path), str(error)) from None
+
+
+def _recipe(source: str, tree: Block) -> Recipe:
+    options = [field.name for field in parameters_of(Options)]
+    for key in tree.entries:
+        if key not in (*arguments.keys(), *options, *KEYS):
+            raise _unknown(key, tree, options)
+    chosen = fill(Options, Block({key: node for key, node in tree.entries.items() if key in options}, tree.where))
+    training = _training(source, tree)
+    recipe = Recipe(
+        source=source,
+        tree=tree,
+        corpus=_entry("corpora", tree),
+        model=_entry("models", tree),
+        peft=_filled("peft", tree) if "peft" in tree.entries else None,
+        replay=_filled("replay", tree) if "replay" in tree.entries else None,
+        checkpoints=_filled("checkpoints", tree),
+        callbacks=_entries("callbacks", tree),
+        circuits=_entries("circuits", tree),
+        paper=_filled("paper", tree),
+        options=chosen,
+        training=training,
+    )
+    arguments.check(training)
+    for key, part in (("peft", recipe.peft), ("replay", recipe.replay)):
+        if part and room_name(recipe.model) != "pretrained":
+            raise ParameterError(key, "is for a model that is continued; write model: {model_name_or_path: ...}")
+    return dataclasses.replace(
+        recipe, options=dataclasses.replace(chosen, global_batch_size=_global_batch(chosen, training))
+    )
+
+
+def _training(source: str, tree: Block) -> dict[str, Any]:
+    """The keys of TrainingArguments that are given, and the defaults of those that decide what is trained."""
+    known = arguments.keys()
+    training = {name: key.default for name, key in known.items() if name not in FREE and key.default is not None}
+    training |= DEFAULTS
+    training |= {"output_dir": f"runs/{Path(source).stem}", "run_name": Path(source).stem}
+    for key, node in tree.entries.items():
+        if key in known:
+            value = arguments.read_value(key, node)
+            if value is not None or key == "save_total_limit":
+                training[key] = value
+    return training
+
+
+def _unknown(key: str, tree: Block, options: Sequence[str]) -> ParameterError:
+    """Why a key at the top level is not allowed; a parameter of the chosen corpus or model belongs into its block."""
+    if "." in key:
+        return ParameterError(key, "dotted keys are for the command line; in a recipe, write a block")
+    for room in ("corpora", "models"):
+        given = tree.entries.get(ROOMS[room])
+        name = given.entries.get("name") if isinstance(given, Block) else None
+        kind = load(room, name.text, "") if isinstance(name, Scalar) and name.text in names(room) else None
+        if kind and key in (field.name for field in parameters_of(kind)):
+            return ParameterError(
+                key, f"unknown key; {ROOMS[room]}.{key} is one: write it into the block {ROOMS[room]}"
+            )
+    return arguments.refuse(key, [*KEYS, *options])
+
+
+def _block(tree: Block, key: str, form: str, prefix: str = "") -> Block:
+    """The block under a key, empty where there is none; `form` shows how one is written."""
+    node = tree.entries.get(key, Block({}, tree.where))
+    if isinstance(node, Scalar) and node.is_null:
+        return Block({}, node.where)
+    if not isinstance(node, Block):
+        what = "has no value" if node.text is None and isinstance(node, Scalar) else f"{shown(node)} is not a block"
+        raise RecipeError(node.where, f"{prefix}{key}: {what}; write {key}: {form}")
+    return node
+
+
+def _filled(key: str, tree: Block) -> Any:
+    """A block that has one kind."""
+    return fill(block(key), _block(tree, key, "{key: value}"), key)
+
+
+def _entry(room: str, tree: Block) -> Any:
+    """The corpus or the model."""
+    key = ROOMS[room]
+    entries = dict(_block(tree, key, "{name: NAME}").entries)
+    if "name" not in entries and "model_name_or_path" in entries:
+        name = "pretrained"
+    elif "name" not in entries:
+        raise ParameterError(key, f"has no name; write {key}: {{name: NAME}}{did_you_mean('', names(room))}")
+    else:
+        name = convert(entries.pop("name"), str, f"{key}.name")
+    return fill(load(room, name, f"{key}.name"), Block(entries, tree.where), key, name)
+
+
+def _entries(room: str, tree: Block) -> dict[str, Any]:
+    """The callbacks or the analyses."""
+    given = _block(tree, room, "{NAME: {}}")
+    found = {}
+    for name in given.entries:
+        kind = load(room, name, f"{room}.{name}")
+        found[name] = fill(kind, _block(given, name, "{}", f"{room}."), f"{room}.{name}", name)
+    return found
+
+
+def _global_batch(options: Options, training: dict[str, Any]) -> int:
+    """Rows per update. Where they are taken in parts, the recipe says how many rows a device takes at a time.
+
+    The accumulation follows from that on any number of processes, so it is left out of the recipe.
+    """
+    world = processes().world
+    accumulation = training.pop("gradient_accumulation_steps", None)
+    per_device = training.get("per_device_train_batch_size")
+    total = options.global_batch_size
+    if total is None:
+        total = GLOBAL_BATCH_SIZE if per_device is None else per_device * (accumulation or 1) * world
+    on_all = f" x {world} processes" if world > 1 else ""
+    divisors = {
+        f"{world} processes": world,
+        f"gradient_accumulation_steps {accumulation}{on_all}": (accumulation or 1) * world,
+        f"per_device_train_batch_size {per_device}": min(per_device or 1, total),
+    }
+    for name, divisor in divisors.items():
+        if total % divisor:
+            problem = f"{total} rows do not divide by {name}; write a multiple of {divisor}"
+            raise ParameterError("global_batch_size", problem)
+    if accumulation:
+        rows = total // world // accumulation
+        if per_device not in (None, rows):
+            given = f"per_device_train_batch_size {per_device} x gradient_accumulation_steps {accumulation}{on_all}"
+            raise ParameterError("global_batch_size", f"{total} is not {given}; leave one of them out")
+        training["per_device_train_batch_size"] = rows
+    return total

@@ -1,0 +1,102 @@
+"""Rows of a corpus as natural text, through templates, in the tokens of a model."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from pipeline.utils.errors import ParameterError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pipeline.corpora.store import StoredCorpus
+    from pipeline.data.rows import Rows
+
+TOGETHER = 100  # rows that are tokenized at a time
+
+ENDS = ("</a>", "<eos>")  # where an answer ends; in text it does not say so
+
+
+def render(
+    stored: StoredCorpus,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    templates: Mapping[str, str],
+    most: int | None = None,
+) -> Rows:
+    """A split as text in the tokens of a model; `most` draws that many rows, those that `load_rows` draws.
+
+    Raises:
+        ParameterError: when a template asks for what the prompts do not have.
+    """
+    import numpy as np
+
+    from pipeline.corpora.store import as_text
+    from pipeline.utils.seeds import sample
+
+    drawn = sample(stored.sizes[split], most, split, "probe")
+    chosen = np.full(stored.sizes[split], drawn is None)
+    chosen[drawn if drawn is not None else ()] = True
+    ends = {stored.tokens.index(token) for token in ENDS if token in stored.tokens}
+    words = np.array([token.strip("<>") for token in stored.tokens], dtype=object)
+    prompts, answers, start = list[str](), list[str](), 0
+    for block in stored.blocks(split):
+        block = block.take(np.flatnonzero(chosen[start : (start := start + len(block))]))
+        if not len(block):
+            continue
+        kind = next((name for name in templates if fnmatch.fnmatchcase(block.type, name)), "default")
+        head = templates[kind].removesuffix("{answer}")
+        texts = as_text(stored, block.prompts).to_pylist()
+        for prompt, tokens in zip(texts, words[block.prompts]):
+            fields = {f"p{place}": word for place, word in enumerate(tokens)}
+            try:
+                prompts.append(head.format(prompt=prompt, **fields))
+            except (KeyError, IndexError, ValueError) as error:
+                allowed = ", ".join(f"{{{name}}}" for name in ("prompt", *fields, "answer"))
+                raise ParameterError(
+                    f"model.templates.{kind}", f"{templates[kind]!r} does not fit ({error}); allowed: {allowed}"
+                ) from None
+        named = words if "{prompt}" not in head else np.array(stored.tokens, dtype=object)
+        for row in block.answers:
+            answers.append(stored.corpus.separator.join(named[token] for token in row if token not in ends))
+    return _encode(tokenizer, prompts, answers)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]) -> Rows:
+    """Rows of a text each; spaces between prompt and answer are tokenized with the answer, as inside any text.
+
+    Raises:
+        ParameterError: when a prompt alone is read otherwise than in its row, or has no tokens, or when the tokenizer
+            has none for a word.
+    """
+    from pipeline.data.rows import from_lists
+    from pipeline.data.tokenizer import unknown_words
+
+    heads, tails = list[list[int]](), list[list[int]]()
+    for start in range(0, len(prompts), TOGETHER):
+        begun = prompts[start : start + TOGETHER]
+        texts = [prompt + answer for prompt, answer in zip(begun, answers[start : start + TOGETHER])]
+        begun = [prompt.rstrip(" ") for prompt in begun]
+        for prompt, text, head, whole in zip(begun, texts, _tokens(tokenizer, begun), _tokens(tokenizer, texts)):
+            if lacking := unknown_words(tokenizer, text, whole):
+                raise ParameterError(
+                    "model.templates", f"{text!r} has words that the model has no tokens for: {', '.join(lacking[:5])}"
+                )
+            if not head:
+                raise ParameterError("model.templates", "a prompt has no text before its answer")
+            if whole[: len(head)] != head or len(whole) == len(head):
+                shown = [tokenizer.convert_ids_to_tokens(ids) for ids in (head, whole)]
+                raise ParameterError(
+                    "model.templates",
+                    f"{prompt!r} is read as {shown[0]}, but before its answer as {shown[1]}; "
+                    "write a space before {answer}",
+                )
+            heads.append(head)
+            tails.append(whole[len(head) :])
+    return from_lists(heads, tails)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    return tokenizer(list(texts))["input_ids"]

@@ -1,0 +1,100 @@
+"""Natural text: files and datasets, read as a stream of documents and cut into rows of equal length."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config.fields import Parameters, param
+from pipeline.data.sources import open_rows
+from pipeline.utils.errors import ParameterError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+TOGETHER = 100  # documents that are tokenized at a time
+
+
+@dataclass(frozen=True)
+class Texts(Parameters):
+    """A corpus of natural text: local files, or a dataset of the Hub, read as a stream."""
+
+    source: str = param("", "a .txt, .jsonl, .json, .csv or .parquet file, a folder of such, or a dataset's name")
+    config: str | None = param(None, "configuration of a dataset")
+    split: str = param("train", "of a folder or a dataset, by the rules of datasets")
+    column: str = param("text", "that holds the text")
+    length: int = param(64, "tokens of a row", ge=2)
+
+    def documents(self, skip: int = 0) -> Iterator[tuple[int, str]]:
+        """The texts in their order from number `skip` on, each with its number; nothing is read that is not asked for.
+
+        Raises:
+            ParameterError: when there is no such source, or it has no such column.
+        """
+        if not self.source:
+            raise ParameterError("source", "is missing; write a file, a folder or a dataset's name")
+        try:
+            rows = open_rows(self.source, self.config, self.split)
+            for number, row in enumerate(rows.skip(skip), skip):
+                if self.column not in row:
+                    raise ParameterError("column", f"{self.source} has no {self.column}, but {', '.join(row)}")
+                text = row[self.column]
+                if not isinstance(text, str | None):
+                    kind = type(text).__name__
+                    raise ParameterError(
+                        "column", f"{self.column} of {self.source} is no text, but {kind}: {text!r:.80}"
+                    )
+                if text := (text or "").removeprefix("\ufeff"):  # a byte order mark
+                    yield number, text
+        except ParameterError:
+            raise
+        except Exception as error:  # Arrow's, json's, the Hub's and datasets' own have no class in common
+            key = "split" if str(error).startswith("Bad split") else "source"
+            raise ParameterError(key, f"{self.source} {_reason(error)}") from error
+
+    def tokens(
+        self, tokenizer: PreTrainedTokenizerBase, place: tuple[int, int] = (0, 0)
+    ) -> Iterator[tuple[int, list[int]]]:
+        """The tokens of each document with its number, from a place on: the number of a document and of a token in it.
+
+        Raises:
+            ParameterError: as `documents`, and when the tokenizer has no tokens for a word.
+        """
+        from pipeline.data.tokenizer import unknown_words
+
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        first, passed = place
+        documents = self.documents(first)
+        while some := list(itertools.islice(documents, TOGETHER)):
+            for (number, text), ids in zip(some, tokenizer([text for _, text in some])["input_ids"]):
+                if lacking := unknown_words(tokenizer, text, ids):
+                    raise ParameterError(
+                        "source", f"{self.source} has words that the model has no tokens for: {', '.join(lacking[:5])}"
+                    )
+                yield number, [*ids, *end][passed if number == first else 0 :]
+
+    def blocks(self, tokenizer: PreTrainedTokenizerBase, count: int) -> Any:
+        """The first `count` rows of `length` tokens, (count, length), documents one after the other.
+
+        Raises:
+            ParameterError: when the text is too short for one row.
+        """
+        import torch
+
+        stream = itertools.chain.from_iterable(ids for _, ids in self.tokens(tokenizer))
+        tokens = list(itertools.islice(stream, count * self.length))
+        whole = len(tokens) // self.length
+        if not whole:
+            raise ParameterError(
+                "source", f"{self.source} has {len(tokens)} tokens, fewer than one row of {self.length}"
+            )
+        return torch.tensor(tokens[: whole * self.length]).view(whole, self.length)
+
+
+def _reason(error: Exception) -> str:
+    """Why a source cannot be read, without the addresses and the advice that datasets adds."""
+    lines = str(error).strip().splitlines()
+    return f"cannot be read ({type(error).__name__}: {' '.join(' '.join(lines[:2]).split())[:200]})"

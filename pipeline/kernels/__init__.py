@@ -1,0 +1,1 @@
+"""The same numbers, sooner: short forward passes, products by oneDNN, updates as CUDA graphs, and their checks."""

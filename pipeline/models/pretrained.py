@@ -1,0 +1,298 @@
+"""Existing weights, trained further: a model of the Hub, a local folder, or a kept step of a run."""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pipeline.config.fields import param
+from pipeline.data.words import add_words, as_saved, without_template
+from pipeline.models._readable import KEY, NO_VOCABULARY, check_saved, readable, usable_generation_config
+from pipeline.models.base import Architecture
+from pipeline.models.families import edges_of, forward_of, longest
+from pipeline.runs.grokking import known_gen_step
+from pipeline.utils.errors import ParameterError
+from pipeline.utils.paths import expanded
+from pipeline.utils.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pipeline.corpora.store import StoredCorpus
+    from pipeline.data.rows import Rows
+
+
+@dataclass(frozen=True)
+class Pretrained(Architecture):
+    """Continued pretraining: the weights and the tokenizer of `model_name_or_path`, on a corpus in its words.
+
+    With `vocabulary: text` the rows are natural text: a template for each type of example, in which {prompt} and
+    {answer} stand for the corpus's own words and {p0}, {p1}, ... for the tokens of the prompt one by one. With
+    `vocabulary: tokens` each word of the corpus becomes one token of the model wherever it stands in a text; one that
+    its tokenizer has keeps its embedding, and others are added.
+    """
+
+    model_name_or_path: str = param("", "name on the Hub, local folder of a model, or folder of a run")
+    revision: str | None = param(
+        None, "of the Hub; of a run, stepN, or grok: when it generalized; null: main, the last step"
+    )
+    vocabulary: Literal["text", "tokens"] = param("text", "the base's words for the corpus, or one token for each word")
+    templates: dict[str, str] = field(
+        default_factory=lambda: {"default": "{prompt} {answer}"},
+        metadata={
+            "help": "type of example, * for any part -> text that ends with {answer}; default is for all others, "
+            "and {prompt} {answer} where none is written"
+        },
+    )
+    new_embeddings: Literal["mean", "normal"] = param(
+        "mean", "added tokens begin near the mean of all others, or at random with the base's initializer_range"
+    )
+    freeze: tuple[str, ...] = field(
+        default=(), metadata={"help": "names of weights that stay as they are, * for any part: ['transformer.wte*']"}
+    )
+    dtype: Literal["float32", "bfloat16"] = param("float32", "of the weights; bf16 is for mixed precision")
+    trust_remote_code: bool = param(
+        False, "run the code that comes with the weights; a file cannot say so, --trust-remote-code does"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.model_name_or_path:
+            raise ParameterError("model_name_or_path", "is missing; write a name on the Hub or a folder")
+        if "default" not in self.templates:
+            raise ParameterError("templates", "has no default; write {default: '{prompt} {answer}'}")
+        for kind, template in self.templates.items():
+            if not template.endswith("{answer}") or template.count("{answer}") > 1 or template == "{answer}":
+                raise ParameterError(f"templates.{kind}", f"{template!r} is not a prompt that ends with one {{answer}}")
+
+    # Where it lies
+
+    @cached_property
+    def origin(self) -> tuple[str, str | None]:
+        """Name or folder for from_pretrained, and its revision; of a run, the folder of the step.
+
+        Raises:
+            ParameterError: when a run has no such step.
+        """
+        path = expanded(self.model_name_or_path, KEY)
+        if not (path / "recipe.yaml").is_file():
+            if path.is_dir() and self.revision:
+                raise ParameterError("model.revision", f"{path} is the folder of one model, which has no revisions")
+            if path.is_dir() and not (path / "config.json").is_file():
+                raise ParameterError(KEY, f"{path} is no folder of a model: it has no config.json, and no recipe.yaml")
+            return (str(path) if path.is_dir() else self.model_name_or_path), self.revision
+        from pipeline.runs.manifest import Manifest
+
+        try:
+            manifest = Manifest.load(path)
+        except ValueError as error:
+            raise ParameterError(KEY, str(error)) from None
+        if not manifest.kept:
+            raise ParameterError(KEY, f"{path} is a run that has kept no step yet")
+        step: int | None = max(manifest.kept)
+        if self.revision == "grok":
+            reached = known_gen_step(manifest.finished or {})
+            if reached is None:
+                raise ParameterError("model.revision", f"{path} is a run that has not generalized, or is not finished")
+            step = min((kept for kept in manifest.kept if kept >= reached), default=None)
+        elif self.revision is not None:
+            step = int(self.revision[4:]) if self.revision[4:].isdigit() and self.revision[:4] == "step" else None
+        if step not in manifest.kept:
+            kept = ", ".join(f"step{number}" for number in sorted(manifest.kept))
+            raise ParameterError("model.revision", f"{path} has not kept {self.revision}; kept are {kept}")
+        damage = manifest.kept[step].damage(path)
+        if damage:
+            raise ParameterError(KEY, f"{path / manifest.kept[step].path}: {damage}")
+        return str(path / manifest.kept[step].path), None
+
+    @cached_property
+    def _where(self) -> dict[str, Any]:
+        from pipeline.utils.network import hub_unreachable
+
+        # Without a network the clients try for a minute before they look for what was downloaded before.
+        is_here = Path(self.origin[0]).is_dir() or hub_unreachable() is not None
+        return {"revision": self.origin[1], "local_files_only": is_here}
+
+    @cached_property
+    def _runs_code(self) -> bool:
+        from pipeline.config.trust import runs_code
+
+        return runs_code(self.origin[0], self.trust_remote_code, **self._where)
+
+    @cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        with readable(self.model_name_or_path, "configuration"):
+            return AutoConfig.from_pretrained(self.origin[0], trust_remote_code=self._runs_code, **self._where)
+
+    @cached_property
+    def max_length(self) -> int:
+        return longest(self._config)
+
+    def short_forward(self, model: PreTrainedModel) -> str | None:
+        return forward_of(model)
+
+    def known_edges(self) -> str | None:
+        has_code = self._runs_code and getattr(self._config, "auto_map", None)
+        return None if has_code else edges_of(self._config)
+
+    # The model
+
+    def build(self, vocab_size: int) -> PreTrainedModel:
+        """The base model with at least `vocab_size` rows of embeddings; those from there on are its own."""
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        from pipeline.models.loading import not_finite
+
+        config, note = usable_generation_config(self.origin[0], self._config, **self._where)
+        with readable(self.model_name_or_path, "weights"):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                self.origin[0],
+                trust_remote_code=self._runs_code,
+                dtype=getattr(torch, self.dtype),
+                output_loading_info=True,
+                **self._where,
+                **({} if config is None else {"generation_config": config}),
+            )
+        model, notes = loaded
+        missing = sorted(notes["missing_keys"])
+        if missing:
+            raise ParameterError(KEY, f"{self.origin[0]} lacks weights of its architecture: {', '.join(missing[:3])}")
+        if name := not_finite(model.state_dict()):
+            raise ParameterError(KEY, f"{self.origin[0]}: its weight {name} is not finite")
+        model.note = note  # for the announcement of a run
+        return model
+
+    def kept(self, stored: StoredCorpus, step: Path) -> PreTrainedModel:
+        from pipeline.models.loading import shape_of
+
+        return shape_of(step, self.trust_remote_code)
+
+    def for_corpus(self, stored: StoredCorpus) -> PreTrainedModel:
+        """The base model with an embedding for every token of `tokenizer`, new ones drawn from the global seed."""
+        added = self.added(stored)
+        model: Any = self.build(added.stop)
+        rows = model.get_input_embeddings().weight.shape[0]
+        if added.start > rows:
+            raise ParameterError(
+                KEY, f"its tokenizer has {added.start:,} tokens, and its embeddings only {rows:,} rows"
+            )
+        if added:
+            self._extend(model, added.start, added.stop)
+        check_saved(self.model_name_or_path, model)
+        self._freeze(model)
+        return model
+
+    def _freeze(self, model: Any) -> None:
+        weights = dict(model.named_parameters(remove_duplicate=False))
+        for pattern in self.freeze:
+            chosen = fnmatch.filter(weights, pattern)
+            if not chosen:
+                kind = type(model).__name__
+                raise ParameterError(
+                    "model.freeze",
+                    f"{pattern!r} is no weight of {kind}: {next(iter(weights))}, ...{did_you_mean(pattern, weights)}",
+                )
+            for name in chosen:
+                weights[name].requires_grad_(False)
+
+    def _extend(self, model: Any, base: int, size: int) -> None:
+        """Embeddings for the tokens from `base` to `size`; a matrix that has room for them keeps its size."""
+        import torch
+
+        if size > model.get_input_embeddings().weight.shape[0]:
+            model.resize_token_embeddings(size, mean_resizing=False)
+        matrices = {
+            id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())
+        }
+        with torch.no_grad():
+            for weight in matrices.values():
+                old, new = weight[:base].float(), weight[base:size]
+                if self.new_embeddings == "mean":
+                    # A tenth of their spread apart, so that the tokens differ (Hewitt 2021 takes the mean).
+                    drawn = old.mean(0) + 0.1 * old.std(0) * torch.randn(new.shape)
+                else:
+                    drawn = model.config.initializer_range * torch.randn(new.shape)
+                new.copy_(drawn.to(weight.dtype))
+
+    # Words
+
+    @property
+    def rewords(self) -> bool:
+        return self.vocabulary == "text"
+
+    @cached_property
+    def _own(self) -> PreTrainedTokenizerBase:
+        from transformers import AutoTokenizer
+
+        with readable(self.model_name_or_path, "tokenizer"):
+            tokenizer = AutoTokenizer.from_pretrained(self.origin[0], trust_remote_code=self._runs_code, **self._where)
+            if len(tokenizer) <= len(tokenizer.all_special_ids):  # made up by transformers, where files are missing
+                raise FileNotFoundError(NO_VOCABULARY)
+            return tokenizer
+
+    def own_tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, without the words of a corpus."""
+        return copy.deepcopy(self._own)
+
+    @cached_property
+    def _tokenizers(self) -> dict[str, PreTrainedTokenizerBase]:
+        return {}  # by the content hash of a corpus
+
+    def tokenizer(self, stored: StoredCorpus) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, as it is read from a kept step; under `vocabulary: tokens` with the corpus's words.
+
+        It puts no tokens around a text, since rows have none.
+
+        Raises:
+            ParameterError: when it cannot be saved and read again, or cannot have the corpus's words as tokens.
+        """
+        if stored.content_hash not in self._tokenizers:
+            tokenizer = self.own_tokenizer()
+            without_template(tokenizer)
+            if self.vocabulary == "tokens":
+                add_words(tokenizer, stored.tokens, stored.corpus.separator)
+            if tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            with readable(self.model_name_or_path, "tokenizer"):
+                self._tokenizers[stored.content_hash] = as_saved(tokenizer, self._runs_code)
+        return self._tokenizers[stored.content_hash]
+
+    def added(self, stored: StoredCorpus) -> range:
+        """The ids of the tokens that the base's tokenizer lacks."""
+        return range(*(max(words.get_vocab().values()) + 1 for words in (self._own, self.tokenizer(stored))))
+
+    def token_ids(self, stored: StoredCorpus, tokenizer: Path | None = None) -> Sequence[int]:
+        """The token of the model for each word of the corpus; `tokenizer` is the folder of one that was saved.
+
+        Raises:
+            ParameterError: when its words are text, of which each may be several tokens.
+        """
+        if self.vocabulary == "text":
+            raise ParameterError(
+                "circuits",
+                "of a corpus need one token a word; write model.vocabulary: tokens, or once there are weights give "
+                "pairs of prompts as text: python -m pipeline.circuits RUN --data FILE",
+            )
+        from pipeline.models.loading import tokenizer_of
+
+        ids = (tokenizer_of(tokenizer) if tokenizer else self.tokenizer(stored)).get_vocab()
+        if lacking := [word for word in stored.tokens if word not in ids]:
+            raise ParameterError("corpus", f"{lacking[0]} is no token of the tokenizer in {tokenizer}")
+        return [ids[word] for word in stored.tokens]
+
+    def rows(self, stored: StoredCorpus, split: str, most: int | None = None) -> Rows:
+        """A split in the model's tokens."""
+        if self.vocabulary == "tokens":
+            rows = super().rows(stored, split, most)
+            return rows.renamed(self.token_ids(stored))
+        from pipeline.data.templates import render
+
+        return render(stored, split, self.tokenizer(stored), self.templates, most)

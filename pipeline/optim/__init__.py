@@ -1,0 +1,1 @@
+"""What happens to gradients between clipping and the optimizer."""

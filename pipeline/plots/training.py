@@ -1,0 +1,268 @@
+"""Figures of runs, one function each; every function takes plain data and returns a matplotlib Figure."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Collection, Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FormatStrFormatter, FuncFormatter, LogLocator, NullFormatter
+
+from pipeline.plots.axes import (
+    SIZE,
+    Numbers,
+    StepScale,
+    apart,
+    axes_size,
+    match_axis,
+    quantity_axis,
+    text_width,
+)
+from pipeline.plots.style import (
+    GREY,
+    HUES,
+    STYLE,
+    Line,
+    Mark,
+    Pen,
+    draw,
+    label_ends,
+    label_margin,
+    mark_margin,
+    mark_steps,
+    panels,
+    place_marks,
+)
+from pipeline.runs.grokking import GrokTracker, match_key
+from pipeline.runs.metrics import Series
+from pipeline.utils.format import times
+
+Columns = Mapping[str, Series]
+FIT_PEN, GROK_PEN = Pen(GREY), Pen(HUES[0])
+LONGEST = 40  # letters of a label beside curves
+NOT_YET = "not by then"
+LOSS = "loss, in nats per answer token"
+# Panels below the loss: key -> title, and whether the axis is logarithmic.
+INTERNALS = {
+    "weight_norm": ("norm of the weights (L2)", False),
+    "grad_norm": ("norm of the gradient (L2)", True),
+    "eval_train_softmax_collapse": ("share of training answers whose softmax has collapsed to 1", False),
+}
+
+
+def split_pens(splits: Collection[str], held_out: Collection[str]) -> dict[str, Pen]:
+    """What is trained in grey, what is held out in colour; probes of training data thin and dashed."""
+    main = ["train", *(split for split in splits if split in held_out)]
+    probes = [split for split in splits if split not in main]
+    hues = iter([*HUES, *["#000000"] * len(splits)])
+    pens = {"train": FIT_PEN, **{split: Pen(next(hues)) for split in main[1:]}}
+    dashes = ["--", ":", "-."]
+    return pens | {split: Pen(next(hues), 1.3, dashes[i % 3]) for i, split in enumerate(probes)}
+
+
+@rc_context(STYLE)
+def grokking_curve(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker, scale: StepScale) -> Figure:
+    """Exact match of every split over log steps, with the steps marked at which the run fits and generalizes.
+
+    `pens` names the splits. A dot on a curve is the evaluation that first reached 0.99.
+    """
+    right, marks, gap = _right(pens, grok, scale), step_marks(grok), grok.grok_gap
+    placed = place_marks(marks, scale, right)
+    figure, (axes,) = panels([3.1], right, top=0.5 if any(place.row for place in placed) else 0.32)
+    match_axis(axes, scale)
+    lines = [Line(split, columns[match_key(split)], pen) for split, pen in pens.items() if match_key(split) in columns]
+    for line in [*lines[:1], *lines[:0:-1]]:  # where curves meet, the first held-out split is on top
+        draw(axes, line, scale)
+    label_ends(axes, lines, scale)
+    mark_steps(axes, marks, grok.is_delayed)
+    for split, step in (("train", grok.fit_step), (grok.held_out, grok.gen_step)):
+        if split is not None and step is not None:
+            steps, values = columns[match_key(split)]
+            axes.plot(
+                step, values[steps.index(step)], "o", color=pens[split].colour, markeredgecolor="white", markersize=7,
+                clip_on=False, zorder=6,
+            )  # fmt: skip
+    width, height = axes_size(axes)
+    for mark, left, _, row in placed:
+        above = 1 + (0.08 + 0.18 * row) / height
+        axes.text(left / width, above, mark.text, color=mark.colour, transform=axes.transAxes)
+    if gap and grok.is_delayed:
+        start, stop = (float(scale.position(mark.step)) for mark in marks)
+        _gap_arrow(axes, f"{times(gap)}×", start, stop, above=0.12 / height)
+    return figure
+
+
+def _right(pens: Mapping[str, Pen], grok: GrokTracker, scale: StepScale) -> float:
+    """Room right of the axes, the same in all figures of a run."""
+    return max(label_margin(pens), mark_margin(step_marks(grok), scale))
+
+
+def step_marks(grok: GrokTracker) -> list[Mark]:
+    """The steps at which a run fits and generalizes, in their order, with the words that stand at them."""
+    fit, learned = grok.fit_step, grok.gen_step
+    if fit is not None and fit == learned:
+        return [Mark(fit, f"fits and generalizes at {fit:,}", GROK_PEN.colour)]
+    marks = [] if fit is None else [Mark(fit, f"fits at {fit:,}", FIT_PEN.colour)]
+    if learned is not None:
+        word = "groks" if grok.is_delayed else "generalizes"
+        marks.append(Mark(learned, f"{word} at {learned:,}", GROK_PEN.colour))
+    return sorted(marks, key=lambda mark: mark.step)
+
+
+def _gap_arrow(axes: Axes, text: str, start: float, stop: float, above: float) -> None:
+    """The gap as an arrow from one mark to the next, above the axes, where there is room for it."""
+    width, _ = axes_size(axes)
+    middle, half = (start + stop) / 2, (text_width(text) / 2 + 0.06) / width
+    if stop - start < 2 * half + 0.4 / width:
+        return
+    for tail, head in ((middle - half, start), (middle + half, stop)):
+        arrow = {"arrowstyle": "-|>,head_length=0.3,head_width=0.15", "color": GREY, "shrinkA": 0, "shrinkB": 1}
+        axes.annotate(
+            "", (head, 1 + above), (tail, 1 + above), "axes fraction", "axes fraction", arrow, annotation_clip=False
+        )
+    axes.text(middle, 1 + above, text, transform=axes.transAxes, ha="center", va="center")
+
+
+def panel_titles(columns: Columns) -> list[str]:
+    """What `training` has to show."""
+    titles = [LOSS] if "loss" in columns or "eval_train_loss" in columns else []
+    return titles + [title for key, (title, _) in INTERNALS.items() if _shown(columns, key)]
+
+
+def _shown(columns: Columns, key: str) -> bool:
+    return key in columns and any(columns[key].values)
+
+
+@rc_context(STYLE)
+def training(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker, scale: StepScale) -> Figure:
+    """The loss of what is trained and held out, and below it norms and softmax collapse, as far as they were logged.
+
+    `pens` names the splits; thin ones are probes, and their losses are left out.
+    """
+    main = {split: pen for split, pen in pens.items() if pen.width == FIT_PEN.width}
+    keys = {split: f"eval_{split}_loss" for split in main}
+    losses = [Line(split, columns[keys[split]], pen) for split, pen in main.items() if keys[split] in columns]
+    if not losses and "loss" in columns:
+        losses = [Line("train", columns["loss"], FIT_PEN)]
+    below = [key for key in INTERNALS if _shown(columns, key)]
+    figure, rows = panels([1.7] * bool(losses) + [0.95] * len(below), _right(pens, grok, scale), top=0.25)
+    rest = list(rows)
+    if losses:
+        axes = rest.pop(0)
+        for line in losses:
+            draw(axes, line, scale)
+        quantity_axis(axes, LOSS, [line.series for line in losses], log=True)
+        label_ends(axes, losses, scale)
+    for key, axes in zip(below, rest):
+        title, log = INTERNALS[key]
+        draw(axes, Line("", columns[key], Pen(GREY, 1.4)), scale)
+        quantity_axis(axes, title, [columns[key]], log)
+    for axes in rows:
+        scale.apply(axes, labelled=axes is rows[-1])
+        mark_steps(axes, step_marks(grok), grok.is_delayed)
+    return figure
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone, or one run: the series of each, drawn as one."""
+
+    label: str
+    runs: Sequence[Series]
+    colour: str
+
+
+@rc_context(STYLE)
+def comparison(groups: Sequence[Group], split: str, scale: StepScale) -> Figure:
+    """One split's exact match in several runs on one axis.
+
+    Of runs that differ in their seed alone: each one thin, their range, and thick the mean, as far as all of them go.
+    """
+    size = SIZE if len(groups) <= 12 else SIZE - 1
+    labels = [group.label if len(group.label) <= LONGEST else f"{group.label[:LONGEST]}…" for group in groups]
+    right = label_margin(labels, size)
+    figure, (axes,) = panels([max(3.1, 0.16 * len(groups))], right)
+    match_axis(axes, scale, f"exact match on {split}")
+    lines = []
+    for i, (label, group) in enumerate(zip(labels, groups)):
+        pen = Pen(group.colour, 1.8, "-" if len(groups) <= len(HUES) or i % 2 == 0 else (0, (4, 1)))
+        mean, low, high = over_seeds(group.runs)
+        if len(group.runs) > 1:
+            for run in group.runs:
+                draw(axes, Line("", run, pen._replace(width=0.6)), scale)
+            axes.fill_between(mean.steps, low, high, color=pen.colour, alpha=0.15, linewidth=0)
+        lines.append(Line(label, mean, pen))
+        draw(axes, lines[-1], scale)
+    label_ends(axes, lines, scale, size)
+    return figure
+
+
+def over_seeds(runs: Sequence[Series]) -> tuple[Series, Numbers, Numbers]:
+    """The mean over runs at the steps at which all of them were measured, and the lowest and highest value there."""
+    found = [dict(zip(*run)) for run in runs]
+    common = sorted(set.intersection(*map(set, found)))
+    values = np.array([[by_step[step] for step in common] for by_step in found])
+    mean = Series(array("q", common), array("d", values.mean(axis=0)))
+    return mean, values.min(axis=0), values.max(axis=0)
+
+
+class Outcome(NamedTuple):
+    """A run in a sweep: the value of the key that is swept, fit and gen step, and the last step."""
+
+    value: float
+    fit_step: int | None
+    gen_step: int | None
+    last_step: int
+
+
+@rc_context(STYLE)
+def sweep(key: str, outcomes: Sequence[Outcome]) -> Figure:
+    """Steps to fit and to generalize over a number in the recipe, with lines through the means over seeds.
+
+    An open triangle is a run that had not come so far by its last step; over it no mean is taken.
+    """
+    names = {"fits": FIT_PEN, "generalizes": GROK_PEN}
+    found = [[run.fit_step for run in outcomes], [run.gen_step for run in outcomes]]
+    figure, (axes,) = panels([2.6], label_margin([*names, NOT_YET]), top=0.25, left=0.8)
+    axes.set_yscale("log")
+    values = sorted({run.value for run in outcomes})
+    for (name, pen), steps in zip(names.items(), found):
+        reached = [(run.value, max(step, 1)) for run, step in zip(outcomes, steps) if step is not None]
+        missed = [(run.value, max(run.last_step, 1)) for run, step in zip(outcomes, steps) if step is None]
+        whole = [value for value in values if value in dict(reached) and value not in dict(missed)]
+        means = [(value, fmean([step for at, step in reached if at == value])) for value in whole]
+        _points(axes, means, color=pen.colour, linewidth=1.2)
+        _points(axes, reached, color=pen.colour, marker="o", linestyle="", markersize=5, label=name)
+        _points(axes, missed, color=pen.colour, marker="^", linestyle="", markersize=6, markerfacecolor="none")
+    if None in [*found[0], *found[1]]:
+        axes.plot([], [], "^", color=GREY, markersize=6, markerfacecolor="none", label=NOT_YET)
+    if values[0] > 0 and values[-1] / values[0] >= 20:
+        axes.set_xscale("log")
+    axes.margins(0.06, 0.1)
+    axes.xaxis.set_major_locator(FixedLocator(apart(axes, values)))
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.xaxis.set_minor_locator(FixedLocator([]))
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel(key)
+    axes.set_title("training step", loc="left", fontsize=SIZE)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, handletextpad=0.2)
+    return figure
+
+
+def _points(axes: Axes, points: Sequence[tuple[float, float]], **look: Any) -> None:
+    axes.plot([x for x, _ in points], [y for _, y in points], **look)
+
+
+def colours(count: int, ordered: bool) -> list[str]:
+    """A colour for each of several runs: along a scale where they are ordered or many, else as different as can be."""
+    if not ordered and count <= len(HUES):
+        return list(HUES[:count])
+    return [to_hex(colormaps["viridis"](0.8 * i / max(count - 1, 1))) for i in range(count)]

@@ -1,0 +1,275 @@
+"""Several runs on one axis: a figure for each split, what each run reached, and where their recipes differ."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from pipeline.config.identity import decides
+from pipeline.config.recipe import FREE, flat
+from pipeline.plots import training as plots
+from pipeline.plots.axes import StepScale
+from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
+from pipeline.runs.folder import RECIPE
+from pipeline.runs.grokking import DELAY, THRESHOLD, UNLEARNED, match_key
+from pipeline.runs.results import Results
+from pipeline.utils.errors import RecipeError
+from pipeline.utils.format import MISSING, duration, listed, share, times
+
+# Keys by which runs are told apart only where nothing else differs: they say how long, and what is watched and kept.
+# Callbacks that change what is trained are none of them.
+LESSER = (*FREE, "max_steps", "checkpoints", "callbacks", "circuits")
+
+NOTE = (
+    "Fit and gen step are the first evaluations at which exact match on `train` and on `id`, or else the first "
+    f"held-out split, is at least {THRESHOLD}. The grok step is a gen step that is delayed: at least {DELAY} times the "
+    f"fit step, or from below {UNLEARNED} at the fit step. Gap: gen step over fit step. Stays: the share of later "
+    f"evaluations at {THRESHOLD} or above. {MISSING} where that was not seen. Exact matches are those at the end, of "
+    "an unfinished run those of its last evaluation."
+)
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Where recipes differ: the values of each such key, in the order of the runs; None where one has no such key."""
+
+    values: dict[str, list[Any]]
+    labels: list[str]  # of each run, by what differs
+    groups: list[list[int]]  # runs that differ in their seed alone, in the order of the first of each
+    group_labels: list[str]
+
+    @classmethod
+    def of(cls, runs: Sequence[Results]) -> Differences:
+        recipes = [flat(run.recipe) for run in runs]
+        keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+        skipped = ("output_dir", "run_name", "paper")
+        values = {key: [recipe.get(key) for recipe in recipes] for key in keys if key.split(".")[0] not in skipped}
+        values = {key: found for key, found in values.items() if any(value != found[0] for value in found)}
+        main = {key: found for key, found in values.items() if _is_main(key, recipes)} or values
+        labels = _unique(_labels(_telling(main, recipes), len(runs)), runs)
+        without_seeds = {key: found for key, found in values.items() if not _is_seed(key)}
+        groups: dict[Any, list[int]] = {}
+        for i in range(len(runs)):
+            alike = repr([found[i] for found in without_seeds.values()])
+            groups.setdefault(alike if len(without_seeds) < len(values) else i, []).append(i)
+        main = {key: found for key, found in main.items() if not _is_seed(key)} or without_seeds
+        of_groups = _labels(_telling(main, recipes), len(runs))
+        group_labels = [
+            labels[members[0]] if len(members) == 1 else of_groups[members[0]] or f"{len(members)} seeds"
+            for members in groups.values()
+        ]
+        return cls(values, labels, list(groups.values()), group_labels)
+
+    @property
+    def swept(self) -> str | None:
+        """The one key beside seeds in which the runs differ, where it is a number."""
+        keys = [key for key in self.values if not _is_seed(key) and not _is_lesser(key)]
+        if len(keys) != 1:
+            return None
+        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values[keys[0]])
+        return keys[0] if numbers else None
+
+
+def _is_main(key: str, recipes: Sequence[dict[str, Any]]) -> bool:
+    """Whether a key says what was trained; one that an older recipe does not have yet says nothing for sure."""
+    return not _is_lesser(key) and ("." in key or all(key in recipe for recipe in recipes))
+
+
+def _is_lesser(key: str) -> bool:
+    block = key.split(".")[0]
+    return block in LESSER and not (block == "callbacks" and decides(key))
+
+
+def _is_seed(key: str) -> bool:
+    return key.rpartition(".")[2] in ("seed", "data_seed")
+
+
+def _telling(values: dict[str, list[Any]], recipes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The keys to name runs by: all, or of many as few as tell them apart, beginning with names and what all have."""
+    if len(values) <= 3:
+        return values
+    order = sorted(values, key=lambda key: (not key.endswith(".name"), any(key not in recipe for recipe in recipes)))
+    chosen: dict[str, list[Any]] = {}
+    for key in order:
+        if _kinds({**chosen, key: values[key]}) > _kinds(chosen):
+            chosen[key] = values[key]
+    return chosen
+
+
+def _kinds(values: dict[str, list[Any]]) -> int:
+    """How many runs these keys tell apart."""
+    return len({repr(found) for found in zip(*values.values())}) if values else 1
+
+
+def _labels(values: dict[str, list[Any]], runs: int) -> list[str]:
+    names = short_names(values)
+    return [
+        ", ".join(f"{names[key]} {_text(found[i])}".strip() for key, found in values.items() if found[i] is not None)
+        for i in range(runs)
+    ]
+
+
+def _unique(labels: list[str], runs: Sequence[Results]) -> list[str]:
+    """The labels; those that are empty or not the only one of their kind with the name of the run's folder."""
+    names = [run.name for run in runs]
+    names = names if len(set(names)) == len(runs) else [str(run.path) for run in runs]
+    return [
+        label if label and labels.count(label) == 1 else f"{label} {name}".strip() for label, name in zip(labels, names)
+    ]
+
+
+def short_names(keys: Sequence[str] | dict[str, Any]) -> dict[str, str]:
+    """Keys without their block where that says enough, and nothing for a name, whose value speaks for itself."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: "" if end == "name" else end if last.count(end) == 1 else key for key, end in zip(keys, last)}
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def write_comparison(paths: Sequence[Path], folder: Path) -> None:
+    """A page on several runs, in the order given.
+
+    Raises:
+        RecipeError: when a path is not a run or is named twice, or `folder` is that of a run.
+    """
+    resolved = [path.resolve() for path in paths]
+    for i, path in enumerate(resolved):
+        if path in resolved[:i]:
+            raise RecipeError(str(paths[i]), "is named twice; name each run once")
+    if (folder / RECIPE).exists():
+        raise RecipeError("--output", f"{folder} is the folder of a run; choose another")
+    runs = [Results.read(path) for path in paths]
+    differences = Differences.of(runs)
+    splits = list(dict.fromkeys([split for run in runs for split in run.held_out]))
+    names = [name or key for key, name in short_names(differences.values).items()]
+    measured = [part for split in splits for part in (split, *_probes(runs, split))]
+    title = f"{len(runs)} runs" + (f" over {listed(names)}" if 0 < len(names) <= 4 else "")
+    figures, shown = {}, []
+    scale = _scale(runs)
+    ramp = _ramp(differences)
+    for split in [*splits, "train"]:
+        groups = [
+            plots.Group(label, [runs[i].series[match_key(split)] for i in members], colour)
+            for label, members, colour in zip(differences.group_labels, differences.groups, ramp)
+            if all(match_key(split) in runs[i].series for i in members)
+        ]
+        if groups:
+            figures[f"match_{split}"] = plots.comparison(groups, split, scale)
+            shown.append(Figure(f"match_{split}", *_texts(split, groups)))
+    if key := differences.swept:
+        outcomes = [
+            plots.Outcome(value, run.grok.fit_step, run.grok.gen_step, run.last_step)
+            for value, run in zip(differences.values[key], runs)
+        ]
+        figures["sweep"] = plots.sweep(key, outcomes)
+        alt = f"Steps to fit and to generalize over {key}; the numbers are in the table of results."
+        caption = f"Steps to fit and to generalize over {code(key)}."
+        caption += " Lines lead through means over seeds; an open triangle is a run that had not come so far by then."
+        shown.append(Figure("sweep", alt, caption))
+    parts: list[Part] = [
+        Heading(plain(title), 1),
+        *shown,
+        Heading("Results"),
+        _results(runs, differences, measured),
+        Paragraph(NOTE, note=True),
+        *_over_seeds(runs, differences, measured),
+        *_differing(runs, differences),
+        Heading("To draw it again"),
+        Code(shlex.join(["python", "-m", "pipeline.report", *map(str, paths), "--output", str(folder)]), "bash"),
+    ]
+    write_page(folder, title, parts, figures)
+
+
+def _probes(runs: Sequence[Results], split: str) -> list[str]:
+    """What is shown beside a split that says little until its facts are known, such as `ood`: how many of them are."""
+    if any(split == run.grok.held_out for run in runs):
+        return []
+    return list(dict.fromkeys(run.fact_probes[split] for run in runs if split in run.fact_probes))
+
+
+def _scale(runs: Sequence[Results]) -> StepScale:
+    matches = [run.series[key] for run in runs for key in map(match_key, run.splits) if key in run.series]
+    return StepScale.over(max(run.last_step for run in runs), matches)
+
+
+def _ramp(differences: Differences) -> list[str]:
+    """A colour for each group; by the value where they are steps of a scale."""
+    firsts = [members[0] for members in differences.groups]
+    colours = plots.colours(len(firsts), ordered=differences.swept is not None)
+    if differences.swept is None:
+        return colours
+    values = [differences.values[differences.swept][first] for first in firsts]
+    return [colours[sorted(values).index(value)] for value in values]
+
+
+def _texts(split: str, groups: Sequence[plots.Group]) -> tuple[str, str]:
+    """Alternative text and caption of a figure."""
+    ends = "; ".join(f"{group.label}: {listed([share(run.values[-1]) for run in group.runs])}" for group in groups)
+    caption = f"Exact match on `{split}`."
+    if any(len(group.runs) > 1 for group in groups):
+        caption += " Thin: each seed. Tinted: their range. Thick: their mean, as far as all of them go."
+    return f"Exact match on {split} over training steps. At the last evaluation: {ends}.", caption
+
+
+def _results(runs: Sequence[Results], differences: Differences, splits: Sequence[str]) -> Table:
+    header = ["run", "steps", "fit step", "gen step", "grok step", "gap", "stays", "train", *splits, "time", "folder"]
+    rows = []
+    for label, run in zip(differences.labels, runs):
+        steps = f"{run.last_step:,}" if run.finished else f"{run.last_step:,} of {run.total_steps:,}, unfinished"
+        grok = run.grok
+        reached = [_step(grok.fit_step), _step(grok.gen_step), _step(grok.grok_step)]
+        reached += [times(grok.grok_gap), share(grok.stays)]
+        matches = [share(run.at_end(split, "exact_match")) for split in ("train", *splits)]
+        rows.append([plain(label), steps, *reached, *matches, duration(run.latest("seconds")), code(run.path)])
+    return Table([plain(cell) for cell in header], rows, "l" + "r" * (len(header) - 2) + "l")
+
+
+def _step(step: float | None) -> str:
+    return MISSING if step is None else f"{step:,.0f}"
+
+
+def _over_seeds(runs: Sequence[Results], differences: Differences, splits: Sequence[str]) -> list[Part]:
+    if all(len(members) == 1 for members in differences.groups):
+        return []
+
+    def cell(found: Sequence[float | None], text: Callable[[float], str]) -> str:
+        known = [number for number in found if number is not None]
+        if not known:
+            return MISSING
+        words = text(mean(known)) + (f" ({text(min(known))} to {text(max(known))})" if len(set(known)) > 1 else "")
+        return words if len(known) == len(found) else f"{words}, {len(known)} of {len(found)}"
+
+    rows = []
+    for label, members in zip(differences.group_labels, differences.groups):
+        group = [runs[i] for i in members]
+        rows.append([plain(label), str(len(group)), cell([run.grok.fit_step for run in group], _step)])
+        rows[-1].append(cell([run.grok.gen_step for run in group], _step))
+        rows[-1].append(cell([run.grok.grok_step for run in group], _step))
+        rows[-1].append(cell([run.grok.grok_gap for run in group], times))
+        rows[-1] += [cell([run.at_end(split, "exact_match") for run in group], share) for split in splits]
+    header = ["", "seeds", "fit step", "gen step", "grok step", "gap", *splits]
+    note = "Mean, and lowest to highest; `2 of 3` counts the runs that came so far, over which the mean is taken."
+    table = Table([plain(cell) for cell in header], rows, "l" + "r" * (len(header) - 1))
+    return [Heading("Over seeds"), table, Paragraph(note, note=True)]
+
+
+def _differing(runs: Sequence[Results], differences: Differences) -> list[Part]:
+    devices = [run.starts[-1].get("device") if run.starts else None for run in runs]
+    columns = differences.values | ({"device": devices} if len(set(devices)) > 1 else {})
+    if not columns:
+        return [Heading("What differs"), Paragraph("The recipes are the same.")]
+    table = [["run", *map(code, columns)]]
+    for i, label in enumerate(differences.labels):
+        table.append(
+            [plain(label), *(MISSING if found[i] is None else plain(_text(found[i])) for found in columns.values())]
+        )
+    if len(columns) > len(runs):  # then a line for each key is easier to read
+        table = [list(line) for line in zip(*table)]
+    return [Heading("What differs"), Table(table[0], table[1:], "l" * len(table[0]))]

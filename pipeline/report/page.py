@@ -1,0 +1,202 @@
+"""Pages as a list of parts, written as Markdown beside its figures and as one self-contained HTML file.
+
+Text may hold `code`, **bold** and backslashes before signs that are to be read as they are; `plain` adds those.
+Whatever else it holds, no page has a tag, a link or a script of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import matplotlib.figure
+import numpy as np
+import numpy.typing as npt
+from markupsafe import Markup, escape
+
+from pipeline.plots import style as drawing
+from pipeline.report import player as moving
+from pipeline.utils.drafts import write_inside
+from pipeline.utils.errors import RecipeError
+from pipeline.utils.files import write_text
+from pipeline.utils.inside import opened
+from pipeline.utils.markdown import REPLACEMENT, code, harmless, inline, plain, printable
+
+__all__ = [
+    "Code",
+    "Figure",
+    "Heading",
+    "Moving",
+    "Paragraph",
+    "Part",
+    "Table",
+    "as_html",
+    "as_markdown",
+    "code",
+    "plain",
+    "write_page",
+]
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # labels in drawings may hold some
+NAME = re.compile(r"[\w.+-]{1,100}", re.ASCII)  # of a figure
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+    note: bool = False  # in small print
+
+
+@dataclass(frozen=True)
+class Table:
+    """`align` has a letter for each column, l or r; the first cell of a row names it."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    align: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture in the figures folder, by its name without ending; `alt` is for those who cannot see it."""
+
+    name: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Code:
+    text: str
+    language: str = ""
+    folded: str = ""  # the summary behind which it is folded away
+
+
+@dataclass(frozen=True)
+class Moving:
+    """Heat maps that a reader can take through the steps; only a page in HTML has them.
+
+    `values` are (steps, panels, rows, columns), in [0, 1], or in [-1, 1] where `signed`; NaN where there is none.
+    """
+
+    values: npt.NDArray[np.float64]
+    steps: Sequence[int]
+    panels: Sequence[str]
+    rows: Sequence[str]
+    columns: Sequence[str]
+    axes: tuple[str, str]
+    signed: bool = False
+
+
+Part = Heading | Paragraph | Table | Figure | Moving | Code
+
+CSS = """
+:root{color-scheme:light dark;--ink:#222;--soft:#666;--line:#ddd;--wash:#f5f5f4;--page:#fff}
+@media(prefers-color-scheme:dark){:root{--ink:#ddd;--soft:#999;--line:#3a3a3a;--wash:#242424;--page:#161616}
+figure svg{filter:invert(1) hue-rotate(180deg)}}
+body{font:1rem/1.55 system-ui,sans-serif;color:var(--ink);background:var(--page);margin:0}
+main{max-width:46rem;margin:0 auto;padding:2.5rem 1.2rem 4rem}
+h1{font-size:1.6rem;line-height:1.25;margin:0 0 1rem}h2{font-size:1.1rem;margin:2.4rem 0 .6rem}
+p{margin:.7rem 0}.note,figcaption{color:var(--soft);font-size:.875rem}
+.wide{overflow-x:auto}figure{margin:1.6rem 0}figure+.note{margin-top:-1rem}
+figure svg{display:block;width:100%;min-width:28rem;height:auto}
+svg text{font-family:system-ui,sans-serif!important}
+table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.8rem 0}
+th,td{padding:.3rem 1rem .3rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
+thead th{color:var(--soft);font-size:.875rem}th{font-weight:600}tbody th{font-weight:400;white-space:nowrap}
+.r{text-align:right;padding-left:.4rem}td.r{white-space:nowrap}td:not(.r){min-width:7rem}
+code,pre{font:.875em/1.5 ui-monospace,monospace;background:var(--wash);border-radius:4px;overflow-wrap:break-word}
+code{padding:.1em .3em}pre{padding:.8rem 1rem;overflow-x:auto}
+summary{cursor:pointer;color:var(--soft)}
+@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--page:#fff;--wash:#fff}figure svg{filter:none}
+main{max-width:none;padding:0}figure,table{break-inside:avoid}h2{break-after:avoid}
+details::details-content{content-visibility:visible}pre{white-space:pre-wrap}}
+"""
+
+
+def write_page(
+    folder: Path, title: str, parts: Sequence[Part], figures: Mapping[str, matplotlib.figure.Figure]
+) -> None:
+    """report.md, report.html and figures/ of a folder: all is drawn before anything is written, the pages last."""
+    for name in figures:
+        if not NAME.fullmatch(name):
+            raise RecipeError(str(folder), f"a figure would be called {name!r}, which is no name of a file here")
+    drawn = {name: (drawing.png(figure), drawing.svg(figure)) for name, figure in figures.items()}
+    pages = {
+        "report.md": as_markdown(parts),
+        "report.html": as_html(title, parts, {name: svg.decode() for name, (_, svg) in drawn.items()}),
+    }
+    with opened(folder, "figures", make=True):
+        pass
+    for name, (png, svg) in drawn.items():
+        write_inside(folder, f"figures/{name}.png", png)
+        write_inside(folder, f"figures/{name}.svg", svg)
+    for name, page in pages.items():
+        write_text(folder / name, page)
+
+
+def as_markdown(parts: Sequence[Part]) -> str:
+    return "\n\n".join(_markdown(part) for part in parts if not isinstance(part, Moving)) + "\n"
+
+
+def _markdown(part: Heading | Paragraph | Table | Figure | Code) -> str:
+    if isinstance(part, Heading):
+        return f"{'#' * part.level} {harmless(part.text)}"
+    if isinstance(part, Table):
+        rules = ["---:" if letter == "r" else "---" for letter in part.align]
+        # A table is cut into cells before code is recognized, so a bar in code needs its backslash too.
+        lines = [
+            [re.sub(r"(?<!\\)\|", r"\\|", harmless(cell)) for cell in line] for line in (part.header, rules, *part.rows)
+        ]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if isinstance(part, Figure):
+        picture = f"![{plain(part.alt)}](figures/{part.name}.png)"
+        return f"{picture}\n\n{harmless(part.caption)}" if part.caption else picture
+    if isinstance(part, Code):
+        text = _shown(part.text).rstrip()
+        fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", text)), 3)
+        block = f"{fence}{part.language}\n{text}\n{fence}"
+        return f"<details><summary>{part.folded}</summary>\n\n{block}\n\n</details>" if part.folded else block
+    return harmless(part.text)
+
+
+def _shown(text: str) -> str:
+    """A text of several lines without characters that control what shows it."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else REPLACEMENT for sign in text)
+
+
+def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> str:
+    """The page with its figures inside, from their SVG by name."""
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment.filters["inline"] = lambda text: Markup(inline(text))
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(
+        title=printable(title),
+        parts=[dataclasses.replace(part, text=_shown(part.text)) if isinstance(part, Code) else part for part in parts],
+        css=CSS + moving.CSS,
+        script=moving.SCRIPT if any(isinstance(part, Moving) for part in parts) else "",
+        drawing=lambda part, number: _embedded(number, part.alt, drawings[part.name]),
+        moving=lambda part: moving.as_html(
+            part.values, part.steps, part.panels, part.rows, part.columns, part.axes, part.signed
+        ),
+    )
+    return CONTROLS.sub(REPLACEMENT, page)
+
+
+def _embedded(number: int, alt: str, text: str) -> str:
+    """A drawing as part of the page: without its XML header, with an alternative text, and with ids of its own."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r'\bid="', f'id="figure{number}-', text)
+    text = re.sub(r"(href=\"#|url\(#)", rf"\1figure{number}-", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(printable(alt))}" ', 1)

@@ -1,0 +1,204 @@
+"""The report of a run: curves, final numbers beside the paper's, what the analyses found, and how to repeat it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from pipeline.circuits.failures import CIRCUITS
+from pipeline.config.registry import names
+from pipeline.config.yaml_nodes import MOST_BYTES
+from pipeline.plots import training as plots
+from pipeline.plots.axes import StepScale
+from pipeline.report.analyses import draw_analysis
+from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
+from pipeline.report.summary import method, outcome, story
+from pipeline.runs.folder import RECIPE
+from pipeline.runs.grokking import THRESHOLD, match_key
+from pipeline.runs.results import Results
+from pipeline.utils.format import MISSING, amount, listed, share, size, times
+from pipeline.utils.inside import read_text
+
+
+def write_report(path: Path) -> Results:
+    """report.md, report.html and figures/ of a run folder, from what lies in it, which is returned."""
+    return draw_report(path)[0]
+
+
+def draw_report(path: Path) -> tuple[Results, list[str]]:
+    """As `write_report`, and the analyses whose figures failed: a line in the report, and a traceback.
+
+    Raises:
+        RecipeError: when it is not that of a run, or a file in it is damaged.
+    """
+    run = Results.read(path)
+    pens = plots.split_pens(run.splits, run.held_out)
+    matches = [run.series[match_key(split)] for split in run.splits if match_key(split) in run.series]
+    scale = StepScale.over(run.last_step, matches)
+    figures, curve, training = {}, list[Part](), list[Part]()
+    if matches:
+        figures["curve"] = plots.grokking_curve(run.series, pens, run.grok, scale)
+        curve = [Figure("curve", _curve_alt(run), _curve_caption(run)), Paragraph(method(run), note=True)]
+    if shown := plots.panel_titles(run.series):
+        figures["training"] = plots.training(run.series, pens, run.grok, scale)
+        training = [
+            Heading("Loss and norms"),
+            Figure("training", f"Over training steps: {'; '.join(shown)}.", _training_caption(run)),
+        ]
+    circuits, failed = list[Part](), list[str]()
+    for name in sorted(file.name for file in (path / CIRCUITS).glob("*") if file.name in names("circuits")):
+        drawn = draw_analysis(path, name, plots.step_marks(run.grok))
+        figures |= drawn.figures
+        circuits += drawn.parts
+        failed += [name] if drawn.error else []
+    parts: list[Part] = [
+        Heading(f"{plain(run.name)}: {plain(outcome(run))}", 1),
+        *(Paragraph(text) for text in story(run)),
+        *curve,
+        *_numbers(run),
+        *training,
+        *circuits,
+        *_kept(run),
+        Heading("To repeat it"),
+        Code(_command(run), "bash"),
+        Code(read_text(path, RECIPE, MOST_BYTES), "yaml", folded="The resolved recipe"),
+        Heading("Environment"),
+        *_environment(run),
+    ]
+    write_page(path, f"{run.name}: {outcome(run)}", parts, figures)
+    return run, failed
+
+
+def summary(run: Results) -> str:
+    """A finished run in a few lines, for the terminal."""
+    return "\n".join(["", *story(run), f"report: {run.path / 'report.html'}"])
+
+
+def _curve_alt(run: Results) -> str:
+    ends = [f"{split} {share(run.latest(match_key(split)))}" for split in run.splits if match_key(split) in run.series]
+    return f"Exact match over training steps. {run.name} {outcome(run)}. At the last evaluation: {', '.join(ends)}."
+
+
+def _curve_caption(run: Results) -> str:
+    fit, learned, caption = run.grok.fit_step, run.grok.gen_step, "Exact match of every split."
+    if fit is not None or learned is not None:
+        caption += f" A dot is the first evaluation at {THRESHOLD} or above."
+    if run.grok.is_delayed:
+        caption += f" Tinted: the training set is fitted, and `{run.grok.held_out}` is not yet learned."
+    probes = [split for split in run.splits if split != "train" and split not in run.held_out]
+    return caption + (" Thin lines are probes of facts that are trained." if probes else "")
+
+
+def _training_caption(run: Results) -> str:
+    caption = "What went on meanwhile; marks as above." if run.evaluations else "What went on."
+    if any(0.0 in run.series[key].values for key in map("eval_{}_loss".format, run.splits) if key in run.series):
+        caption += " A loss of exactly 0 has no place on its log axis."
+    collapse = run.series.get("eval_train_softmax_collapse")
+    if collapse and not any(collapse.values):
+        caption += " No training answer had a float32 softmax of exactly 1, which would end its gradient."
+    return caption
+
+
+def _numbers(run: Results) -> list[Part]:
+    """The final table, beside the paper's numbers where the recipe states them."""
+    paper = run.recipe.get("paper") or {}
+    stated = {str(key): str(value) for key, value in (paper.get("numbers") or {}).items()}
+    title = plain(paper.get("title") or "the paper")
+    columns = {"split": "l", "role": "l", "rows measured": "r", "exact match": "r", "loss": "r"}
+    decoded = [split for split in run.splits if run.finished and run.latest(_greedy(split)) is not None]
+    columns |= {"decoded": "r"} if decoded else {}
+    columns |= {"paper": "l"} if stated.keys() & set(run.splits) else {}
+    rows = []
+    for split in run.splits:
+        cells = {
+            "split": code(split),
+            "role": "held out" if split in run.held_out else "trained" if split == "train" else "probe of train",
+            "rows measured": _rows(run, split),
+            "exact match": share(run.at_end(split, "exact_match")),
+            "loss": amount(run.at_end(split, "loss")),
+            "decoded": share(run.latest(_greedy(split)) if split in decoded else None),
+            "paper": plain(stated.get(split, MISSING)),
+        }
+        rows.append([cells[column] for column in columns])
+    if all(run.at_end(split, "exact_match") is None for split in run.splits):
+        return []
+    heading = "Final numbers" if run.finished else "Numbers so far"
+    parts: list[Part] = [Heading(heading), Table(list(columns), rows, "".join(columns.values()))]
+    if decoded:
+        parts.append(Paragraph(_decoding(run, decoded), note=True))
+    others = {key: text for key, text in stated.items() if key not in run.splits}
+    if others:
+        rows = [[code(key), _measured(run, key), plain(text)] for key, text in others.items()]
+        parts.append(Table(["measure", "this run", "paper"], rows, "lrl"))
+    if paper.get("title"):
+        parts.append(Paragraph(f"{'The paper is' if stated else 'After'} {title}.", note=True))
+    return parts
+
+
+def _greedy(split: str) -> str:
+    return match_key(f"{split}_greedy", "final")
+
+
+def _rows(run: Results, split: str) -> str:
+    count, total = run.rows(split, sampled=not run.finished), run.corpus["sizes"][split]
+    return f"{count:,}" if count == total else f"{count:,} of {total:,}"
+
+
+def _decoding(run: Results, decoded: list[str]) -> str:
+    text = "Exact match is counted in one pass that is given the true answer up to each token. "
+    text += "Decoded: for a sample of these rows, with answers that `generate` writes greedily, token by token"
+    alike = {split: run.latest(f"final_{split}_greedy_agreement") for split in decoded}
+    found = [f"{share(value)} of the sample of `{split}`" for split, value in alike.items() if value is not None]
+    if found:
+        text += f"; the two judge {'all of it' if set(alike.values()) == {1.0} else listed(found)} alike"
+    return f"{text}."
+
+
+def _measured(run: Results, key: str) -> str:
+    """What this run has for a key of the paper's numbers."""
+    found = run.grok.summary()
+    value = found[key] if key in found else run.latest(key)
+    is_share = key == "stays" or "exact_match" in key
+    return times(value) if key == "grok_gap" else share(value) if is_share else amount(value)
+
+
+def _kept(run: Results) -> list[Part]:
+    steps = sorted(run.manifest.kept)
+    if not steps:
+        return []
+    total = sum(facts["bytes"] for entry in run.manifest.kept.values() for facts in entry.files.values())
+    shown = [f"{step:,}" for step in steps]
+    if len(shown) > 24:
+        shown = [*shown[:12], "…", *shown[-4:]]
+    text = f"{len(steps)} {'step' if len(steps) == 1 else 'steps'}, {size(total)}: {', '.join(shown)}. "
+    text += "The weights of step N are the folder `steps/stepN`, their hashes in `manifest.json`."
+    return [Heading("Kept weights"), Paragraph(text)]
+
+
+def _command(run: Results) -> str:
+    processes = run.starts[-1].get("processes", 1) if run.starts else 1
+    launcher = f"accelerate launch --num_processes {processes} pipeline/run.py"
+    recipe, again = shlex.quote(str(run.path / RECIPE)), shlex.quote(f"{run.path}-again")
+    return f"{launcher if processes > 1 else 'python -m pipeline.run'} {recipe} --output_dir {again}"
+
+
+def _environment(run: Results) -> list[Part]:
+    corpus = [["corpus", f"{code(run.corpus['name'])}, content hash {code(run.corpus['content_hash'][:16])}"]]
+    if not run.starts:
+        return [Paragraph("`environment.json` is missing, so nothing is known of what this ran on."), _facts(corpus)]
+    start = run.starts[-1]
+    rows = [
+        [key, plain(start[key])] for key in ("started", "device", "processes", "python", "platform") if key in start
+    ]
+    rows.append(["code", code(start["revision"]) if start.get("revision") else "not from a git checkout"])
+    rows.append(["command", code(shlex.join(start.get("command", [])))])
+    rows.append(
+        ["packages", plain(", ".join(f"{name} {version}" for name, version in start.get("packages", {}).items()))]
+    )
+    if len(run.starts) > 1:
+        rows.insert(0, ["starts", f"{len(run.starts)}; below is the last"])
+    return [_facts(rows + corpus)]
+
+
+def _facts(rows: list[list[str]]) -> Table:
+    return Table(["", ""], rows, "ll")

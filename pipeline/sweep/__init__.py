@@ -1,0 +1,1 @@
+"""Grids of runs of one recipe, on this machine or as Slurm jobs."""

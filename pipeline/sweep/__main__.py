@@ -1,0 +1,91 @@
+"""A grid of runs of one recipe, several at a time, and all their curves in one report.
+
+    python -m pipeline.sweep RECIPE --corpus.ratio 3.6,9,18 --seed 0,1,2 [--key value ...]
+
+Values with commas span the grid; other keys are overrides of every run, as of `python -m pipeline.run`. Each run is a
+process with a folder of its own inside that of the sweep. The same command goes on with what is unfinished.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.report.comparison import write_comparison
+from pipeline.runs import folder
+from pipeline.sweep.grid import Point, grid, moved_by_seeds
+from pipeline.sweep.jobs import cores, gpu_names, run_all
+from pipeline.sweep.slurm import submit
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.files import writing
+from pipeline.utils.paths import expanded
+from pipeline.utils.signals import Stopped, stop_signals
+from pipeline.utils.terminal import in_a_line, run_command
+
+
+def report(points: Sequence[Point]) -> Path | None:
+    """All curves in one report, in the sweep's folder; None while fewer than two runs have begun."""
+    begun = [point.folder for point in points if (point.folder / folder.CORPUS).is_dir()]
+    if len(begun) < 2:
+        return None
+    output = points[0].folder.parent
+    write_comparison(begun, output)
+    return output / "report.html"
+
+
+def _joined(words: Sequence[str]) -> list[str]:
+    """`--slurm OPTIONS` as one word, since argparse takes options that begin with a dash for its own."""
+    if "--slurm" not in words[:-1]:
+        return list(words)
+    at = words.index("--slurm")
+    return [*words[:at], f"--slurm={words[at + 1]}", *words[at + 2 :]]
+
+
+@in_a_line
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake in a recipe, 75 stopped and saved."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.sweep",
+        usage="python -m pipeline.sweep RECIPE --key value,value,... [--key value ...] [--jobs N] [--slurm OPTIONS]",
+        description=(__doc__ or "").partition("\n")[0],
+        epilog="A list or a quoted text is one value: --checkpoints.every [[100,null]] --optim_args \"'a=1,b=2'\".",
+        allow_abbrev=False,
+    )
+    parser.add_argument("recipe", help="what --key value overrides, as in python -m pipeline.run")
+    parser.add_argument("--output_dir", type=Path, help="folder of the sweep (default: runs/RECIPE-sweep)")
+    parser.add_argument("--jobs", type=int, help="runs at a time (default: one for each GPU, or half of the cores)")
+    parser.add_argument("--slurm", metavar="OPTIONS", help='as a Slurm array with these: "--gpus=1 --time=8:00:00"')
+    parser.add_argument("--report", action="store_true", help="only report what there is")
+    chosen, words = parser.parse_known_args(_joined(argv))
+    jobs = chosen.jobs if chosen.jobs is not None else len(gpu_names()) or max(1, cores() // 2)
+    try:
+        if jobs < 1:
+            raise RecipeError("command line", f"--jobs {jobs}: is not a number of runs at a time, 1 or more")
+        if chosen.output_dir is not None:
+            chosen.output_dir = expanded(chosen.output_dir, "--output_dir")
+        points = grid(chosen.recipe, words, chosen.output_dir)
+        if line := moved_by_seeds([point.recipe for point in points]):
+            print(line, flush=True)
+        if chosen.slurm is not None and not chosen.report:
+            again = [sys.executable, "-m", "pipeline.sweep", *argv, "--report"]
+            if number := submit(points, chosen.recipe, jobs, chosen.slurm, again):
+                print(f"submitted as job {number}; the report comes after it: {points[0].folder.parent}/report.html")
+                return 0
+        with stop_signals(), writing(points[0].folder.parent):
+            status = 0 if chosen.report else run_all(points, chosen.recipe, jobs)
+        if page := report(points):
+            print(page)
+        return status
+    except (RecipeError, ParameterError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except Stopped as stop:
+        print(f"\nstopped by {stop.name}; the same command goes on with what is unfinished", file=sys.stderr)
+        return stop.status
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,123 @@
+"""The runs of a sweep: every combination of the values that its keys are given."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.config.outside import check_outside
+from pipeline.config.recipe import Recipe, read_recipe
+from pipeline.config.trust import without_option
+from pipeline.config.yaml_nodes import pairs
+from pipeline.runs import folder
+from pipeline.runs.grokking import THRESHOLD
+from pipeline.runs.results import Results
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.paths import folder_name
+
+LOG = "log.txt"  # beside a run's folder, with its name before it
+
+
+@dataclass
+class Point:
+    """One run of a grid: where it differs, its recipe, and its process while it runs."""
+
+    name: str
+    recipe: Recipe
+    words: list[str]
+    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    started: float = 0.0
+
+    @property
+    def folder(self) -> Path:
+        return self.recipe.output_dir
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{LOG}")
+
+    @property
+    def is_finished(self) -> bool:
+        return folder.is_finished(self.recipe, folder.open_run(self.recipe))
+
+    def outcome(self) -> str:
+        """What came of it, in a few words."""
+        run = Results.read(self.folder)
+        split = run.grok.held_out or "train"
+        reached = run.grok.gen_step if run.grok.held_out else run.grok.fit_step
+        if reached is None:
+            match = run.at_end(split, "exact_match")
+            return f"{split} {match:.3f} at step {run.last_step:,}" if match is not None else "no result"
+        return f"{split} >= {THRESHOLD} at step {reached:,}"
+
+
+def values_of(text: str) -> list[str]:
+    """The values between the commas that stand outside of brackets and quotes: `a,[b,c]` is `a` and `[b,c]`."""
+    values, depth, quote = [""], 0, ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'":
+            quote = sign
+        depth += (sign in "[{") - (sign in "]}") if not quote else 0
+        if sign == "," and not depth and not quote:
+            values.append("")
+        else:
+            values[-1] += sign
+    return [value.strip() for value in values]
+
+
+def grid(path: str, words: Sequence[str], output: Path | None) -> list[Point]:
+    """The runs of a sweep, the last key changing fastest; every recipe has been read and checked.
+
+    Raises:
+        RecipeError: at a mistake in any of them, or when no key has several values.
+    """
+    axes: dict[str, list[str]] = {}
+    for key, value in pairs(without_option(list(words))):
+        if key is None or value is None:
+            raise RecipeError("command line", f"{value or f'--{key}'}: write --key value or --key value,value")
+        axes[key] = values_of(value)
+    swept = [key for key, values in axes.items() if len(values) > 1]
+    if not swept:
+        raise RecipeError("command line", "no key has several values; write them with commas, such as --seed 0,1,2")
+    for key in swept:
+        if len(set(axes[key])) < len(axes[key]) or "" in axes[key]:
+            raise RecipeError("command line", f"--{key} {','.join(axes[key])}: has a value twice, or an empty one")
+    output = output or Path("runs") / f"{Path(path).stem}-sweep"
+    points = []
+    for chosen in itertools.product(*axes.values()):
+        at = dict(zip(axes, chosen))
+        name = folder_name({key.rpartition(".")[2]: at[key] for key in swept})
+        overrides = [f"--{key}={value}" for key, value in at.items()]
+        overrides += [f"--output_dir={output / name}", f"--run_name={Path(path).stem} {name}"]
+        recipe = read_recipe(path, overrides)
+        try:
+            check_outside(recipe)
+        except ParameterError as error:
+            raise recipe.located(error) from None
+        points.append(Point(name, recipe, overrides))
+    return points
+
+
+def moved_by_seeds(recipes: Sequence[Recipe]) -> str | None:
+    """Say in a line what the seeds in which the runs of a sweep differ move and what stays; None where none differs."""
+    seeds = {
+        "seed": [recipe.training["seed"] for recipe in recipes],
+        "data_seed": [recipe.training.get("data_seed") for recipe in recipes],
+        "corpus.seed": [getattr(recipe.corpus, "seed", None) for recipe in recipes],
+    }
+    swept = [key for key, values in seeds.items() if len(set(values)) > 1]
+    if not swept:
+        return None
+    moved = {
+        "initial weights and dropout": "seed" in swept,
+        "order of rows": "data_seed" in swept or ("seed" in swept and None in seeds["data_seed"]),
+        "corpus": "corpus.seed" in swept,
+    }
+    moves, stays = (", ".join(name for name in moved if moved[name] is wanted) for wanted in (True, False))
+    hint = " (--corpus.seed moves it)" if not moved["corpus"] and None not in seeds["corpus.seed"] else ""
+    return f"{', '.join(f'--{key}' for key in swept)}: moves {moves}" + (f"; stays: {stays}{hint}" if stays else "")

@@ -1,0 +1,127 @@
+"""Runs of a sweep on this machine: several at a time, each a process on its share of the cores or a GPU of its own."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.circuits.failures import reminders
+from pipeline.sweep.grid import Point
+from pipeline.utils.files import append
+from pipeline.utils.format import duration
+from pipeline.utils.launcher import SWEEP
+from pipeline.utils.signals import SAVED
+from pipeline.utils.terminal import say
+
+# What the environment says of one run, and would make one of them all.
+OF_ONE_RUN = ("GROKLAB_STATUS", "WANDB_RUN_ID", "WANDB_NAME")
+
+
+def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
+    """Runs what is unfinished, `jobs` at a time, with a line for each that ends.
+
+    Returns:
+        The exit status: 0 all are finished, 1 one has failed, 75 one was stopped and has saved.
+    """
+    waiting = [point for point in points if not point.is_finished]
+    done, statuses = len(points) - len(waiting), set[int]()
+    if done:
+        print(f"{done} of {len(points)} runs are finished already")
+    running: list[Point] = []
+    slots = list(range(jobs))
+    places: dict[str, int] = {}
+    try:
+        while waiting or running:
+            while waiting and slots:
+                point = waiting.pop(0)
+                places[point.name] = slots.pop(0)
+                _start(point, path, places[point.name], jobs)
+                running.append(point)
+            time.sleep(0.1)
+            for point in [point for point in running if point.process and point.process.poll() is not None]:
+                running.remove(point)
+                slots.append(places[point.name])
+                done += 1
+                assert point.process is not None
+                statuses.add(point.process.returncode)
+                say(*f"[{done}/{len(points)}] {point.name}: {_ending(point)}".splitlines())
+    finally:
+        _end([point.process for point in running if point.process])
+    return 1 if statuses - {0, SAVED} else SAVED if SAVED in statuses else 0
+
+
+def _ending(point: Point) -> str:
+    """How the run of a point ended, in a line, and where its log is where it failed."""
+    assert point.process is not None
+    took = duration(time.monotonic() - point.started)
+    if point.process.returncode == SAVED:
+        return f"stopped and saved after {took}; the same command goes on with it"
+    if point.process.returncode == 1 and point.is_finished and (lines := reminders(point.recipe.output_dir)):
+        return "\n  ".join([f"{point.outcome()}, {took}", *lines])
+    if point.process.returncode:
+        return f"FAILED after {took}: {_last_line(point.log)}\n  its log is {point.log}"
+    return f"{point.outcome()}, {took}"
+
+
+def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Lets runs end their step and save; a second signal to the sweep ends them at once."""
+    for process in processes:
+        process.terminate()
+    try:
+        for process in processes:
+            process.wait()
+    except BaseException:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        raise
+
+
+def _start(point: Point, path: str, slot: int, jobs: int) -> None:
+    """Starts a run on its share of the machine: one of the GPUs, or some of the cores."""
+    environment = {name: value for name, value in os.environ.items() if name not in OF_ONE_RUN}
+    environment[SWEEP] = str(os.getpid())
+    gpus = gpu_names()
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
+    point.folder.parent.mkdir(parents=True, exist_ok=True)
+    # Unbuffered, so that the last line of the log is the last one it wrote, whichever stream it went to.
+    command = [sys.executable, "-u", "-m", "pipeline.run", path, *point.words, "--callbacks.console.style=plain"]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(paths)
+    with open(point.log, "ab", buffering=0) as log:
+        append(log, f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))  # which a full disk refuses
+        point.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    point.started = time.monotonic()
+
+
+def _last_line(path: Path) -> str:
+    lines = [
+        line
+        for line in path.read_text(errors="replace", encoding="utf-8").splitlines()
+        if line.strip() and line[:2] != "$ "
+    ]
+    return lines[-1] if lines else "it said nothing"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpu_names() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; found without torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [name for name in visible.split(",") if name.strip() not in ("", "-1")]
+    return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]

@@ -1,0 +1,151 @@
+"""A run's training, from a recipe to the model after its last step."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from typing import TYPE_CHECKING
+
+from pipeline.callbacks.base import with_defaults
+from pipeline.config.outside import check_outside
+from pipeline.config.recipe import Recipe
+from pipeline.kernels.host import wait_briefly
+from pipeline.runs import folder
+from pipeline.runs.checkpoints import UNIVERSAL
+from pipeline.runs.grokking import PROBE, judged_split
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.metrics import read_lines
+from pipeline.training.announcement import announcement
+from pipeline.training.arguments import training_arguments
+from pipeline.training.sharding import in_force, prepare_engine, regrouped, undivided
+from pipeline.utils import launcher
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.inside import opened, remove_tree
+from pipeline.utils.signals import REQUEST
+from pipeline.utils.terminal import say
+
+if TYPE_CHECKING:
+    from pipeline.training.trainer import GrokTrainer
+
+
+def prepare(recipe: Recipe) -> GrokTrainer:
+    """Corpus, model and trainer of a recipe, and the description of the run in its folder."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    wait_briefly()
+    from transformers.utils import logging
+
+    from pipeline.circuits.runner import check_analyses, check_model
+    from pipeline.corpora.store import build
+    from pipeline.data.rows import check_held_out, check_rows
+    from pipeline.data.words import check_text
+    from pipeline.models.readers import for_readers
+    from pipeline.training.trackers import prepare_trackers, tracked_name
+    from pipeline.training.trainer import GrokTrainer
+    from pipeline.utils.seeds import seed_weights
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    prepare_engine(recipe.training)
+    world = launcher.processes().world
+    args = training_arguments(recipe.training, recipe.batches(world))
+    if args.world_size != world:
+        raise RecipeError("environment", f"WORLD_SIZE: {world} processes would train each alone, as there is no GPU; "
+                          "write --use_cpu true")  # fmt: skip
+    check_outside(recipe, bf16=bool(args.bf16))
+    args.run_name = tracked_name(recipe)
+    if recipe.peft:
+        recipe.peft.check_whole(args)
+    with args.main_process_first(desc="corpus"):
+        try:
+            stored = build(recipe.corpus)
+        except ParameterError as error:
+            raise error.inside("corpus") from None
+    folder.check_corpus(recipe.output_dir, stored)
+    if recipe.options.stop_when == "grokked" and judged_split(stored.held_out) is None:
+        raise ParameterError("stop_when", "the corpus has no held-out split to generalize to; write never")
+    train_rows = recipe.model.rows(stored, "train")
+    splits = {split: recipe.model.rows(stored, split, PROBE if split == "train" else None) for split in stored.sizes}
+    if recipe.model.rewords:
+        check_held_out(train_rows, {split: splits[split] for split in stored.held_out})
+    tokenizer = recipe.model.tokenizer(stored)
+    if not recipe.model.rewords:
+        key = "corpus" if recipe.model.own_tokenizer() is None else "model.vocabulary"
+        check_text(stored, tokenizer, recipe.model.token_ids(stored), key)
+    train_rows = train_rows.whole() if recipe.options.loss_tokens == "all" else train_rows
+    if recipe.replay:
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        train_rows = recipe.replay.mixed_with(train_rows, tokenizer, batch)
+    check_rows(recipe, train_rows)
+    chosen = check_analyses(recipe, stored)
+    seed_weights(args.seed)
+    with undivided(args):
+        model = recipe.model.for_corpus(stored)
+    check_model(recipe, model, chosen)
+    if args.should_save:
+        folder.write_description(recipe, stored)
+        prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
+    if recipe.peft:
+        recipe.peft.into(model, recipe.model.added(stored), getattr(recipe.model, "revision", None))
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ParameterError("model.freeze", "leaves no weight to train; name fewer")
+    if args.should_save:
+        folder.write_tokenizer(recipe.output_dir, for_readers(tokenizer, model.config))
+    callbacks = with_defaults(recipe.callbacks)
+    trainer = GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, callbacks)
+    found = in_force(trainer)
+    if args.should_save and (changed := folder.record_start(recipe.output_dir, found)):
+        trainer.notes.append(f"since the last start: {'; '.join(changed)}; bits may differ from there on")
+    return trainer
+
+
+def train(trainer: GrokTrainer) -> None:
+    """Trains from the newest whole checkpoint, or from the start, until the last step is kept."""
+    from accelerate.utils import broadcast_object_list
+
+    path, checkpoint = trainer.recipe.output_dir, None
+    if trainer.is_world_process_zero():
+        checkpoint = folder.go_back(path)
+        for line in read_lines(path, "_exact_match"):
+            trainer.grok.update(line["step"], line)
+        folder.record_length(path, trainer.total_steps)
+        say(*announcement(trainer, checkpoint).splitlines())
+    checkpoint, trainer.grok = broadcast_object_list([checkpoint, trainer.grok])
+    if trainer.is_done(checkpoint):
+        trainer.load_weights(checkpoint)
+    else:
+        trainer.args.eval_on_start = checkpoint is None
+        try:
+            trainer.train(resume_from_checkpoint=checkpoint and regrouped(trainer, checkpoint))
+        except pickle.UnpicklingError:
+            raise RecipeError(
+                "output_dir", f"{checkpoint} holds code in the place of weights, which is not run; delete it to go on"
+            ) from None
+        if trainer.is_world_process_zero():
+            with opened(path) as top:
+                remove_tree(top, UNIVERSAL)
+    if trainer.failure or trainer.stopped_by:
+        return
+    if trainer.state.global_step not in Manifest.load(path).kept:
+        trainer.keep_step(trainer.latest)
+        trainer.writer.wait()
+
+
+def measure_all(trainer: GrokTrainer) -> None:
+    """Measures all rows of every split at the last step, by decoding too, and lets the other processes go."""
+    import torch
+
+    trainer.evaluate_every_row()
+    if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):  # a model in parts cannot decode alone
+        trainer.check_by_decoding()
+    # A signal that reached one process too late for a step to end with it ends all of them here.
+    asked = torch.tensor([REQUEST.number or 0], device=trainer.args.device)
+    REQUEST.number = int(trainer.accelerator.gather(asked).max()) or None
+    leave_group(trainer)
+    REQUEST.release()  # the first process goes on alone
+
+
+def leave_group(trainer: GrokTrainer) -> None:
+    """Ends what binds the processes; those that leave without a word abort each other at times."""
+    if trainer.args.world_size > 1:
+        trainer.accelerator.wait_for_everyone()
+        trainer.accelerator.end_training()

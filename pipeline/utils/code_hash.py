@@ -1,0 +1,60 @@
+"""Hashes of the code that something was computed with, so that it does not outlive what computed it."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def code_hash(modules: Iterable[str], package: str, functions: Iterable[Callable[..., Any]] = ()) -> str:
+    """Hash the code of some modules, of those of `package` that they import, and of further functions.
+
+    Comments, docstrings and layout do not count, nor do modules that only stand in the package.
+    """
+    found: dict[str, str] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            tree = ast.parse(_source(name))
+            found[name] = _plain(tree)
+            waiting += [other for other in _imports(tree) if other.startswith(f"{package}.") and _file(other).is_file()]
+    texts = [f"{name}\n{found[name]}" for name in sorted(found)]
+    texts += [_plain(ast.parse(inspect.getsource(part))) for part in functions]
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+def _source(module: str) -> str:
+    if (file := _file(module)).is_file():
+        return file.read_text(encoding="utf-8")
+    return inspect.getsource(sys.modules[module])  # of who extends this package
+
+
+def _file(module: str) -> Path:
+    """Where a module of this package lies, if there is one; looking it up imports nothing."""
+    return Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """The names of all that is imported anywhere in a module, by absolute names; some may be no modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _plain(tree: ast.Module) -> str:
+    """The code without comments, docstrings and layout."""
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

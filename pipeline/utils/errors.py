@@ -1,0 +1,40 @@
+"""Mistakes of users, each said in one line: what, where, what is allowed."""
+
+from __future__ import annotations
+
+LONGEST = 1000  # characters of a message
+
+
+class RecipeError(Exception):
+    """A mistake in a recipe or on the command line, as one line: where, what, what is allowed."""
+
+    def __init__(self, where: str, message: str):
+        if len(message) > LONGEST:  # the middle is a long value; what is allowed comes last
+            message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
+        self.message = message
+        line = f"{where}: {message}"
+        super().__init__("".join(letter if letter.isprintable() else " " for letter in line))
+
+
+class ParameterError(ValueError):
+    """A value that its parameter does not allow.
+
+    `key` names the parameter, dotted when it lies in a block (`corpus.ratio`).
+    """
+
+    def __init__(self, key: str, message: str):
+        super().__init__(f"{key}: {message}")
+        self.key = key
+        self.message = message
+
+    def inside(self, block: str) -> ParameterError:
+        """The same mistake, where the parameter is seen from outside its block."""
+        return ParameterError(f"{block}.{self.key}", self.message)
+
+
+class MismatchError(ValueError):
+    """Things that are right in themselves and do not go together, such as a model and pairs of prompts, in one line."""
+
+
+class UnsupportedError(TypeError):
+    """A model of a kind that is not known here, in one line."""

@@ -1,0 +1,101 @@
+"""What every command does with the terminal it writes to: one that lacks characters, or that nobody reads."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn, ParamSpec, TextIO, cast
+
+from pipeline.utils.files import DiskError, refusal
+
+P = ParamSpec("P")
+# What says that nobody reads: a pipe whose reader has ended, a terminal that is gone.
+UNREAD = (errno.EPIPE, errno.EIO)
+
+
+class _Output(io.FileIO):
+    """A file whose writer goes on when it cannot be written; `failure` says why, unless only its reader is gone."""
+
+    failure: OSError | None = None
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError as error:
+            if error.errno not in UNREAD:
+                self.failure = error
+            return memoryview(content).nbytes
+
+
+def _steady(stream: TextIO) -> tuple[TextIO, _Output]:
+    """A stream like this one that replaces what its encoding lacks, over a file that is never in the way."""
+    raw = _Output(stream.fileno(), "wb", closefd=False)
+    is_raw = isinstance(getattr(stream, "buffer", None), io.RawIOBase)  # python -u
+    return cast(
+        TextIO,
+        io.TextIOWrapper(
+            cast(Any, raw) if is_raw else io.BufferedWriter(raw),
+            encoding=stream.encoding,
+            errors="replace",
+            line_buffering=is_raw or stream.isatty(),
+            write_through=is_raw,
+        ),
+    ), raw
+
+
+def say(*lines: object, file: TextIO | None = None) -> None:
+    """Prints lines that may hold text of a folder or a repository, without what would control the terminal."""
+    for line in lines:
+        text = "".join(sign if sign.isprintable() else " " for sign in str(line))
+        print(text, file=file, flush=True)
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Runs a command and ends the process with its status.
+
+    A reader that ends early, as in `| head -1`, ends only what it reads: a run trains on, and keeps everything.
+    """
+    outputs = []
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        try:
+            steady, raw = _steady(stream)
+        except (AttributeError, OSError, ValueError):  # closed, or not a file
+            continue
+        stream.flush()
+        setattr(sys, name, steady)
+        outputs.append(raw)
+    try:
+        status = in_a_line(main)()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        status = 130
+    failure = next((raw.failure for raw in outputs if raw.failure), None)
+    if failure:
+        print(f"the output could not be written: {os.strerror(failure.errno or 0)}", file=sys.stderr)
+    sys.exit(status or (1 if failure else 0))
+
+
+def in_a_line(main: Callable[P, int]) -> Callable[P, int]:
+    """Lets a command say in one line, with status 1, what a disk refuses: full, read-only, not allowed."""
+
+    @functools.wraps(main)
+    def command(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except DiskError as error:
+            print(error, file=sys.stderr)
+        except Exception as error:  # libraries in C++ and Rust have exceptions of their own
+            reason = refusal(error, Path.cwd())
+            if reason is None:
+                raise
+            print(f"{getattr(error, 'filename', None) or 'a file'}: {reason}", file=sys.stderr)
+        return 1
+
+    return command
