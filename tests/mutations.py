@@ -154,7 +154,7 @@ OF_FILES = ("flipped", "cut", "huge", "noise", "deep", "typed")
 def _commands() -> dict[str, Callable[[Path, Path, Path], int]]:
     from pipeline.circuits import __main__ as explaining
     from pipeline.hub import __main__ as hub
-    from pipeline.report import run_report as report
+    from pipeline.report import __main__ as report
     from pipeline.runs import __main__ as upkeep
 
     def circuits(recipe: Path, run: Path, other: Path) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.circuits.tables import TableError, read_one
 from pipeline.models.loading import tokenizer_of
-from pipeline.report import run_report as report
+from pipeline.report import __main__ as report
 from pipeline.runs import __main__ as upkeep
 from pipeline.runs.manifest import Manifest
 from pipeline.utils.errors import RecipeError

@@ -17,7 +17,7 @@ from pipeline.corpora.__main__ import main as corpora
 from pipeline.corpora.published import Published
 from pipeline.corpora.store import build, write_parquet
 from pipeline.hub import cards
-from pipeline.report import run_report as report
+from pipeline.report import __main__ as report
 from pipeline.runs import __main__ as upkeep
 from pipeline.runs.__main__ import main as checkpoints
 from pipeline.runs.manifest import Manifest

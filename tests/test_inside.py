@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.report import run_report as report
+from pipeline.report import __main__ as report
 from pipeline.runs import __main__ as upkeep
 from pipeline.runs.checkpoints import seal
 from pipeline.runs.manifest import Manifest

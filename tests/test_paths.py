@@ -18,7 +18,7 @@ from pipeline.corpora.published import Published
 from pipeline.corpora.store import cache_home
 from pipeline.data.text import Texts
 from pipeline.models.pretrained import Pretrained
-from pipeline.report import run_report as report
+from pipeline.report import __main__ as report
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.paths import expanded, obstacle
 from tests.tiny import RECIPE, run_here, write_recipe

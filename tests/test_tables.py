@@ -215,10 +215,10 @@ def test_a_table_is_whole_or_another(tmp_path: Path) -> None:
 def test_two_commands_at_once_do_not_break_each_other(copy: Path) -> None:
     """Each computes all tables and draws the report, and both end with what one alone makes."""
     script = (
-        "import sys, pipeline.circuits.hooks; from pipeline.report import run_report\n"
+        "import sys, pipeline.circuits.hooks; from pipeline.report import __main__\n"
         "from pipeline.circuits.__main__ import main\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
-        "sys.exit(main(sys.argv[1:]) or run_report.main(sys.argv[1:2]))"
+        "sys.exit(main(sys.argv[1:]) or __main__.main(sys.argv[1:2]))"
     )
     words = [str(copy), "--analysis", "logit_lens,similarity", "--pairs", "10", "--steps", "0,4"]
     assert main(words) == 0
