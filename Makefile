@@ -19,7 +19,7 @@ test: $(VENV)/.developed  ## set up, and run the tests
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 $(TESTS)
 
 readers: $(VENV)/.readers  ## add lm-eval, transformer-lens, nnsight, nnterp; test that they read kept steps
-	@$(BIN)/python -m pytest -m readers tests/test_others.py $(TESTS)
+	@$(BIN)/python -m pytest -m readers tests/models/test_others.py $(TESTS)
 
 lint: $(VENV)/.developed  ## ruff check, ruff format, mypy
 	@$(BIN)/ruff check .

@@ -11,7 +11,7 @@ from pipeline.config.recipe import read_recipe
 from pipeline.config.registry import room_name
 from pipeline.training.session import prepare, train
 from tests.test_recipes import RECIPES, SHORT, base, stand_ins
-from tests.test_seeds import Generators
+from tests.training.test_seeds import Generators
 
 __all__ = ["base"]  # a fixture
 

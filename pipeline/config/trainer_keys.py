@@ -86,7 +86,7 @@ def _literal(node: ast.expr | None) -> Any:
     try:
         return node and ast.literal_eval(node)
     except ValueError:
-        return None  # computed; what matters of it is in policy.py
+        return None  # computed; what matters of it is in trainer_policy.py
 
 
 def _kind(annotation: ast.expr, enums: dict[str, tuple[str, ...]], choices: list[str] | None) -> Any:

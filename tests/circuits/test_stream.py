@@ -17,7 +17,7 @@ from pipeline.circuits._stream import check_edges, check_output
 from pipeline.circuits.hooks import Hooks
 from pipeline.config.registry import load
 from tests.circuits.small import KINDS, random_model, random_pairs
-from tests.test_bases import on_bloom
+from tests.models.test_pretrained_errors import on_bloom
 from tests.tiny import run_here, write_recipe
 
 

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import typing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,8 +23,8 @@ from pipeline.corpora.published import write_published
 from pipeline.corpora.store import StoredCorpus, build
 from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import empty_cache, fresh_hash
+from tests.tiny import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 CORPORA = names("corpora")
 
 # The beginnings of the content hashes of small instances: one that changes is another data set for the same recipe, so

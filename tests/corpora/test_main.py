@@ -19,8 +19,8 @@ from pipeline.corpora.composition import Composition
 from pipeline.corpora.published import FILES, Published
 from pipeline.corpora.store import build
 from tests.corpora.facts import facts
+from tests.tiny import ROOT
 
-ROOT = Path(__file__).parent.parent.parent
 SMALL = {"num_entities": 40, "num_relations": 8, "out_degree": 4, "ratio": 2.0, "ood_fraction": 0.2, "seed": 3}
 WORDS = ["composition", *(f"--{key}={value}" for key, value in SMALL.items())]
 

@@ -18,7 +18,7 @@ from pipeline.config.registry import load
 from pipeline.config.trainer_keys import keys
 from pipeline.config.trainer_policy import FREE
 from pipeline.runs.checkpoints import KeepSchedule
-from tests.test_recipe import BASE, HEAD, recipe_of
+from tests.config.test_recipe import BASE, HEAD, recipe_of
 
 # Random recipes: a value for any type that a parameter or a key can have, within its bounds.
 

@@ -21,8 +21,8 @@ from pipeline.utils.errors import RecipeError
 from pipeline.utils.paths import folder_name
 from pipeline.utils.signals import SAVED
 from tests.slurm_cluster import Cluster
-from tests.test_signals import ENDLESS, wait_for_step
 from tests.tiny import RECIPE, ROOT, run_here, write_recipe
+from tests.utils.test_signals import ENDLESS, wait_for_step
 
 
 def test_commas_separate_values_outside_of_brackets_and_quotes() -> None:

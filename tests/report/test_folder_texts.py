@@ -22,9 +22,9 @@ from pipeline.runs import __main__ as upkeep
 from pipeline.runs.__main__ import main as checkpoints
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.results import Results
+from tests.config.test_remote_code import sealed
 from tests.hub_server import HubServer, in_this_process
-from tests.test_pages import Reader
-from tests.test_remote_code import sealed
+from tests.report.test_page import Reader
 
 EVIL = "<script>alert(1)</script>`<img src=x onerror=alert(1)>`|[x](javascript:alert(1)) \x1b[31m\x07\nevil: ok"
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")

@@ -17,8 +17,8 @@ import pytest
 from pipeline.config.recipe import read_recipe
 from pipeline.report.__main__ import main
 from pipeline.report.run_report import summary, write_report
-from tests.test_pages import Reader, needs_nothing_but_itself, rendered, seen
-from tests.test_plots import Drawing
+from tests.plots.test_training import Drawing
+from tests.report.test_page import Reader, needs_nothing_but_itself, rendered, seen
 from tests.tiny import ROOT
 from tests.written_runs import COMPOSITION, GROUP, write_run
 

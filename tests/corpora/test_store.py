@@ -23,8 +23,8 @@ from pipeline.corpora.group import Group
 from pipeline.corpora.store import build, write_parquet
 from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import facts
+from tests.tiny import ROOT
 
-ROOT = Path(__file__).parent.parent
 SMALL = Composition(num_entities=40, num_relations=8, out_degree=4, ratio=2, ood_fraction=0.2, seed=3)
 
 
@@ -126,7 +126,7 @@ def test_parameters_and_files_decide_the_entry(cache: Path, monkeypatch: pytest.
 KEYS = """
 from pipeline.corpora.comparison import Comparison
 from pipeline.corpora.composition import Composition
-from pipeline.store import _key
+from pipeline.corpora.store import _key
 print(_key(Composition()), _key(Comparison()))
 """
 
@@ -134,7 +134,7 @@ print(_key(Composition()), _key(Comparison()))
 def test_the_code_that_generates_decides_the_entry_and_prose_does_not(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
 
-    def keys(file: str = "store.py", old: str = "", new: str = "") -> list[str]:
+    def keys(file: str = "corpora/store.py", old: str = "", new: str = "") -> list[str]:
         """The keys of composition and comparison where a piece of code is another."""
         path = tmp_path / "pipeline" / file
         content = path.read_text()
@@ -154,11 +154,11 @@ def test_the_code_that_generates_decides_the_entry_and_prose_does_not(tmp_path: 
         return [one != other for one, other in zip(before, keys(file, old, new), strict=True)]
 
     assert changed("corpora/composition.py", '"composition graph"', '"another graph"') == [True, False]
-    assert changed("corpora/_attributes.py", '"attributes iid"', '"attributes"') == [False, True]
+    assert changed("corpora/_entities.py", '"attributes iid"', '"attributes"') == [False, True]
     assert changed("corpora/base.py", "2.0**-53", "2.0**-52") == [True, True]
-    assert changed("store.py", 'dtype="<i4"', 'dtype="<i8"') == [True, True]
-    assert changed("store.py", "# {name}", "# The corpus {name}") == [False, False]
-    assert changed("store.py", '"""A dataset card', '"""The card of a data set') == [False, False]
+    assert changed("corpora/store.py", 'dtype="<i4"', 'dtype="<i8"') == [True, True]
+    assert changed("corpora/store.py", "# {name}", "# The corpus {name}") == [False, False]
+    assert changed("corpora/store.py", '"""A dataset card', '"""The card of a data set') == [False, False]
     assert changed("corpora/composition.py", '"""Two-hop composition', '"""Composition') == [False, False]
     assert changed("corpora/composition.py", "# Their own draws, so", "# Draws of their own, so") == [False, False]
     (tmp_path / "pipeline" / "corpora" / "_new.py").write_text("HELPER = 1\n")
@@ -180,7 +180,7 @@ def test_a_corpus_beyond_the_memory_is_refused(cache: Path) -> None:
 
 def test_processes_may_build_the_same_at_once(cache: Path) -> None:
     script = (
-        "import sys; from pipeline.corpora.composition import Composition; from pipeline.store import build\n"
+        "import sys; from pipeline.corpora.composition import Composition; from pipeline.corpora.store import build\n"
         "sys.stdin.readline()\n"
         "for seed in range(8): print(build(Composition(num_entities=300, num_relations=30, seed=seed)).content_hash)"
     )

@@ -15,8 +15,8 @@ from pipeline.runs import lock
 from pipeline.runs.lock import LOCK, RunLock
 from pipeline.utils.errors import RecipeError
 from tests.kills import Runner, join
-from tests.test_signals import ENDLESS, wait_for_step
 from tests.tiny import run_here, write_recipe
+from tests.utils.test_signals import ENDLESS, wait_for_step
 
 
 def test_a_second_run_is_refused_with_the_first_one_s_host_and_pid(

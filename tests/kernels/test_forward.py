@@ -16,7 +16,7 @@ from pipeline.data.rows import Batch, Rows, load_rows
 from pipeline.kernels import forward
 from pipeline.kernels.forward import attend, dropout, install, short_logits, stock_logits
 from pipeline.models.gpt2 import Gpt2
-from tests.test_data import MODELS, SIZES
+from tests.data.test_rows import MODELS, SIZES
 
 NAMES = ["gpt2", "bare", "looped", "pythia", "pythia-sequential"]
 

@@ -14,8 +14,8 @@ import pytest
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.metrics import read_history
 from pipeline.utils.signals import SAVED
-from tests.test_signals import ENDLESS, wait_for_step
 from tests.tiny import COMPOSITION, ROOT, free_port, run_here, run_process, write_recipe
+from tests.utils.test_signals import ENDLESS, wait_for_step
 
 LAUNCH = ["-m", "accelerate.commands.launch"]
 # Without dropout, whose random numbers depend on how the batch is divided.

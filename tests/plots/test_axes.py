@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pipeline.plots.axes import StepScale, thinned
 from pipeline.plots.style import LEFT, WIDTH, Mark, label_margin, mark_margin, place_marks, spread
-from tests.test_plots import series
+from tests.plots.test_training import series
 
 
 @given(st.integers(0, 6), st.integers(1, 10**7), st.lists(st.integers(0, 10**7), min_size=2, max_size=30))

@@ -1,6 +1,6 @@
 """`recipes/launch.slurm` on a real Slurm of two nodes: limits, preemption, cancelling and dead nodes lose nothing.
 
-python -m pytest -m slurm tests/test_slurm.py
+python -m pytest -m slurm tests/sweep/test_slurm.py
 """
 
 from __future__ import annotations

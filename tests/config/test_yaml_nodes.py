@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pipeline.config.coerce import plain
 from pipeline.config.yaml_nodes import (
     DEEPEST,
-    LONGEST,
     Block,
     Items,
     Scalar,
@@ -24,7 +23,7 @@ from pipeline.config.yaml_nodes import (
     place,
     read,
 )
-from pipeline.utils.errors import RecipeError
+from pipeline.utils.errors import LONGEST, RecipeError
 
 
 def complaint(path: Path, content: str | bytes) -> str:

@@ -20,8 +20,8 @@ from pipeline.circuits.tables import MADE_OF
 from pipeline.config.recipe import read_recipe
 from pipeline.report.__main__ import main as report
 from pipeline.runs.manifest import Manifest
-from pipeline.sweep.__main__ import _ending
 from pipeline.sweep.grid import Point
+from pipeline.sweep.jobs import _ending
 from tests.tiny import COMPOSITION, run_here, write_recipe
 
 TWO = "circuits: {logit_lens: {pairs: 10, steps: last}, attention: {pairs: 10, steps: last}}\n"

@@ -10,7 +10,7 @@ from pipeline.plots.training import colours
 from pipeline.report.__main__ import main
 from pipeline.report.comparison import Differences
 from pipeline.runs.results import Results
-from tests.test_pages import Reader, needs_nothing_but_itself, rendered, seen
+from tests.report.test_page import Reader, needs_nothing_but_itself, rendered, seen
 from tests.written_runs import COMPOSITION, write_run
 
 STEPS = [0, 50, 100, 200, 400, 1000, 2000]

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM
 from pipeline.runs import checkpoints
 from pipeline.runs.manifest import Manifest
 from pipeline.training.writer import Writer
-from tests.test_trainer import trainer_of
 from tests.tiny import RECIPE, run_here, write_recipe
+from tests.training.test_trainer import trainer_of
 
 
 def test_training_goes_on_while_a_step_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from pipeline.circuits.__main__ import main as circuits
 from pipeline.models.loading import load_weights, not_finite
 from pipeline.utils.errors import MismatchError
 from tests.bases import make_tokenizer, recipe_of
-from tests.test_remote_code import sealed
+from tests.config.test_remote_code import sealed
 from tests.tiny import SHORT, run_here, tree, write_recipe
 
 NAME = "transformer.h.0.mlp.c_fc.weight"

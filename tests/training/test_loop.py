@@ -14,8 +14,8 @@ from pipeline.kernels import onednn as products
 from pipeline.kernels.cuda_graph import INNER_EVENTS, Captured, why_not_captured
 from pipeline.runs.metrics import read_history
 from pipeline.training.trainer import GrokTrainer
-from tests.test_trainer import trainer_of
 from tests.tiny import COMPOSITION, RECIPE
+from tests.training.test_trainer import trainer_of
 
 EVENTS = (
     "on_step_begin",

@@ -15,8 +15,8 @@ import yaml
 from pipeline.hub import anonymous
 from pipeline.hub.anonymous import Anonymous
 from pipeline.runs.verify import verify
+from tests.config.test_remote_code import sealed
 from tests.hub_server import Hub, HubServer
-from tests.test_remote_code import sealed
 
 NAMES = ("/home/alice", "alice", "node17", "/scratch", "/mnt/data")
 

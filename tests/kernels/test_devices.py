@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from pipeline.kernels import devices
 from pipeline.kernels.devices import widest
-from tests.test_trainer import trainer_of
 from tests.tiny import COMPOSITION, RECIPE, ROOT
+from tests.training.test_trainer import trainer_of
 
 WIDE = ("float64", "double", "complex128", "cdouble")
 FACTORIES = ("zeros", "ones", "full", "tensor", "arange", "empty")

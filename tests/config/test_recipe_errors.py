@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_recipe import BASE, HEAD, complaint
+from tests.config.test_recipe import BASE, HEAD, complaint
 
 # Lines added to BASE, as line 4 of the recipe, and the message.
 LINES = {

@@ -13,8 +13,8 @@ from pipeline.runs.lock import RunLock
 from pipeline.utils.launcher import LAUNCHER
 from pipeline.utils.signals import SAVED
 from tests.kills import Runner, join
-from tests.test_signals import ENDLESS
 from tests.tiny import RECIPE, ROOT, free_port, run_process, write_recipe
+from tests.utils.test_signals import ENDLESS
 
 CPU = ("--config_file", str(ROOT / "accelerate_configs" / "cpu.yaml"))
 ONE = ("--num_processes", "1", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no")
@@ -76,7 +76,7 @@ def test_a_signal_to_one_process_while_it_starts_ends_all_after_a_step(seconds: 
             "python -c from multiprocessing.forkserver import main; main(['pipeline.run', 'accelerate.commands.'])",
             False,
         ),
-        ("python -m pytest tests/test_launcher.py -k accelerate", False),
+        ("python -m pytest tests/utils/test_launcher.py -k accelerate", False),
         ("srun accelerate launch pipeline/run.py", False),
     ],
 )
