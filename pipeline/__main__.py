@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from pipeline import __version__
+from pipeline.utils.shipped import SHIPPED
 
 COMMANDS = {
     "run": "train what a recipe says, or go on with it",
@@ -17,13 +18,9 @@ COMMANDS = {
     "corpora": "look at a corpus, or export it",
     "runs": "list, verify and prune the steps that a run keeps",
     "hub": "push, verify and pull runs on the Hugging Face Hub",
+    "claims": "results of papers beside ours: run what is missing, judge, record",
     "recipes": "list the recipes that come with the package; copy NAME... [--to DIR] takes some of them",
 }
-# Beside the package in a checkout, inside of it once it is installed.
-SHIPPED = next(
-    (path for path in (Path(__file__).parent / "shipped", Path(__file__).parent.parent) if (path / "recipes").is_dir()),
-    Path(__file__).parent,
-)
 
 
 def main(argv: list[str] | None = None) -> int:

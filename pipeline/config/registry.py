@@ -15,7 +15,7 @@ from pipeline.utils.errors import ParameterError
 from pipeline.utils.suggest import did_you_mean
 
 # Room -> what one of its files is called in messages.
-ROOMS = {"corpora": "corpus", "models": "model", "callbacks": "callback", "circuits": "analysis"}
+ROOMS = {"corpora": "corpus", "models": "model", "callbacks": "callback", "circuits": "analysis", "claims": "claim"}
 # Blocks of a recipe that have one kind each, and what reads them. A name, as `config` knows no room above it.
 BLOCKS = {
     "peft": "pipeline.models.adapters:Peft",

@@ -1,0 +1,137 @@
+"""Results of papers as code: what they need is run, and their numbers stand beside ours.
+
+python -m pipeline.claims                                    lists the claims, and what is recorded of them
+python -m pipeline.claims NAME [--budget smoke|cpu|paper]    runs what is missing and judges it; resumable
+python -m pipeline.claims NAME --record                      and records it in recipes/results/
+python -m pipeline.claims --gallery                          one page of all that is recorded
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.claims.base import BUDGETS, Claim
+from pipeline.claims.pages import drawing_of, gallery, write_claim
+from pipeline.claims.record import description, ours, recorded, with_table
+from pipeline.claims.runner import default_folder, measured, points_of, run_missing
+from pipeline.config.registry import load, names
+from pipeline.runs.lock import RunLock
+from pipeline.sweep.jobs import cores, gpu_names
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.files import write_bytes, write_json, write_text, writing
+from pipeline.utils.paths import expand_arguments
+from pipeline.utils.shipped import RECIPES
+from pipeline.utils.signals import Stopped, stop_signals
+from pipeline.utils.terminal import in_a_line, run_command, say
+
+RESULTS = RECIPES / "results"
+
+
+@in_a_line
+def main(argv: list[str] | None = None) -> int:
+    """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake, 75 stopped and saved."""
+    chosen = _parser().parse_args(argv)
+    try:
+        expand_arguments(chosen, "output_dir")
+        if chosen.name is None:
+            return _all(chosen)
+        return _one(chosen)
+    except (RecipeError, ParameterError) as error:
+        say(error, file=sys.stderr)
+        return 2
+    except Stopped as stop:
+        print(f"\nstopped by {stop.name}; the same command goes on with what is unfinished", file=sys.stderr)
+        return stop.status
+
+
+def _parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        prog="python -m pipeline.claims", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
+    )
+    found.add_argument("name", nargs="?", metavar="NAME", help="one of them; without it they are listed")
+    found.add_argument("--budget", choices=BUDGETS, default="cpu", help="how much of the paper's scale is run (cpu)")
+    found.add_argument("--seeds", help="of every arm, such as 0,1,2")
+    found.add_argument("--jobs", type=int, help="runs at a time (one for each GPU, or half of the cores)")
+    found.add_argument("--output_dir", type=Path, help="folder of the runs (runs/claims/NAME-BUDGET)")
+    found.add_argument("--record", action="store_true", help="keep what was found in recipes/results/")
+    found.add_argument("--gallery", action="store_true", help="write claims.html, one page of all that is recorded")
+    found.add_argument("--table", action="store_true", help="write the tables of recipes/README.md anew")
+    return found
+
+
+def _all(chosen: argparse.Namespace) -> int:
+    """Lists what there is, or writes what is generated from what is recorded."""
+    results = recorded(RESULTS)
+    if chosen.record:
+        raise RecipeError("--record", f"goes with the name of a claim; there are {', '.join(names('claims'))}")
+    if chosen.table:
+        document = RECIPES / "README.md"
+        write_text(document, with_table(document.read_text(encoding="utf-8"), results))
+        say(document)
+    if chosen.gallery:
+        folder = chosen.output_dir or Path()
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "claims.html", gallery(results, RESULTS))
+        say(folder / "claims.html")
+    for name in () if chosen.table or chosen.gallery else names("claims"):
+        kind: Any = load("claims", name, "claims")
+        say(f"{name}: {kind.paper.authors}, {kind.paper.where}")
+        say(f"  budgets: smoke (seconds); {'; '.join(f'{budget} ({cost})' for budget, cost in kind.costs.items())}")
+        for judged in results[name]["targets"] if name in results else ():
+            say(f"  {judged['name']}: {ours(judged)}, the paper {judged['paper']}: {judged['verdict']}")
+        if name not in results:
+            say("  not recorded")
+    return 0
+
+
+def _one(chosen: argparse.Namespace) -> int:
+    """Runs what is missing of a claim, and says and writes what was found."""
+    claim = _claim(chosen)
+    jobs = chosen.jobs if chosen.jobs is not None else len(gpu_names()) or max(1, cores() // 2)
+    if jobs < 1:
+        raise RecipeError("--jobs", f"{jobs} is not a number of runs at a time, 1 or more")
+    if chosen.record and claim.budget == "smoke":
+        raise RecipeError("--record", "a smoke run shows nothing; record cpu or paper")
+    folder = chosen.output_dir or default_folder(claim)
+    points = points_of(claim, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with stop_signals(), writing(folder), RunLock(folder):
+        status = run_missing(claim, points, jobs)
+        found = measured(claim, points)
+        facts, drawing = description(claim, found), drawing_of(claim, found)
+        write_json(folder / "claim.json", facts)
+        write_claim(folder, facts, drawing)
+    for judged in facts["targets"]:
+        say(f"{judged['name']}: {ours(judged)} (holds where {judged['holds']}; the paper: {judged['paper']})")
+        say(f"  {judged['verdict']}")
+    say(folder / "report.html")
+    if chosen.record and status == 0 and drawing is not None:
+        from pipeline.plots.style import png
+
+        RESULTS.mkdir(exist_ok=True)
+        write_bytes(RESULTS / f"{chosen.name}.png", png(drawing.figure))
+        write_json(RESULTS / f"{chosen.name}.json", facts)
+        say(RESULTS / f"{chosen.name}.json")
+    return status
+
+
+def _claim(chosen: argparse.Namespace) -> Claim:
+    """The claim that the command line names."""
+    kind: Any = load("claims", chosen.name, "command line")
+    given = {} if chosen.seeds is None else {"seeds": _seeds(chosen.seeds)}
+    found: Claim = kind(budget=chosen.budget, **given)
+    return found
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise RecipeError("--seeds", f"{text!r} is not a list of numbers, such as 0,1,2") from None
+
+
+if __name__ == "__main__":
+    run_command(main)

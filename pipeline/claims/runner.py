@@ -1,0 +1,72 @@
+"""Runs what is missing of a claim, as a sweep does, and takes its numbers of what is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.claims.base import Claim, Found, Measured
+from pipeline.config.outside import check_outside
+from pipeline.config.recipe import read_recipe
+from pipeline.config.registry import room_name
+from pipeline.runs.results import Results
+from pipeline.sweep.grid import Point
+from pipeline.sweep.jobs import run_all
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.paths import folder_name
+from pipeline.utils.shipped import RECIPES
+
+Points = dict[str, list[Point]]
+
+
+def default_folder(claim: Claim) -> Path:
+    """Where the runs of a claim at its budget lie."""
+    return Path("runs") / "claims" / f"{room_name(claim)}-{claim.budget}"
+
+
+def recipe_path(claim: Claim) -> Path:
+    return RECIPES / f"{claim.recipe}.yaml"
+
+
+def points_of(claim: Claim, folder: Path) -> Points:
+    """The runs of a claim by arm, one for each seed; every recipe has been read and checked.
+
+    Raises:
+        RecipeError: when the claim has no such budget, or at a mistake in an arm.
+    """
+    if claim.budget != "smoke" and claim.budget not in claim.costs:
+        allowed = ", ".join(["smoke", *claim.costs])
+        raise RecipeError("--budget", f"{room_name(claim)} has no budget {claim.budget}; allowed: {allowed}")
+    found: Points = {}
+    for arm, overrides in claim.arms().items():
+        found[arm] = []
+        for seed in claim.seeds:
+            name = folder_name({"arm": arm, "seed": str(seed)})
+            words = [f"--{key}={value}" for key, value in {**overrides, "seed": str(seed)}.items()]
+            words += [f"--output_dir={folder / name}", f"--run_name={room_name(claim)} {arm} seed {seed}"]
+            recipe = read_recipe(recipe_path(claim), words)
+            try:
+                check_outside(recipe)
+            except ParameterError as error:
+                raise recipe.located(error) from None
+            found[arm].append(Point(name, recipe, words))
+    return found
+
+
+def run_missing(claim: Claim, points: Points, jobs: int) -> int:
+    """Trains what is not finished, `jobs` runs at a time; returns the exit status, as a sweep's."""
+    return run_all([point for arm in points.values() for point in arm], str(recipe_path(claim)), jobs)
+
+
+def measured(claim: Claim, points: Points) -> Found:
+    """The numbers of the finished runs."""
+    return Found({arm: _measured(claim, runs) for arm, runs in points.items()}, len(claim.seeds))
+
+
+def _measured(claim: Claim, points: Sequence[Point]) -> list[Measured]:
+    found = []
+    for seed, point in zip(claim.seeds, points):
+        if point.is_finished:
+            run = Results.read(point.folder)
+            found.append(Measured(seed, run, claim.measure(run)))
+    return found

@@ -1,0 +1,67 @@
+"""Two-hop composition is learned in distribution and not out of it (Wang et al. 2024, figure 1 left, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pipeline.claims.base import Claim, Found, Paper, Target
+from pipeline.plots.axes import StepScale
+from pipeline.plots.base import Drawing
+from pipeline.plots.training import Group, colours, comparison
+from pipeline.runs.grokking import match_key
+from pipeline.runs.results import Results
+
+ARM = "ratio 9"
+SPLITS = ("train", "id", "ood", "ood_atomic")
+
+
+@dataclass(frozen=True)
+class Wang2024Composition(Claim):
+    """Held-out pairs of facts that are composed in training are answered; those of facts that never are, are not."""
+
+    paper: ClassVar = Paper("Wang et al. 2024", "2405.15071", "figure 1 left, section 3.2")
+    recipe: ClassVar = "composition_small"
+    targets: ClassVar = (
+        Target(f"id @ {ARM}", "1.0", low=0.99),
+        Target(f"grok_gap @ {ARM}", "about 50: fits before 10^4 steps, generalizes near 5 * 10^5", low=2),
+        Target(f"ood @ {ARM}", "near 0", high=0.1),
+        Target(f"ood_atomic @ {ARM}", "1.0: the facts themselves are known", low=0.97),
+    )
+    costs: ClassVar = {
+        "cpu": "3 runs, 15 minutes on two CPU cores",
+        "paper": "3 runs of up to 1.5 million steps, on GPUs",
+    }
+
+    def arms(self) -> Mapping[str, Mapping[str, str]]:
+        size = {"num_entities": "2000", "num_relations": "200", "out_degree": "20"}
+        budget = {
+            "smoke": {
+                "max_steps": "4", "eval_steps": "2", "corpus.num_entities": "30", "corpus.num_relations": "6",
+                "corpus.out_degree": "6", "corpus.ratio": "3", "checkpoints.every": "[]",
+            },
+            "cpu": {},
+            "paper": {
+                **{f"corpus.{key}": value for key, value in size.items()}, "model.n_layer": "8", "model.n_embd": "768",
+                "model.n_head": "12", "learning_rate": "1e-4", "weight_decay": "0.1", "warmup_steps": "2000",
+                "max_steps": "1500000", "stop_patience": "10",
+            },
+        }  # fmt: skip
+        return {ARM: {"circuits": "{}", **budget[self.budget]}}
+
+    def measure(self, run: Results) -> Mapping[str, float | None]:
+        ends = {split: run.at_end(split, "exact_match") for split in SPLITS}
+        return {**ends, "fit_step": run.grok.fit_step, "gen_step": run.grok.gen_step, "grok_gap": run.grok.grok_gap}
+
+    def draw(self, found: Found) -> Drawing:
+        runs = [one.run for one in found.arms[ARM]]
+        curves = {split: [run.series[match_key(split)] for run in runs] for split in SPLITS}
+        scale = StepScale.over(max(run.last_step for run in runs), [run for group in curves.values() for run in group])
+        groups = [
+            Group(split, group, colour)
+            for (split, group), colour in zip(curves.items(), colours(len(curves), ordered=False))
+        ]
+        words = "Exact match over training steps: compositions that are trained (train), held out (id), and of facts "
+        words += "that are never composed in training (ood), beside those facts themselves (ood_atomic)."
+        return Drawing(comparison(groups, "", scale), words, words)

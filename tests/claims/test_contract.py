@@ -1,0 +1,103 @@
+"""Every claim: its smallest budget is run as a user would, and what is recorded stands in the documents."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.claims.__main__ import RESULTS, main
+from pipeline.claims.pages import gallery
+from pipeline.claims.record import recorded, with_table
+from pipeline.claims.runner import points_of, recipe_path
+from pipeline.config.registry import load, names
+from pipeline.utils.shipped import RECIPES
+
+CLAIMS = names("claims")
+
+
+def result_of(claim: str, folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    status = main([claim, "--budget", "smoke", "--seeds", "0", "--jobs", "2", "--output_dir", str(folder), *words])
+    said = capsys.readouterr()
+    return status, said.out + said.err
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_the_smallest_budget_runs_once_and_is_written(
+    claim: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = result_of(claim, tmp_path / "out", capsys)
+    assert status == 0, said
+    kind: Any = load("claims", claim, "")
+    facts = json.loads((tmp_path / "out" / "claim.json").read_text())
+    made = kind(budget="smoke", seeds=(0,))
+    assert set(facts["arms"]) == set(made.arms())
+    assert all(len(arm["runs"]) == 1 for arm in facts["arms"].values())
+    assert [judged["name"] for judged in facts["targets"]] == [target.name for target in kind.targets]
+    assert {judged["verdict"] for judged in facts["targets"]} == {"not judged"}
+    assert str(tmp_path) not in json.dumps(facts)
+    assert claim in (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "figures" / f"{claim}.png").stat().st_size > 1000
+    runs = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.jsonl")}
+    status, said = result_of(claim, tmp_path / "out", capsys)
+    assert status == 0 and "finished already" in said
+    assert runs == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.jsonl")}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_every_budget_is_a_recipe_that_can_be_read(claim: str, tmp_path: Path) -> None:
+    kind: Any = load("claims", claim, "")
+    for budget in ("smoke", *kind.costs):
+        made = kind(budget=budget)
+        points = points_of(made, tmp_path)
+        assert recipe_path(made).is_file()
+        folders = [point.folder for arm in points.values() for point in arm]
+        assert len(set(folders)) == len(folders) == len(points) * 3
+
+
+def test_what_is_recorded_stands_in_the_recipes_document() -> None:
+    text = (RECIPES / "README.md").read_text()
+    assert with_table(text, recorded(RESULTS)) == text
+
+
+def test_the_gallery_is_one_page_that_needs_no_network() -> None:
+    page = gallery(recorded(RESULTS), RESULTS)
+    assert all(f'id="{claim}"' in page for claim in CLAIMS)
+    assert "http:" not in page and "https:" not in page and "<script" not in page
+
+
+@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if (RESULTS / f"{claim}.json").is_file()])
+def test_a_record_is_of_the_claim_as_it_is(claim: str) -> None:
+    facts = recorded(RESULTS)[claim]
+    kind: Any = load("claims", claim, "")
+    made = kind(budget=facts["budget"], seeds=tuple(facts["seeds"]))
+    arms = {name: arm["overrides"] for name, arm in facts["arms"].items()}
+    assert arms == {name: dict(arm) for name, arm in made.arms().items()}
+    bounds = [(target.name, target.paper, target.bounds) for target in kind.targets]
+    assert [(judged["name"], judged["paper"], judged["holds"]) for judged in facts["targets"]] == bounds
+    assert len(facts["seeds"]) >= 3 and "+changes" not in facts["revision"]
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (["wang2024_compositoin"], "there is no claim 'wang2024_compositoin'; did you mean wang2024_composition?"),
+        (["power2022_delay", "--budget", "smoke", "--record"], "a smoke run shows nothing"),
+        (["power2022_delay", "--seeds", "0,0"], "seeds: (0, 0) are not one or more different numbers"),
+        (["power2022_delay", "--seeds", "a"], "'a' is not a list of numbers"),
+        (["power2022_delay", "--jobs", "0"], "--jobs: 0 is not a number of runs"),
+        (["--record"], "goes with the name of a claim"),
+    ],
+)
+def test_a_mistake_is_one_line(words: list[str], error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert error in said and said.count("\n") == 1
+
+
+def test_the_list_names_every_claim(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert all(claim in said for claim in CLAIMS)
