@@ -15,7 +15,6 @@ import yaml
 
 from pipeline.config.recipe import read_recipe
 from pipeline.sweep.grid import grid
-from tests.corpora import test_contract
 from tests.hub_server import HubServer, hub_server
 from tests.test_recipes import SHORT
 from tests.tiny import ROOT
@@ -133,25 +132,3 @@ def test_the_error_it_shows_is_the_one_that_comes(tmp_path: Path) -> None:
     )
     assert result.returncode == 2
     assert result.stderr.startswith(expected.removesuffix(" ..."))
-
-
-def test_the_corpus_that_contributing_shows_keeps_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.corpora.store import build
-
-    (code,) = [block for block in blocks("python", (ROOT / "CONTRIBUTING.md").read_text()) if "Parity" in block]
-    path = tmp_path / "parity_of_the_guide.py"
-    path.write_text(code)
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location("parity_of_the_guide", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    stored = build(module.Parity())
-    assert stored.sizes == {"train": 2048, "id": 2048}
-    block = next(stored.blocks("id"))
-    assert ((block.prompts[:, :3].sum(axis=1) % 2) == block.answers[:, 0]).all()
-    # The test that the guide names, as it runs for a file in the room.
-    monkeypatch.setattr(test_contract, "load", lambda room, name, key: module.Parity)
-    test_contract.test_random_parameters_keep_the_contract_or_are_refused_in_one_line("parity", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipeline.callbacks.base import Callback, Trainer
@@ -26,6 +27,12 @@ class BasePerplexity(Callback):
     length: int = param(64, "tokens of a row", ge=2)
     rows: int = param(64, "most rows", ge=1)
     _tokens: Any = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def tiny(cls, folder: Path = Path()) -> BasePerplexity:
+        text = folder / "text.txt"
+        text.write_text("a b\n" * 8)
+        return cls(str(text), length=4)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._tokens is not None:

@@ -164,6 +164,7 @@ class Analysis(Explanation):
     pairs: int = param(300, "most pairs of prompts", ge=1)
     seed: int = param(0, "of the choice of prompts and of their corruption", ge=0)
 
+    tiny_values: ClassVar[Mapping[str, Any]] = {"pairs": 16}
     needs_float32: ClassVar[bool] = False  # differences of nearly equal numbers drown in half precision
     needs_edges: ClassVar[bool] = False  # what adds up to the residual stream has to be known
     same_length: ClassVar[bool] = False  # a position means the same in every prompt

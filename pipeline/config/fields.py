@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 from pipeline.utils.errors import ParameterError
 
 T = TypeVar("T")
+P = TypeVar("P", bound="Parameters")
 
 SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
@@ -58,6 +60,16 @@ class Parameters:
     Raises:
         ParameterError: when a field lies outside its bounds, at construction.
     """
+
+    tiny_values: ClassVar[Mapping[str, Any]] = {}  # parameters small enough for tests and documents
+
+    @classmethod
+    def tiny(cls: type[P], folder: Path = Path()) -> P:
+        """Return an entry small enough for tests and documents, which name no entry but take every one by this.
+
+        One that reads files writes them into `folder` first, by default into this directory.
+        """
+        return cls(**cls.tiny_values)
 
     def __post_init__(self) -> None:
         for field in parameters_of(self):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -49,6 +49,9 @@ class AttributeCorpus(Corpus):
     probe_cap: int = param(3000, "most examples in a split other than `train`", ge=1)
     seed: int = param(0, "of the facts and the splits", ge=0)
 
+    tiny_values: ClassVar[Mapping[str, Any]] = {
+        "num_entities": 40, "num_attributes": 3, "num_values": 5, "ood_fraction": 0.3
+    }  # fmt: skip
     atomic_template: ClassVar[tuple[str, str]]
     inferred_template: ClassVar[tuple[str, str]]
     citation: ClassVar[str] = "Wang et al. 2024, arXiv 2405.15071"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,7 @@ class ComplexReasoning(AttributeCorpus):
     hard_per_label: int = param(50, "most examples of each label in `test_hard`", ge=1)
     seed: int = param(0, "of the facts and the splits", ge=0)
 
+    tiny_values: ClassVar[Mapping[str, Any]] = {**AttributeCorpus.tiny_values, "train_fraction": 0.1}
     held_out = ("id", "ood", "ood_atomic", "test_hard")
     atomic_template: ClassVar[tuple[str, str]] = ("<q> entity attribute <mask> </q>", "<a> value </a>")
     inferred_template: ClassVar[tuple[str, str]] = ("attribute <q> first <mask> second </q>", "<a> label </a>")

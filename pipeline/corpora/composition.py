@@ -60,6 +60,9 @@ class Composition(Corpus):
     )
     seed: int = param(0, "of the graph and the splits", ge=0)
 
+    tiny_values: ClassVar[Mapping[str, Any]] = {
+        "num_entities": 30, "num_relations": 6, "out_degree": 4, "ratio": 2, "ood_fraction": 0.2
+    }  # fmt: skip
     citation: ClassVar[str] = "Wang et al. 2024, arXiv 2405.15071"
 
     def __post_init__(self) -> None:

@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -75,6 +75,7 @@ class Group(Corpus):
     template: str = param("a op b = c", "tokens of an example, from a, b, op, c, = and eos; the answer begins after =")
     seed: int = param(0, "of the split and the noise", ge=0)
 
+    tiny_values: ClassVar[Mapping[str, Any]] = {"group": "Z11", "train_fraction": 0.5, "template": "a b = c"}
     separator: ClassVar[str] = " "
     held_out = ("id",)
     citation: ClassVar[str] = "Power et al. 2022, arXiv 2201.02177"

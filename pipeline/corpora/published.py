@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from pipeline.config.fields import param
 from pipeline.config.registry import room_name
 from pipeline.corpora.base import PAD, Corpus, Examples, Ids, count_among, prompt_keys
-from pipeline.corpora.store import StoredCorpus, as_text
+from pipeline.corpora.store import StoredCorpus, as_text, build
 from pipeline.utils.errors import ParameterError
 from pipeline.utils.files import sha256
 from pipeline.utils.paths import expanded
@@ -60,6 +60,13 @@ class Published(Corpus):
     """
 
     path: str = param("", "the folder of the four files")
+
+    @classmethod
+    def tiny(cls, folder: Path = Path()) -> Published:
+        from pipeline.corpora.composition import Composition
+
+        write_published(build(Composition.tiny()), folder)
+        return cls(str(folder))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -26,6 +27,8 @@ class Gpt2(Architecture):
 
     forward_family: ClassVar[Family | None] = "gpt2"
     residual_family: ClassVar[Family | None] = "gpt2"
+
+    tiny_values: ClassVar[Mapping[str, Any]] = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 12}
 
     preset: Literal["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"] = param("gpt2", "sizes where none are given")
     n_layer: int | None = param(None, "blocks", ge=1)

@@ -60,6 +60,17 @@ class Pretrained(Architecture):
         False, "run the code that comes with the weights; a file cannot say so, --trust-remote-code does"
     )
 
+    @classmethod
+    def tiny(cls, folder: Path = Path()) -> Pretrained:
+        """Return one whose base is a small GPT-2 with a tokenizer that knows no word of a corpus."""
+        from pipeline.data.tokenizer import build_tokenizer
+        from pipeline.models.gpt2 import Gpt2
+
+        base = str(folder)
+        build_tokenizer(["a", "b", "<pad>"], " ").save_pretrained(base)
+        Gpt2.tiny().build(3).save_pretrained(base)
+        return cls(base, vocabulary="tokens")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.model_name_or_path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pipeline.config.fields import param
 from pipeline.models.base import NO_SPECIAL_TOKENS, Architecture, Family, check_heads
@@ -32,6 +33,8 @@ class Pythia(Architecture):
 
     forward_family: ClassVar[Family | None] = "gpt_neox"
     residual_family: ClassVar[Family | None] = "gpt_neox"
+
+    tiny_values: ClassVar[Mapping[str, Any]] = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 12}
 
     # Its choices are the keys of the table, so that none stands twice; mypy knows only choices that are written out.
     preset: Literal[tuple(PRESETS)] = param("pythia-70m", "sizes where none are given")  # type: ignore[valid-type]

@@ -6,11 +6,13 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+from hypothesis import strategies as st
 
 from pipeline.corpora.group import GROUP, MODULAR, Group
 from pipeline.corpora.store import StoredCorpus, build
 from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import facts
+from tests.corpora.promises import prove_near
 
 
 def table(stored: StoredCorpus) -> dict[tuple[str, str], str]:
@@ -169,3 +171,12 @@ def test_impossible_parameters_are_named(parameters: dict[str, object], key: str
     with pytest.raises(ParameterError) as error:
         Group(**parameters).splits()
     assert error.value.key == key and "\n" not in str(error.value)
+
+
+def test_random_groups_operations_and_templates_keep_the_contract() -> None:
+    drawn = {
+        "group": st.sampled_from(["Z2", "Z7", "Z12", "C5", "D3", "D4", "S3", "A4"]),
+        "operation": st.sampled_from([*MODULAR, *GROUP]),
+        "template": st.sampled_from(["a b = c", "a op b = c", "eos b a = c eos"]),
+    }
+    prove_near(Group.tiny(), drawn)

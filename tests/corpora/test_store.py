@@ -155,7 +155,7 @@ def test_the_code_that_generates_decides_the_entry_and_prose_does_not(tmp_path: 
 
     assert changed("corpora/composition.py", '"composition graph"', '"another graph"') == [True, False]
     assert changed("corpora/_entities.py", '"attributes iid"', '"attributes"') == [False, True]
-    assert changed("corpora/base.py", "2.0**-53", "2.0**-52") == [True, True]
+    assert changed("utils/draws.py", "2.0**-53", "2.0**-52") == [True, True]
     assert changed("corpora/store.py", 'dtype="<i4"', 'dtype="<i8"') == [True, True]
     assert changed("corpora/store.py", "# {name}", "# The corpus {name}") == [False, False]
     assert changed("corpora/store.py", '"""A dataset card', '"""The card of a data set') == [False, False]

@@ -1,96 +1,21 @@
-"""Every architecture in the room keeps the contract; each has the sizes of its source."""
+"""Each architecture has the sizes and parts of its source."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
-from pipeline.config.registry import load, names
-from pipeline.kernels.forward import fast_logits
-from pipeline.models.base import Architecture
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.gpt2_bare import Gpt2Bare
 from pipeline.models.gpt2_looped import Gpt2Looped
 from pipeline.models.pythia import PRESETS, Pythia
 from pipeline.utils.errors import ParameterError
-from tests.variants import rows
 
-# What is continued has the sizes of its base; see test_continued.py.
-SCRATCH = [name for name in names("models") if name != "pretrained"]
 SMALL = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 12}
-
-
-def small(name: str) -> Architecture:
-    architecture = load("models", name, "model")(**SMALL)
-    assert isinstance(architecture, Architecture)
-    return architecture
 
 
 def parameters(model: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("name", SCRATCH)
-def test_a_seed_decides_the_weights(name: str) -> None:
-    models = []
-    for seed in (1, 1, 2):
-        torch.manual_seed(seed)
-        models.append(small(name).build(24).state_dict())
-    assert all(models[0][key].equal(models[1][key]) for key in models[0])
-    assert any(not models[0][key].equal(models[2][key]) for key in models[0])
-
-
-@pytest.mark.parametrize("name", SCRATCH)
-def test_it_has_the_vocabulary_and_positions_asked_for(name: str) -> None:
-    model = small(name).build(24)
-    assert model.get_input_embeddings().weight.shape == (24, 32)
-    assert model.config.vocab_size == 24
-    assert small(name).max_length == 12
-    assert model(input_ids=torch.zeros(1, 12, dtype=torch.long)).logits.shape == (1, 12, 24)
-
-
-@pytest.mark.parametrize("name", SCRATCH)
-def test_others_load_it_from_a_plain_folder_without_this_package(name: str, tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = small(name).build(24).eval()
-    model.save_pretrained(tmp_path / "model")
-    tokens = torch.randint(0, 24, (3, 7))
-    torch.save((tokens, model(tokens).logits.detach()), tmp_path / "expected.pt")
-    code = """
-import sys, torch
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained("model", trust_remote_code=True).eval()
-tokens, logits = torch.load("expected.pt")
-assert model(tokens).logits.equal(logits)
-cached = model.generate(tokens, max_new_tokens=4, do_sample=False, use_cache=True)
-assert cached.equal(model.generate(tokens, max_new_tokens=4, do_sample=False, use_cache=False))
-assert "pipeline" not in sys.modules
-"""
-    result = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-
-
-@pytest.mark.parametrize("name", SCRATCH)
-def test_tied_weights_stay_tied_through_a_folder(name: str, tmp_path: Path) -> None:
-    model = load("models", name, "model")(**SMALL, tie_word_embeddings=True).build(24)
-    model.save_pretrained(tmp_path)
-    again = AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True)
-    assert parameters(again) == parameters(model)
-    assert again.get_output_embeddings().weight is again.get_input_embeddings().weight
-
-
-@pytest.mark.parametrize("name", SCRATCH)
-def test_a_declared_family_is_what_it_computes(name: str) -> None:
-    architecture = small(name)
-    torch.manual_seed(0)
-    model = architecture.build(24)
-    declared = architecture.short_forward(model)
-    assert declared is None or fast_logits(model, declared, rows())[1] is None
 
 
 def test_the_paper_s_model_has_its_size() -> None:
