@@ -9,7 +9,7 @@ from typing import ClassVar
 from pipeline.claims.base import Claim, Found, Paper, Target
 from pipeline.plots.axes import StepScale
 from pipeline.plots.base import Drawing
-from pipeline.plots.training import Group, colours, comparison
+from pipeline.plots.training import Group, comparison, split_pens
 from pipeline.runs.grokking import match_key
 from pipeline.runs.results import Results
 
@@ -58,10 +58,8 @@ class Wang2024Composition(Claim):
         runs = [one.run for one in found.arms[ARM]]
         curves = {split: [run.series[match_key(split)] for run in runs] for split in SPLITS}
         scale = StepScale.over(max(run.last_step for run in runs), [run for group in curves.values() for run in group])
-        groups = [
-            Group(split, group, colour)
-            for (split, group), colour in zip(curves.items(), colours(len(curves), ordered=False))
-        ]
+        pens = split_pens(SPLITS, ("id", "ood"))
+        groups = [Group(split, group, pens[split].colour) for split, group in curves.items()]
         words = "Exact match over training steps: compositions that are trained (train), held out (id), and of facts "
         words += "that are never composed in training (ood), beside those facts themselves (ood_atomic)."
-        return Drawing(comparison(groups, "", scale), words, words)
+        return Drawing(comparison(groups, None, scale), words, words)

@@ -178,8 +178,8 @@ class Group(NamedTuple):
 
 
 @rc_context(STYLE)
-def comparison(groups: Sequence[Group], split: str, scale: StepScale) -> Figure:
-    """One split's exact match in several runs on one axis.
+def comparison(groups: Sequence[Group], split: str | None, scale: StepScale) -> Figure:
+    """Exact match in several runs on one axis: of one split, or (None) of one that the labels name.
 
     Of runs that differ in their seed alone: each one thin, their range, and thick the mean, as far as all of them go.
     """
@@ -187,7 +187,7 @@ def comparison(groups: Sequence[Group], split: str, scale: StepScale) -> Figure:
     labels = [group.label if len(group.label) <= LONGEST else f"{group.label[:LONGEST]}…" for group in groups]
     right = label_margin(labels, size)
     figure, (axes,) = panels([max(3.1, 0.16 * len(groups))], right)
-    match_axis(axes, scale, f"exact match on {split}")
+    match_axis(axes, scale, f"exact match on {split}" if split else "exact match")
     lines = []
     for i, (label, group) in enumerate(zip(labels, groups)):
         pen = Pen(group.colour, 1.8, "-" if len(groups) <= len(HUES) or i % 2 == 0 else (0, (4, 1)))
