@@ -95,7 +95,7 @@ class Recipe:
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Where another resolved recipe trains something else, as `key: theirs there, ours here`."""
-        ours, theirs = flat(lists(self.resolved())), flat(lists(other))
+        ours, theirs = flat(lists(self.resolved())), {**self._defaults(), **flat(lists(other))}
         return [
             f"{key}: {written(theirs.get(key))} there, {written(ours.get(key))} here"
             for key in sorted(ours.keys() | theirs.keys())
@@ -103,6 +103,14 @@ class Recipe:
             and decides(key)
             and not (key in ("max_steps", "num_train_epochs") and self.may_be_longer)
         ]
+
+    def _defaults(self) -> dict[str, Any]:
+        """What a corpus or a model was before it had a parameter: as its default is, by dotted keys."""
+        values = {
+            key: {field.name: field.default for field in parameters_of(type(part))}
+            for key, part in (("corpus", self.corpus), ("model", self.model))
+        }
+        return flat(lists(values))
 
     def batches(self, processes: int) -> dict[str, int]:
         """Rows per device and micro-batches per update, for this many processes, as TrainingArguments has them."""

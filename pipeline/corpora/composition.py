@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,9 @@ class Composition(Corpus):
     probe_cap: int = param(3000, "most examples in a split other than `train`", ge=1)
     token_multiplicity: int | None = param(
         None, "entities sharing each first (and each last) name token; null: one token per entity", ge=1
+    )
+    bridge: Literal["silent", "said"] = param(
+        "silent", "said: the answer of an inferred fact is its bridge entity and then its tail (b t, in place of t)"
     )
     seed: int = param(0, "of the graph and the splits", ge=0)
 
@@ -122,7 +125,7 @@ class Composition(Corpus):
 
         Heads, relations and tails are those of the atomic facts that trained compositions use.
         """
-        if self.token_multiplicity or examples.prompts.shape[1] != 3:
+        if self.token_multiplicity or self.bridge == "said" or examples.prompts.shape[1] != 3:
             return None
         table, none = self._trained_tail, self.num_entities
         head, first, second = examples.prompts.T - np.array([[0], [none], [none]])
@@ -186,6 +189,8 @@ class Composition(Corpus):
         prompts: list[npt.NDArray[Any]] = [self._entity_tokens[head]]
         prompts += [relation[:, None] + first_relation for relation in relations]
         answers = [self._entity_tokens[tail], end[:, None]]
+        if self.bridge == "said" and len(relations) == 2:
+            answers.insert(0, self._entity_tokens[bridge])
         last_tokens = self._entity_tokens[bridge, -1]
         return Examples(
             np.concatenate(prompts, axis=1, dtype=np.int32),

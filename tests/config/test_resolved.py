@@ -158,6 +158,16 @@ def test_differences_are_the_keys_that_decide_what_is_trained(tmp_path: Path) ->
     ]
 
 
+def test_a_parameter_that_a_run_was_begun_without_is_as_its_default(tmp_path: Path) -> None:
+    words = ("--corpus.name", "composition", "--corpus.num_entities", "40")
+    theirs = yaml.safe_load(recipe_of(tmp_path, BASE, *words).to_yaml())
+    del theirs["corpus"]["bridge"]
+    assert recipe_of(tmp_path, BASE, *words).differences(theirs) == []
+    assert recipe_of(tmp_path, BASE, *words, "--corpus.bridge", "said").differences(theirs) == [
+        "corpus.bridge: silent there, said here"
+    ]
+
+
 @pytest.mark.parametrize(
     ("lines", "may"),
     [

@@ -170,3 +170,20 @@ def test_impossible_parameters_are_named(parameters: dict[str, float], key: str)
     with pytest.raises(ParameterError) as error:
         Composition(**parameters).splits()
     assert error.value.key == key and "\n" not in str(error.value)
+
+
+def test_the_bridge_is_said_before_the_tail_and_nothing_else_changes() -> None:
+    values = {"num_entities": 40, "num_relations": 6, "out_degree": 4, "ratio": 2.0, "ood_fraction": 0.2}
+    silent, said = (Composition(**values, bridge=bridge) for bridge in ("silent", "said"))
+    assert silent.vocabulary() == said.vocabulary()
+    graph = said.graph
+    tails = {(edge // 4, int(graph.relation[edge])): int(graph.tail[edge]) for edge in range(len(graph.tail))}
+    end = said.vocabulary().index("</a>")
+    for split, blocks in said.splits().items():
+        for block, other in zip(blocks, silent.splits()[split]):
+            assert (block.prompts == other.prompts).all() and block.type == other.type
+            assert (block.answers[:, -2:] == other.answers).all()
+            for (head, *relations), answer in zip(block.prompts.tolist(), block.answers.tolist()):
+                hops = [relation - 40 for relation in relations]
+                bridge = tails[head, hops[0]]
+                assert answer == ([bridge, end] if len(hops) == 1 else [bridge, tails[bridge, hops[1]], end])
