@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.registry import ROOMS as REGISTRY
 from tests.tiny import ROOT
 
 HOME = ROOT / "pipeline"
@@ -55,6 +56,23 @@ def room(name: str) -> str:
 
 def is_entry(name: str) -> bool:
     return name in ENTRIES or name.endswith(".__main__")
+
+
+def picture() -> str:
+    """The rooms from the top down, each with those that it imports; `*` marks those whose files are entries."""
+    uses: dict[str, set[str]] = {name: set() for name in ROOMS}
+    for name in modules():
+        if room(name) in uses and not is_entry(name):
+            uses[room(name)] |= {room(other) for other, _ in imports(name) if room(other) in uses} - {room(name)}
+    lines = ["entries      import all rooms, and nobody imports them: run.py, __main__.py, ROOM/__main__.py"]
+    for name in reversed(ROOMS):
+        star = "*" if name in REGISTRY else " "
+        lines.append(f"{name + star:<12} {' '.join(other for other in ROOMS if other in uses[name])}".rstrip())
+    return "\n".join(f"    {line}" for line in lines) + "\n"
+
+
+def test_the_guide_has_the_picture_of_the_rooms() -> None:
+    assert picture() in (ROOT / "CONTRIBUTING.md").read_text(), f"write into CONTRIBUTING.md:\n{picture()}"
 
 
 def test_every_file_stands_in_a_room() -> None:
