@@ -21,6 +21,7 @@ COMMANDS = {
     "claims": "results of papers beside ours: run what is missing, judge, record",
     "recipes": "list the recipes that come with the package; copy NAME... [--to DIR] takes some of them",
 }
+FORMER = "checkpoints"  # which says what it is called now
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     if name in ("-V", "--version"):
         print(f"groklab {__version__}")
         return 0
-    if name not in COMMANDS:
+    if name not in {*COMMANDS, FORMER}:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         print(f"groklab: there is no command {name}; {hint}allowed: {', '.join(COMMANDS)}", file=sys.stderr)

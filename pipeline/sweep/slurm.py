@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.sweep.grid import LOG
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_bytes
+from pipeline.utils.shipped import PACKAGE, RECIPES, SHIPPED
 
 if TYPE_CHECKING:
     from pipeline.sweep.grid import Point
@@ -35,14 +36,15 @@ def submit(points: Sequence[Point], path: str, jobs: int, options: str, again: S
         return ""
     runs = output / "runs.words"
     write_bytes(runs, array_file([[path, *point.words, "--callbacks.console.style=plain"] for point in waiting]))
-    repository = Path(__file__).parents[2]
-    told = {"RUNS": str(runs.resolve()), "REPOSITORY": str(repository), "PYTHON": sys.executable}
+    told = {"RUNS": str(runs.resolve()), "PYTHON": sys.executable}
+    if PACKAGE.parent == SHIPPED:  # a checkout, which PYTHON need not have installed
+        told["REPOSITORY"] = str(SHIPPED)
     logs = str(output.resolve()).replace("%", "%%")  # which Slurm would replace
     number = _sbatch(
         [
             *("--job-name", f"{Path(path).stem}-sweep", f"--array=0-{len(waiting) - 1}%{jobs}"),
             *(f"--output={logs}/slurm-%a.{LOG}", "--export=ALL"),
-            *(*_options(options), str(repository / "recipes" / "launch.slurm")),
+            *(*_options(options), str(RECIPES / "launch.slurm")),
         ],
         told,
     )

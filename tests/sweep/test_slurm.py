@@ -42,14 +42,13 @@ def test_it_is_clean_for_shellcheck() -> None:
 
 def test_a_rehearsal_prints_what_would_start() -> None:
     environment = {**os.environ, "SLURM_JOB_NUM_NODES": "3", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "123"}
-    environment |= {"SLURM_ARRAY_TASK_ID": "5", "ENGINE": "zero2", "PYTHON": "python"}
+    environment |= {"SLURM_ARRAY_TASK_ID": "5", "ENGINE": "zero2", "PYTHON": sys.executable}
     command = ["bash", str(SCRIPT), "--dry-run", "recipes/quickstart.yaml", "--seed", "%a", "--run_name", "two words"]
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     assert said.startswith(f"3 nodes x 8 processes, zero2, from {ROOT}:\nsrun ")
-    assert (
-        "--config_file accelerate_configs/zero2.yaml --num_machines 3 --num_processes 24 --machine_rank @NODE@" in said
-    )
-    assert "--main_process_port 20123 pipeline/run.py recipes/quickstart.yaml --seed 5 --run_name two\\ words" in said
+    config = f"--config_file {ROOT}/accelerate_configs/zero2.yaml"
+    assert f"{config} --num_machines 3 --num_processes 24 --machine_rank @NODE@" in said
+    assert "--main_process_port 20123 -m pipeline.run recipes/quickstart.yaml --seed 5 --run_name two\\ words" in said
     assert "use_cpu" not in said
 
 
@@ -63,7 +62,7 @@ def test_a_job_of_an_array_takes_its_own_words(word: str, tmp_path: Path) -> Non
     line = said.partition("\n")[2]  # bash quotes each word so that it reads it again as it was
     script = f"set -- {line}\nprintf '%s\\0' \"$@\""
     words = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split("\0")
-    told = [f"{ROOT}/pipeline/run.py", "b c.yaml", "--seed=1", f"--run_name={word}", "--use_cpu", "true", ""]
+    told = ["-m", "pipeline.run", "b c.yaml", "--seed=1", f"--run_name={word}", "--use_cpu", "true", ""]
     assert words[-len(told) :] == told
     assert f"--config_file {ROOT}/accelerate_configs/" in said
     assert [path.name for path in tmp_path.iterdir()] == [runs.name]
@@ -93,7 +92,6 @@ class Jobs:
         self.home = Path(tempfile.mkdtemp(prefix="groklab-jobs-"))
         for name in ("pipeline", "recipes", "accelerate_configs"):
             (self.home / name).symlink_to(ROOT / name)
-        (self.home / "logs").mkdir()
         self.recipe = write_recipe(self.home, TEXT)
 
     def submit(self, run: str, *options: str, words: tuple[str, ...] = ()) -> str:
@@ -111,10 +109,10 @@ class Jobs:
         """Waits for the end of a job, through its requeues; returns its log."""
         state = self.cluster.wait(job, seconds=seconds)
         assert state == "COMPLETED", f"{state}\n{self.logs()}"
-        return (self.home / "logs" / f"groklab-{job}.out").read_text()
+        return (self.home / f"groklab-{job}.out").read_text()
 
     def logs(self) -> str:
-        return "\n".join(path.read_text()[-3000:] for path in (self.home / "logs").glob("*.out"))
+        return "\n".join(path.read_text()[-3000:] for path in self.home.glob("*.out"))
 
     def starts(self, run: str) -> list[dict[str, object]]:
         return json.loads((self.home / run / "environment.json").read_text())
@@ -140,7 +138,7 @@ def test_two_nodes_train_together(straight: Path, jobs: Jobs) -> None:
     (start,) = jobs.starts("straight")
     assert start["processes"] == 2
     assert Manifest.load(straight).finished["step"] == STEPS
-    assert not list((jobs.home / "logs").glob(".status*"))
+    assert not list(jobs.home.glob(".status*"))
 
 
 @pytest.mark.slurm
@@ -167,7 +165,7 @@ def test_a_preempted_job_saves_and_goes_on_later(straight: Path, jobs: Jobs) -> 
         "--partition=urgent",
         "--nodes=2",
         "--exclusive",
-        f"--output={jobs.home}/logs/urgent",
+        f"--output={jobs.home}/urgent",
     ]
     urgent = jobs.cluster.run(*words, "--wrap", "srun sleep 3").strip()
     assert jobs.cluster.wait(urgent, seconds=90) == "COMPLETED"
@@ -208,7 +206,7 @@ def test_a_dead_node_costs_the_steps_since_the_last_checkpoint(straight: Path, j
 def test_a_mistake_is_told_once_and_not_requeued(jobs: Jobs) -> None:
     job = jobs.submit("mistake", words=("--learning_rat", "1"))
     assert jobs.cluster.wait(job) == "FAILED"
-    log = (jobs.home / "logs" / f"groklab-{job}.out").read_text()
+    log = (jobs.home / f"groklab-{job}.out").read_text()
     assert "did you mean learning_rate" in log
     assert "ExitCode=2:0" in jobs.cluster.run("scontrol", "show", "job", job)
 
