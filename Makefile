@@ -2,21 +2,30 @@
 
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 # pip checks for a newer pip and prints a line for every package otherwise.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
+LOWEST_PIP := $(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(LOWEST)/constraints.txt
+# What meets transformers: models, the training step, analyses, the keys of TrainingArguments.
+CORE := tests/callbacks tests/circuits/test_contract.py tests/config/test_trainer_keys.py tests/data tests/kernels \
+	tests/models tests/training tests/test_run.py
+
 .DEFAULT_GOAL := help
-.PHONY: help grok test readers lint format bench clean
+.PHONY: help grok test test-lowest readers lint format bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
 
 grok: $(VENV)/.installed  ## set up, and grok addition modulo 97 on this machine's CPU
 	@$(BIN)/python -m pipeline.run recipes/quickstart.yaml
 
 test: $(VENV)/.developed  ## set up, and run the tests
 	@$(BIN)/python -m pytest -n auto --maxprocesses 4 $(TESTS)
+
+test-lowest: $(LOWEST)/.developed  ## the core tests with the lowest transformers that pyproject.toml allows
+	@$(LOWEST)/bin/python -m pytest -n auto --maxprocesses 4 $(CORE) $(TESTS)
 
 readers: $(VENV)/.readers  ## add lm-eval, transformer-lens, nnsight, nnterp; test that they read kept steps
 	@$(BIN)/python -m pytest -m readers tests/models/test_others.py $(TESTS)
@@ -33,8 +42,8 @@ format: $(VENV)/.developed  ## mend what ruff can mend
 bench: $(VENV)/.installed  ## time what is meant to be fast
 	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || failed=1; done; exit $${failed:-0}
 
-clean:  ## remove the environment; runs stay
-	rm -rf $(VENV)
+clean:  ## remove the environments; runs stay
+	rm -rf $(VENV) $(LOWEST)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -54,4 +63,14 @@ $(VENV)/.developed: $(VENV)/.installed
 $(VENV)/.readers: $(VENV)/.developed
 	@echo "adding lm-eval, transformer-lens, nnsight and nnterp"
 	@$(PIP) --editable '.[dev,eval,lens]'
+	@touch $@
+
+$(LOWEST)/.developed: pyproject.toml constraints.txt
+	@echo "setting up $(LOWEST), once: about three minutes"
+	@$(PYTHON) -m venv $(LOWEST)
+	@# the pinned set-up, with the lowest transformers and the tokenizers that it asks for
+	@lowest=$$(sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml) && \
+		sed "s/^transformers==.*/transformers==$$lowest/; /^tokenizers==/d" constraints.txt > $(LOWEST)/constraints.txt
+	@$(LOWEST_PIP) torch
+	@$(LOWEST_PIP) --editable '.[dev]'
 	@touch $@
