@@ -109,6 +109,19 @@ def test_nobody_imports_an_entry() -> None:
     assert wrong == []
 
 
+# A group of algebra and a group of curves; the paper of a recipe and that of a claim.
+SHARED = {"Group", "Paper"}
+
+
+def test_a_class_has_a_name_of_its_own() -> None:
+    found: dict[str, list[str]] = {}
+    for name, path in modules().items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(name)
+    assert {kind: homes for kind, homes in found.items() if len(homes) > 1 and kind not in SHARED} == {}
+
+
 def test_no_files_import_each_other() -> None:
     try:
         list(TopologicalSorter({name: {other for other, _ in imports(name)} for name in modules()}).static_order())

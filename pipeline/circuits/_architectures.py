@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 
-class Family(NamedTuple):
+class Layout(NamedTuple):
     """Where the modules of an architecture are: in the base model, then in each block."""
 
     name: str
@@ -32,12 +32,12 @@ class Family(NamedTuple):
         return [f"{self.blocks}.0.{path}" for path in self[4:] if module_at(block, path) is None]
 
 
-FAMILIES = (
-    Family(
+LAYOUTS = (
+    Layout(
         "GPT-2", "h", "wte", "ln_f", "ln_1", "attn", "attn.c_attn", "attn.c_proj", "ln_2", "mlp", "mlp.c_fc",
         "mlp.c_proj",
     ),
-    Family(
+    Layout(
         "GPT-NeoX", "layers", "embed_in", "final_layer_norm", "input_layernorm", "attention",
         "attention.query_key_value", "attention.dense", "post_attention_layernorm", "mlp", "mlp.dense_h_to_4h",
         "mlp.dense_4h_to_h",

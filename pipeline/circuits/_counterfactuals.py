@@ -57,7 +57,7 @@ class Neighbours:
         """
         return np.sum([span.others for span in self._spans(examples, position)[2]], axis=0)
 
-    def _spans(self, examples: Examples, position: int | None) -> tuple[Shape, list[int], list[Span]]:
+    def _spans(self, examples: Examples, position: int | None) -> tuple[KnownPrompts, list[int], list[Span]]:
         length = examples.prompts.shape[1]
         shape = self._shape(length, examples.answers.shape[1])
         rows = np.searchsorted(shape.keys, prompt_keys(examples.prompts)).clip(max=len(shape.keys) - 1)
@@ -67,7 +67,7 @@ class Neighbours:
         positions = list(range(length)) if position is None else [position]
         return shape, positions, [shape.family(position).span(rows, shape.num_answers) for position in positions]
 
-    def _load(self, prompt: int, answer: int) -> Shape:
+    def _load(self, prompt: int, answer: int) -> KnownPrompts:
         blocks = [
             block
             for split in self._stored.sizes
@@ -76,7 +76,7 @@ class Neighbours:
         ]
         if not blocks:
             raise LookupError(f"this corpus has no prompts of {prompt} tokens with answers of {answer}")
-        return Shape(*(np.concatenate(parts) for parts in zip(*((b.prompts, b.answers) for b in blocks))))
+        return KnownPrompts(*(np.concatenate(parts) for parts in zip(*((b.prompts, b.answers) for b in blocks))))
 
     def _text(self, examples: Examples, row: int) -> str:
         return as_text(self._stored, examples.prompts[row : row + 1])[0].as_py()
@@ -95,7 +95,7 @@ class Span(NamedTuple):
     others: Numbers
 
 
-class Family(NamedTuple):
+class PromptFamilies(NamedTuple):
     """Prompts ordered so that those equal but for one position stand together, a family, in order of their answers.
 
     A prompt's code is the number of its family x answers + the number of its answer.
@@ -114,7 +114,7 @@ class Family(NamedTuple):
         return Span(self.order, start, same_start, same, stop - start - same)
 
 
-class Shape:
+class KnownPrompts:
     """The known prompts of one length, each once, with answers of one length."""
 
     def __init__(self, prompts: Ids, answers: Ids):
@@ -124,9 +124,9 @@ class Shape:
         self.num_answers = len(distinct)
         self.family = functools.cache(self._sort)
 
-    def _sort(self, position: int) -> Family:
+    def _sort(self, position: int) -> PromptFamilies:
         others = np.delete(self.prompts, position, axis=1)
         _, family = np.unique(prompt_keys(others), return_inverse=True)
         code = family * self.num_answers + self._answer
         order = np.argsort(code, kind="stable")
-        return Family(code, order, code[order])
+        return PromptFamilies(code, order, code[order])

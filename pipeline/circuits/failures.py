@@ -16,7 +16,7 @@ CIRCUITS, FAILED = "circuits", "failed.json"
 MISTAKES = (RecipeError, ParameterError, MismatchError, UnsupportedError)
 
 
-def in_a_line(error: Exception) -> str:
+def as_line(error: Exception) -> str:
     """An error on one line; where it is no mistake of the user's, with its class."""
     words = " ".join(str(error).split())
     return words if isinstance(error, MISTAKES) else f"{type(error).__name__}: {words}"
@@ -50,7 +50,7 @@ def record_failure(run: Path, name: str, error: Exception) -> None:
     show(error)
     folder = run / CIRCUITS / name
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / FAILED, {"error": in_a_line(error)})
+    write_json(folder / FAILED, {"error": as_line(error)})
 
 
 def forget_failure(run: Path, name: str) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.circuits._architectures import FAMILIES, linear_weight, module_at
+from pipeline.circuits._architectures import LAYOUTS, linear_weight, module_at
 from pipeline.circuits._attention_probe import seen_attention
 from pipeline.kernels.onednn import quicken
 from pipeline.utils.errors import UnsupportedError
@@ -36,7 +36,7 @@ Function = Callable[[Tensor], Tensor | None]
 NOTHING: Mapping[str, Function] = {}
 
 
-class Point(NamedTuple):
+class HookPoint(NamedTuple):
     """What flows into (`side` in) or out of a module, or through its attention, at its call number `call`.
 
     `get` turns arguments and output of the call into the named value, `put` a new value into what replaces it.
@@ -72,7 +72,7 @@ class Hooks:
     def __init__(self, model: PreTrainedModel):
         self.model = model
         base: Any = model.base_model
-        gaps = {family: family.missing(base) for family in FAMILIES}
+        gaps = {family: family.missing(base) for family in LAYOUTS}
         self.family = min(gaps, key=lambda family: len(gaps[family]))
         if gaps[self.family]:
             lacks = "; ".join(f"{family.name} has {', '.join(names)}" for family, names in gaps.items())
@@ -88,7 +88,7 @@ class Hooks:
         self.head: Any = model.get_output_embeddings()
 
     def part(self, layer: int, name: str) -> Any:
-        """A module of a block by its name in `Family`, such as `ln1` or `mlp_out`."""
+        """A module of a block by its name in `Layout`, such as `ln1` or `mlp_out`."""
         return module_at(self.blocks[layer], getattr(self.family, name))
 
     def twin(self) -> Hooks:
@@ -97,13 +97,13 @@ class Hooks:
         return Hooks(copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors}))
 
     @cached_property
-    def points(self) -> dict[str, Point]:
-        points: dict[str, Point] = {}
+    def points(self) -> dict[str, HookPoint]:
+        points: dict[str, HookPoint] = {}
         calls: Counter[tuple[nn.Module, str]] = Counter()
 
         def add(module: nn.Module, side: str, found: Mapping[str, tuple[Any, Any]]) -> None:
             for name, (get, put) in found.items():
-                points[name] = Point(module, side, calls[module, side], get, put)
+                points[name] = HookPoint(module, side, calls[module, side], get, put)
             calls[module, side] += 1
 
         whole_in = (lambda inputs, output: inputs[0], lambda value, inputs, output: value)
@@ -184,7 +184,7 @@ class Hooks:
         Raises:
             KeyError: for a point that the model does not have.
         """
-        wanted: dict[tuple[nn.Module, str], dict[int, list[tuple[Point, Function]]]] = {}
+        wanted: dict[tuple[nn.Module, str], dict[int, list[tuple[HookPoint, Function]]]] = {}
         for name, function in functions.items():
             if name not in self.points:
                 raise KeyError(

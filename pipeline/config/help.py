@@ -41,7 +41,7 @@ A recipe is a YAML file of blocks and flat keys. On the command line --block.key
 LEFT = 30  # columns of a key and its default
 
 
-class Entry(NamedTuple):
+class HelpEntry(NamedTuple):
     """A key of the help: its default, what it does, and what it takes, in words."""
 
     key: str
@@ -129,10 +129,10 @@ def _heading(room: str, name: str) -> str:
     return f"{ROOMS[room]}: {{name: {name}}}" if room in ("corpora", "models") else f"{room}: {{{name}: {{}}}}"
 
 
-def _entries(kind: type[Parameters]) -> list[Entry]:
+def _entries(kind: type[Parameters]) -> list[HelpEntry]:
     types = typing.get_type_hints(kind)
     return [
-        Entry(
+        HelpEntry(
             field.name,
             {} if field.default is dataclasses.MISSING else field.default,
             field.metadata.get("help", ""),
@@ -142,9 +142,9 @@ def _entries(kind: type[Parameters]) -> list[Entry]:
     ]
 
 
-def _flat() -> dict[str, Entry]:
+def _flat() -> dict[str, HelpEntry]:
     return {
-        name: Entry(name, key.default, key.help, words(key.kind, key.metadata))
+        name: HelpEntry(name, key.default, key.help, words(key.kind, key.metadata))
         for name, key in arguments.keys().items()
     }
 
@@ -154,17 +154,17 @@ def _parameters(kind: type[Parameters], heading: str) -> str:
     return _section(heading, [about, *[""] * bool(entries), *map(_entry, entries)])
 
 
-def _entry(entry: Entry) -> str:
+def _entry(entry: HelpEntry) -> str:
     return _lines(f"{entry.key}: {written(entry.default)}", _sentence(entry))
 
 
-def _short(entry: Entry) -> str:
+def _short(entry: HelpEntry) -> str:
     """A key in one line; --help NAME tells the rest."""
     about = textwrap.shorten(entry.about.partition(". ")[0].rstrip("."), _width() - LEFT - 2, placeholder=" ...")
     return _lines(f"{entry.key}: {written(entry.default)}", about)
 
 
-def _sentence(entry: Entry) -> str:
+def _sentence(entry: HelpEntry) -> str:
     return f"{entry.about} ({entry.takes})"
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from pipeline.config.fields import param
-from pipeline.corpora.base import SPECIALS, Corpus, Examples, columns, sample
+from pipeline.corpora.base import SPECIALS, Corpus, Examples, columns, sample_examples
 from pipeline.utils.draws import Draws, Numbers
 from pipeline.utils.errors import ParameterError
 
@@ -25,7 +25,7 @@ class Knowledge(NamedTuple):
     ood: Numbers
 
 
-class Pairs(NamedTuple):
+class EntityPairs(NamedTuple):
     """Ordered pairs of entities to be compared by an attribute, three arrays (n,)."""
 
     attribute: Numbers
@@ -109,7 +109,7 @@ class AttributeCorpus(Corpus):
             )
         return trained, held_out
 
-    def draw_pairs(self, members: Numbers, pool: Numbers, count: int, draws: Draws) -> Pairs:
+    def draw_pairs(self, members: Numbers, pool: Numbers, count: int, draws: Draws) -> EntityPairs:
         """At most `count` ordered pairs, drawn from both orders of a pool of pairs of an attribute's members (A, M).
 
         Pair u of attribute a has the number a * triangle(M) + u, where u counts 01 02 12 03 13 23 ...
@@ -121,7 +121,7 @@ class AttributeCorpus(Corpus):
         j = ((1 + np.sqrt(1 + 8 * u)) // 2).astype(np.int64)
         i = u - triangle(j)
         first, second = np.where(swapped, j, i), np.where(swapped, i, j)
-        return Pairs(attribute, members[attribute, first], members[attribute, second])
+        return EntityPairs(attribute, members[attribute, first], members[attribute, second])
 
     def probes(self, iid: Numbers) -> dict[str, Iterable[Examples]]:
         """`id` from the pairs held out among ID entities, `ood` from all pairs of OOD ones, and the atomic facts'."""
@@ -132,7 +132,7 @@ class AttributeCorpus(Corpus):
             self.compare(self.draw_pairs(members, pool, self.probe_cap, draws), kind)
             for kind, (members, pool) in pools.items()
         ]
-        atomic = [sample(examples, self.probe_cap, draws) for examples in self.atomic]
+        atomic = [sample_examples(examples, self.probe_cap, draws) for examples in self.atomic]
         return {name: [part] for name, part in zip(("id", "ood", *ATOMIC), [*inferred, *atomic])}
 
     @property
@@ -146,7 +146,7 @@ class AttributeCorpus(Corpus):
             facts.append(self._examples(self.atomic_template, words, kind, no_value, no_value))
         return facts
 
-    def compare(self, pairs: Pairs, kind: str) -> Examples:
+    def compare(self, pairs: EntityPairs, kind: str) -> Examples:
         """Which value is larger: label 0 for <, 1 for =, 2 for >. The notes are the tokens of the two values."""
         value = self.knowledge.value
         values = value[pairs.attribute, pairs.first], value[pairs.attribute, pairs.second]

@@ -123,7 +123,7 @@ def draw_row(allowed: npt.NDArray[np.bool_], draws: Draws) -> tuple[Numbers, npt
     return np.where(allowed, draws.uniform(*allowed.shape), -1.0).argmax(axis=1), found
 
 
-def sample(examples: Examples, cap: int, draws: Draws) -> Examples:
+def sample_examples(examples: Examples, cap: int, draws: Draws) -> Examples:
     """At most `cap` of the examples, drawn uniformly."""
     return examples.take(draws.choose(len(examples), min(cap, len(examples))))
 

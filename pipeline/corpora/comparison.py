@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.config.fields import param
 from pipeline.corpora._entities import AttributeCorpus
-from pipeline.corpora.base import SPECIALS, Examples, Ids, chunks, draw_row, sample, trained_count
+from pipeline.corpora.base import SPECIALS, Examples, Ids, chunks, draw_row, sample_examples, trained_count
 from pipeline.utils.draws import Draws
 
 
@@ -73,5 +73,5 @@ class Comparison(AttributeCorpus):
         return {
             "train": (block for part in (*self.atomic, trained) for block in chunks(part)),
             **self.probes(iid),
-            "train_inferred": [sample(trained, self.probe_cap, draws)],
+            "train_inferred": [sample_examples(trained, self.probe_cap, draws)],
         }

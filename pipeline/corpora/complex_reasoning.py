@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config.fields import param
-from pipeline.corpora._entities import AttributeCorpus, Pairs
-from pipeline.corpora.base import Examples, chunks, sample
+from pipeline.corpora._entities import AttributeCorpus, EntityPairs
+from pipeline.corpora.base import Examples, chunks, sample_examples
 from pipeline.utils.draws import Draws
 from pipeline.utils.errors import ParameterError
 
@@ -52,7 +52,7 @@ class ComplexReasoning(AttributeCorpus):
         return {
             "train": (block for part in train for block in chunks(part)),
             **self.probes(iid),
-            **{name: [sample(part, self.probe_cap, draws)] for name, part in inferred.items()},
+            **{name: [sample_examples(part, self.probe_cap, draws)] for name, part in inferred.items()},
             **({"test_hard": [hard]} if len(hard) else {}),
         }
 
@@ -62,27 +62,27 @@ class ComplexReasoning(AttributeCorpus):
             raise ParameterError("train_fraction", f"{self.train_fraction:g} of {pool:,} comparisons is none")
         return wanted
 
-    def _draw_cross(self, draws: Draws) -> Pairs:
+    def _draw_cross(self, draws: Draws) -> EntityPairs:
         """The trained pairs of an ID and an OOD entity, in both orders."""
         known = self.knowledge
         shape = (self.num_attributes, known.id.shape[1], known.ood.shape[1], 2)
         items = int(np.prod(shape))
         attribute, i, j, swapped = map(np.asarray, np.unravel_index(draws.choose(items, self._share(items)), shape))
         pair = known.id[attribute, i], known.ood[attribute, j]
-        return Pairs(attribute, np.where(swapped, *pair[::-1]), np.where(swapped, *pair))
+        return EntityPairs(attribute, np.where(swapped, *pair[::-1]), np.where(swapped, *pair))
 
-    def hard_pairs(self, topleft: Pairs, cross: Pairs) -> Pairs:
+    def hard_pairs(self, topleft: EntityPairs, cross: EntityPairs) -> EntityPairs:
         """All ordered pairs of OOD entities that the trained facts decide, but the trained comparisons alone do not.
 
         A pair is decided by a chain of facts a >= b from one to the other; equality is such a fact both ways.
         """
         ood = self.knowledge.ood
-        trained = Pairs(*map(np.concatenate, zip(topleft, cross)))
+        trained = EntityPairs(*map(np.concatenate, zip(topleft, cross)))
         same = np.eye(ood.shape[1], dtype=bool)
         attribute, i, j = np.nonzero(self._decided(cross) & ~self._chained(trained) & ~same)
-        return Pairs(attribute, ood[attribute, i], ood[attribute, j])
+        return EntityPairs(attribute, ood[attribute, i], ood[attribute, j])
 
-    def _decided(self, cross: Pairs) -> npt.NDArray[np.bool_]:
+    def _decided(self, cross: EntityPairs) -> npt.NDArray[np.bool_]:
         """Which pairs of OOD entities (A, O, O) the trained comparisons with ID entities decide, whose values are told.
 
         Since ID entities are in order, what matters is the highest value that an OOD entity is known to reach and the
@@ -99,7 +99,7 @@ class ComplexReasoning(AttributeCorpus):
         at_least = low[:, :, None] >= high[:, None, :]
         return at_least | at_least.swapaxes(1, 2)
 
-    def _chained(self, pairs: Pairs) -> npt.NDArray[np.bool_]:
+    def _chained(self, pairs: EntityPairs) -> npt.NDArray[np.bool_]:
         """Which pairs of OOD entities (A, O, O) chains of these comparisons decide.
 
         A node is an entity in an attribute, and an edge leads from it to one that it is shown to be at least. Each node
@@ -124,10 +124,10 @@ class ComplexReasoning(AttributeCorpus):
         at_least = (leading[places][:, :, word] & bit) > 0
         return at_least | at_least.swapaxes(1, 2)
 
-    def _draw_hard(self, pairs: Pairs, draws: Draws) -> Examples:
+    def _draw_hard(self, pairs: EntityPairs, draws: Draws) -> Examples:
         """As many of each label, as far as there are."""
         value = self.knowledge.value
         order = np.sign(value[pairs.attribute, pairs.first] - value[pairs.attribute, pairs.second])
         rows = [np.flatnonzero(order == sign) for sign in (-1, 0, 1)]
         rows = [pool[draws.choose(len(pool), min(self.hard_per_label, len(pool)))] for pool in rows]
-        return self.compare(Pairs(*(part[np.concatenate(rows)] for part in pairs)), "test_hard")
+        return self.compare(EntityPairs(*(part[np.concatenate(rows)] for part in pairs)), "test_hard")

@@ -24,14 +24,14 @@ from pipeline.corpora.base import (
     chunks,
     columns,
     draw_row,
-    sample,
+    sample_examples,
     trained_count,
 )
 from pipeline.utils.draws import Draws, Numbers
 from pipeline.utils.errors import ParameterError
 
 
-class Graph(NamedTuple):
+class FactGraph(NamedTuple):
     """Every head has `out_degree` edges; edge i is (i // out_degree, relation[i], tail[i]). All arrays are flat."""
 
     relation: Numbers
@@ -103,14 +103,14 @@ class Composition(Corpus):
         return [*head, *relations] if length == len(head) + len(relations) else super().places(length)
 
     @functools.cached_property
-    def graph(self) -> Graph:
+    def graph(self) -> FactGraph:
         draws = Draws(self.seed, "composition graph")
         relation = np.argsort(draws.uniform(self.num_entities, self.num_relations), axis=1, kind="stable")
         edges = self.num_entities * self.out_degree
         ood = np.zeros(edges, bool)
         tail = draws.below(self.num_entities, edges)
         ood[draws.choose(edges, self._num_ood)] = True
-        return Graph(relation[:, : self.out_degree].reshape(-1), tail, ood)
+        return FactGraph(relation[:, : self.out_degree].reshape(-1), tail, ood)
 
     @functools.cached_property
     def _trained_tail(self) -> Ids:
@@ -163,7 +163,7 @@ class Composition(Corpus):
 
         atomic = {name: self._atomic(np.flatnonzero(graph.ood == ood), name) for name, ood in ATOMIC.items()}
         held_out = {"id": inferred(iid, "test_inferred_iid"), "ood": inferred(both_ood, "test_inferred_ood")}
-        probes = {name: [sample(part, self.probe_cap, draws)] for name, part in (held_out | atomic).items()}
+        probes = {name: [sample_examples(part, self.probe_cap, draws)] for name, part in (held_out | atomic).items()}
         # Their own draws, so that every ratio has the same graph and the same probes.
         draws = Draws(self.seed, "composition train")
         wanted = trained_count(self.ratio, len(atomic["id_atomic"]), len(pool))
@@ -172,7 +172,7 @@ class Composition(Corpus):
         return {
             "train": (block for part in train for block in chunks(part)),
             **probes,
-            "train_inferred": [sample(trained, self.probe_cap, draws)],
+            "train_inferred": [sample_examples(trained, self.probe_cap, draws)],
         }
 
     @functools.cached_property

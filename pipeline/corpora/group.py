@@ -48,7 +48,7 @@ GROUP: dict[str, Callable[[Elements, Elements, Elements, Elements], Elements]] =
 MOST_ELEMENTS = 2520  # A7; its table has 6.4 million entries
 
 
-class Table(NamedTuple):
+class OperationTable(NamedTuple):
     """The names of m elements, their products (m, m) and inverses (m,), as indices."""
 
     names: list[str]
@@ -114,12 +114,12 @@ class Group(Corpus):
         return kind, n
 
     @functools.cached_property
-    def elements(self) -> Table:
+    def elements(self) -> OperationTable:
         kind, n = self._kind
         if kind in "ZC":
             number = np.arange(n)
             names = [str(i) for i in number] if kind == "Z" else [f"r{i}" for i in number]
-            return Table(names, (number[:, None] + number) % n, -number % n)
+            return OperationTable(names, (number[:, None] + number) % n, -number % n)
         return dihedral(n) if kind == "D" else permutations(n, even=kind == "A")
 
     @property
@@ -175,16 +175,16 @@ def _factorial(n: int) -> int:
     return functools.reduce(lambda product, i: product * i, range(1, min(n, 20) + 1), 1)
 
 
-def dihedral(n: int) -> Table:
+def dihedral(n: int) -> OperationTable:
     """The symmetries of a regular n-gon: rotations r0 .. and reflections s0 .., with s_k = r_k s_0."""
     turn, flip = np.tile(np.arange(n), 2), np.repeat([0, 1], n)
     sign = np.where(flip[:, None] == 1, -1, 1)
     product = (turn[:, None] + sign * turn) % n + n * (flip[:, None] ^ flip)
     names = [f"r{i}" for i in range(n)] + [f"s{i}" for i in range(n)]
-    return Table(names, product, np.where(flip == 1, np.arange(2 * n), -turn % n))
+    return OperationTable(names, product, np.where(flip == 1, np.arange(2 * n), -turn % n))
 
 
-def permutations(n: int, even: bool) -> Table:
+def permutations(n: int, even: bool) -> OperationTable:
     """All (or all even) permutations of n things, named by where they send 0 .. n-1; ab applies a first, then b."""
     everything = np.array(list(itertools.permutations(range(n))))
     if even:
@@ -201,4 +201,4 @@ def permutations(n: int, even: bool) -> Table:
     # Row by row, since all products at once would take n times the memory.
     product = np.stack([index(everything[:, row]) for row in everything])
     names = ["".join(str(place) for place in row) for row in everything]
-    return Table(names, product, index(np.argsort(everything, axis=1)))
+    return OperationTable(names, product, index(np.argsort(everything, axis=1)))

@@ -43,7 +43,7 @@ ORDER = {
 }
 
 
-class Items(NamedTuple):
+class PublishedItems(NamedTuple):
     """The items of a file as columns: texts of prompts and answers, and types."""
 
     prompts: list[str]
@@ -156,8 +156,8 @@ class Published(Corpus):
             raise self._error(name, "is empty" if found == [] else "is not a list")
         return found
 
-    def _items(self, name: str) -> Items:
-        items, row = Items([], [], []), re.compile(f"({TOKEN})+")
+    def _items(self, name: str) -> PublishedItems:
+        items, row = PublishedItems([], [], []), re.compile(f"({TOKEN})+")
         default_type = None if name == TEST else "train"
         for i, item in enumerate(self._list(name)):
             if not isinstance(item, dict):
@@ -177,7 +177,7 @@ class Published(Corpus):
             items.types.append(kind)
         return items
 
-    def _blocks(self, name: str, items: Items) -> list[Examples]:
+    def _blocks(self, name: str, items: PublishedItems) -> list[Examples]:
         """The items as blocks of one type and shape, in the order in which the types appear."""
         (prompt, prompt_at), (answer, answer_at) = (self._encode(name, texts) for texts in items[:2])
         prompt_length, answer_length = np.diff(prompt_at), np.diff(answer_at)

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.circuits.runner import choose_steps
 from pipeline.corpora.store import INDEX
 from pipeline.hub.contents import MAIN, WEIGHTS
-from pipeline.hub.repository import HubError, Remote, RemoteFile, shown
+from pipeline.hub.repository import HubError, Remote, RemoteFile, printable
 from pipeline.runs.checkpoints import remove
 from pipeline.runs.folder import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
 from pipeline.runs.lock import LOCK, RunLock
@@ -144,10 +144,10 @@ def _check_files(remote: Remote, step: int, manifest: Manifest, listings: Listin
     for name, facts in manifest.kept[step].files.items():
         file = listings[revision].get(name)
         if file is None:
-            raise HubError(f"{remote.name}, {revision}: {shown(name)} is missing")
+            raise HubError(f"{remote.name}, {revision}: {printable(name)} is missing")
         if file.size != facts["bytes"]:
             what = f"has {file.size:,} bytes, and {facts['bytes']:,} by the manifest"
-            raise HubError(f"{remote.name}, {revision}: {shown(name)} {what}")
+            raise HubError(f"{remote.name}, {revision}: {printable(name)} {what}")
 
 
 def _check_place(path: Path) -> None:
@@ -204,7 +204,7 @@ def parse_manifest(where: str, content: bytes) -> Manifest:
     facts = _object(where, content)
     unknown = sorted(facts.keys() - {"version", *(field.name for field in dataclasses.fields(Manifest))})
     if unknown or facts.get("version", VERSION) != VERSION:
-        what = shown(unknown[0]) if unknown else "another version"
+        what = printable(unknown[0]) if unknown else "another version"
         raise HubError(f"{where}: {MANIFEST} holds {what}, which this version does not know")
     tiers: dict[str, dict[int, Entry]] = {}
     for tier in ("kept", "pruned"):
@@ -213,7 +213,7 @@ def parse_manifest(where: str, content: bytes) -> Manifest:
             raise HubError(f"{where}: {MANIFEST} is damaged: {tier} is no block of steps")
         for step in entries:
             if not STEP.fullmatch(f"step{step}"):
-                raise HubError(f"{where}: {MANIFEST} is damaged: {shown(repr(step))} is no step")
+                raise HubError(f"{where}: {MANIFEST} is damaged: {printable(repr(step))} is no step")
         tiers[tier] = {int(step): _entry(where, int(step), entry) for step, entry in entries.items()}
     finished = facts.get("finished")
     if finished is not None and not (
@@ -251,11 +251,11 @@ def _entry(where: str, step: int, entry: Any) -> Entry:
     else:
         for name, told in files.items():
             if not _is_inside(name):
-                problem = f"holds a file that is called {shown(repr(name))}"
+                problem = f"holds a file that is called {printable(repr(name))}"
             elif not isinstance(told, dict) or not _whole(told.get("bytes")) or told["bytes"] > LARGEST:
-                problem = f"holds {shown(name)} with a size that cannot be"
+                problem = f"holds {printable(name)} with a size that cannot be"
             elif not re.fullmatch(r"[0-9a-f]{64}", str(told.get("sha256"))):
-                problem = f"holds {shown(name)} without a sha256"
+                problem = f"holds {printable(name)} without a sha256"
     if problem:
         raise HubError(f"{where}: {MANIFEST} is damaged: step {step} {problem}")
     return Entry(**facts)

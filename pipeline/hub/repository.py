@@ -99,7 +99,7 @@ class Remote:
         held = sorted((self.listing(first) or {}).keys() - {HOUSEKEEPING})
         held = [path for path in held if not replace or path.endswith((".safetensors", ".bin", ".pt", ".gguf"))]
         if held:
-            raise HubError(f"{self.name}: its first commit already holds {shown(held[0])}; choose a new repository")
+            raise HubError(f"{self.name}: its first commit already holds {printable(held[0])}; choose a new repository")
         return first
 
     def branches(self) -> list[str]:
@@ -169,7 +169,7 @@ class Remote:
         if foreign:
             more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
             raise HubError(
-                f"{self.name}: {revision} holds {shown(foreign[0])}{more}, which no push from here has put there; "
+                f"{self.name}: {revision} holds {printable(foreign[0])}{more}, which no push from here has put there; "
                 f"choose another repository, or write --replace {self.name} to have what it holds replaced"
             )
 
@@ -211,7 +211,7 @@ class Remote:
                     if digest(self.download(revision, path, Path(folder))) != digest(source):
                         found.append(f"{path} comes back corrupted: its sha256 is not that of the file here")
         extra = sorted(there.keys() - files.keys() - {HOUSEKEEPING})
-        return [*found, *(f"{shown(path)} does not belong to it" for path in extra)]
+        return [*found, *(f"{printable(path)} does not belong to it" for path in extra)]
 
     def _try(self, action: Callable[[], T]) -> T:
         """Does it, again after a while where the reason may pass."""
@@ -244,7 +244,7 @@ class Remote:
         raise AssertionError  # the last attempt returns or raises
 
 
-def shown(path: str) -> str:
+def printable(path: str) -> str:
     """Returns a path that somebody else chose, as it may stand in a message."""
     text = path if path.isprintable() else repr(path)
     return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."

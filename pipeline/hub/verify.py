@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.hub.contents import CARD, MAIN, WEIGHTS, revisions
 from pipeline.hub.pull import kept_steps
-from pipeline.hub.repository import HOUSEKEEPING, Remote, shown
+from pipeline.hub.repository import HOUSEKEEPING, Remote, printable
 from pipeline.runs.results import Results
 
 
@@ -32,7 +32,7 @@ def verify(path: Path, repo: str, *, steps: str = "all", quick: bool = False) ->
     for name in branches:
         if not re.fullmatch(r"step[0-9]+", name):
             if name != MAIN:
-                yield shown(name), ["is no revision of a run"]
+                yield printable(name), ["is no revision of a run"]
         elif int(name[4:]) not in run.manifest.kept:
             yield name, ["the manifest has no such step"]
 
@@ -42,4 +42,4 @@ def _too_early(pushed: Mapping[str, object]) -> Iterator[str]:
     if WEIGHTS in pushed:
         yield "it holds weights, and the run is not finished"
     elif held := sorted(pushed.keys() - {HOUSEKEEPING}):
-        yield f"{shown(held[0])} does not belong to it"
+        yield f"{printable(held[0])} does not belong to it"

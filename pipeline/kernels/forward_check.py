@@ -38,7 +38,7 @@ TOLERANCE = {torch.bfloat16: 0.3, torch.float16: 0.05}
 USUAL = 0.01
 
 
-class Family(NamedTuple):
+class StockModel(NamedTuple):
     """A class of transformers, and below it the modules whose forward is replaced, by patterns of their names."""
 
     model: type[PreTrainedModel]
@@ -46,8 +46,8 @@ class Family(NamedTuple):
     replaced: dict[str, type[nn.Module]]
 
 
-FAMILIES = {
-    "gpt2": Family(
+STOCK = {
+    "gpt2": StockModel(
         GPT2LMHeadModel,
         "transformer.h",
         {
@@ -59,7 +59,7 @@ FAMILIES = {
             r"transformer\.h\.\d+\.(attn\.attn_dropout|attn\.resid_dropout|mlp\.dropout)": nn.Dropout,
         },
     ),
-    "gpt_neox": Family(
+    "gpt_neox": StockModel(
         GPTNeoXForCausalLM,
         "gpt_neox.layers",
         {
@@ -82,7 +82,7 @@ POSITIONWISE = {
 
 def family_of(model: PreTrainedModel) -> str | None:
     """The family whose class a model is exactly, no subclass of it."""
-    return next((name for name, family in FAMILIES.items() if type(model) is family.model), None)
+    return next((name for name, family in STOCK.items() if type(model) is family.model), None)
 
 
 def why_not(model: PreTrainedModel, declared: str | None, compute: Compute, install: Callable[[Any], object],
@@ -98,8 +98,8 @@ def why_not(model: PreTrainedModel, declared: str | None, compute: Compute, inst
     """
     name = type(model).__name__
     if declared is None:
-        return f"{name} is not declared to be of the family {' or '.join(FAMILIES)}"
-    reason = other_code(model, FAMILIES[declared])
+        return f"{name} is not declared to be of the family {' or '.join(STOCK)}"
+    reason = other_code(model, STOCK[declared])
     if reason is None:
         twin = _twin(model)
         install(twin)
@@ -107,7 +107,7 @@ def why_not(model: PreTrainedModel, declared: str | None, compute: Compute, inst
     return None if reason is None else f"{name} is not just {declared}: {reason}"
 
 
-def other_code(model: Any, family: Family) -> str | None:
+def other_code(model: Any, family: StockModel) -> str | None:
     """The first module that runs other code than the family's where the short forward replaces or narrows it."""
     if type(model).forward is not family.model.forward:
         return f"{type(model).__name__} has a forward of its own"
@@ -141,7 +141,7 @@ def other_code(model: Any, family: Family) -> str | None:
     return None
 
 
-def _is_used(name: str, family: Family) -> bool:
+def _is_used(name: str, family: StockModel) -> bool:
     """Whether a module that is not replaced is one that a forward of text alone calls."""
     return not re.search(r"\.(crossattention|ln_cross_attn)(\.|$)", name)
 

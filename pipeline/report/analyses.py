@@ -11,7 +11,7 @@ from typing import Any, cast
 import pyarrow as pa
 
 from pipeline.circuits.base import Explanation
-from pipeline.circuits.failures import again, in_a_line, read_failure, show
+from pipeline.circuits.failures import again, as_line, read_failure, show
 from pipeline.circuits.tables import (
     ALL,
     CIRCUITS,
@@ -48,7 +48,7 @@ def draw_analysis(run: Path, name: str, marks: Sequence[Mark]) -> Drawn:
     try:
         found = _tables(run, name)
     except TableError as error:
-        words = f"A table is damaged: {plain(in_a_line(error))}. {code(again(run, name))} computes it anew."
+        words = f"A table is damaged: {plain(as_line(error))}. {code(again(run, name))} computes it anew."
         drawn.parts.append(Paragraph(words))
         return drawn
     if not found:
@@ -75,7 +75,7 @@ def draw_analysis(run: Path, name: str, marks: Sequence[Mark]) -> Drawn:
         else:
             show(error)
             drawn.error = error
-            words = f"It could not be drawn: {plain(in_a_line(error))}. Its tables are in `{CIRCUITS}/{name}/`."
+            words = f"It could not be drawn: {plain(as_line(error))}. Its tables are in `{CIRCUITS}/{name}/`."
         drawn.parts.append(Paragraph(words))
     return drawn
 
