@@ -89,6 +89,8 @@ def _everything() -> str:
     blocks = {
         "corpus": f"what is learned; its name is one of {', '.join(names('corpora'))}",
         "model": f"what learns it; its name is one of {', '.join(names('models'))}",
+        "objective": f"the loss; its name is one of {', '.join(names('objectives'))}",
+        "optimizer": f"changes of the gradients, or of the optimizer: {', '.join(names('optim'))}",
         "peft": "low-rank adapters for a model that is continued",
         "replay": "natural text that is trained beside the corpus, against forgetting",
         "checkpoints": "the steps whose weights are kept for ever",
@@ -110,8 +112,9 @@ def _everything() -> str:
 
 def _about(topic: str) -> str:
     """What there is to say of an entry of a room, a block or a flat key."""
-    rooms = {**{what: room for room, what in ROOMS.items()}, **{room: room for room in ROOMS}}
-    found = [(room, topic) for room in ROOMS if topic in names(room)]
+    inside = {room: what for room, what in ROOMS.items() if room != "claims"}  # which no recipe names
+    rooms = {what: room for room, what in inside.items()} | {room: room for room in inside if room != "optim"}
+    found = [(room, topic) for room in inside if topic in names(room)]
     if topic in rooms:
         found = [(rooms[topic], name) for name in names(rooms[topic])]
     if found:
@@ -121,12 +124,14 @@ def _about(topic: str) -> str:
     flat = {entry.key: entry for entry in _entries(Options)} | _flat()
     if topic in flat:
         return _section(f"{topic}: {written(flat[topic].default)}", [_wrapped(_sentence(flat[topic]), "  ")])
-    known = [*rooms, *BLOCKS, *flat, *(name for room in ROOMS for name in names(room))]
+    known = [*rooms, *BLOCKS, *flat, *(name for room in inside for name in names(room))]
     raise RecipeError("command line", f"--help {topic}: nothing has this name{did_you_mean(topic, known)}")
 
 
 def _heading(room: str, name: str) -> str:
-    return f"{ROOMS[room]}: {{name: {name}}}" if room in ("corpora", "models") else f"{room}: {{{name}: {{}}}}"
+    if room in ("corpora", "models", "objectives"):
+        return f"{ROOMS[room]}: {{name: {name}}}"
+    return f"{'optimizer' if room == 'optim' else room}: {{{name}: {{}}}}"
 
 
 def _entries(kind: type[Parameters]) -> list[HelpEntry]:

@@ -23,17 +23,6 @@ class Options(Parameters):
         "rows of each split used while training, drawn once and the same in all runs; the last evaluation takes all",
         ge=1,
     )
-    loss_tokens: Literal["answer", "all"] = param("answer", "tokens of a row that are trained; all: the prompt too")
-    loss: Literal["cross_entropy", "stablemax"] = param(
-        "cross_entropy", "of the answer tokens; stablemax keeps a gradient where a softmax in float32 has none left"
-    )
-    grokfast: Literal["off", "ema", "ma"] = param(
-        "off", "add a slow average of the gradients to them: ema, exponential, or ma, of the last grokfast_window"
-    )
-    grokfast_alpha: float = param(0.98, "how slow the ema is: the share of it that stays at a step", ge=0, lt=1)
-    grokfast_lamb: float = param(2.0, "how often the average is added", gt=0)
-    grokfast_window: int = param(100, "gradients that ma averages; all are kept in memory", ge=1)
-    orthogonal_gradient: bool = param(False, "take from each weight's gradient what only scales the weight")
     fast: bool = param(True, "the training step of this pipeline; false: transformers' own, to compare with")
     track_steps: bool = param(False, "send every kept step to wandb, as an artifact")
     stop_when: Literal["never", "grokked"] = param(

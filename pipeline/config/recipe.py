@@ -18,7 +18,7 @@ from pipeline.config.fields import Parameters, parameters_of
 from pipeline.config.identity import decides
 from pipeline.config.options import Options, Paper
 from pipeline.config.registry import BLOCKS, ROOMS, block, load, names, room_name
-from pipeline.config.renamed import renamed_nodes
+from pipeline.config.renamed import MOVED, renamed_nodes
 from pipeline.config.requirements import check_here
 from pipeline.config.trainer_policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
 from pipeline.config.trust import KEY, OPTION, trusts
@@ -29,7 +29,15 @@ from pipeline.utils.launcher import processes
 from pipeline.utils.paths import expanded
 from pipeline.utils.suggest import did_you_mean
 
-KEYS = ("corpus", "model", *BLOCKS, "callbacks", "circuits")  # that have blocks as their values
+KEYS = (
+    "corpus",
+    "model",
+    "objective",
+    "optimizer",
+    *BLOCKS,
+    "callbacks",
+    "circuits",
+)  # that have blocks as their values
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,8 @@ class Recipe:
 
     corpus: Any  # corpora.base.Corpus
     model: Any  # models.base.Architecture
+    objective: Any  # objectives.base.Objective
+    optimizer: Mapping[str, Any]  # optim.base.Optimizer and GradientTransform
     peft: Any  # models.adapters.Peft or None
     replay: Any  # data.text.Replay or None
     checkpoints: Any  # runs.checkpoints.KeepSchedule
@@ -58,6 +68,8 @@ class Recipe:
         return {
             "corpus": self.corpus,
             "model": self.model,
+            "objective": self.objective,
+            **{f"optimizer.{name}": part for name, part in self.optimizer.items()},
             "peft": self.peft,
             "replay": self.replay,
             **{f"callbacks.{name}": callback for name, callback in self.callbacks.items()},
@@ -81,6 +93,8 @@ class Recipe:
         return {
             "corpus": {"name": room_name(self.corpus), **self.corpus.as_dict()},
             "model": {"name": room_name(self.model), **self.model.as_dict()},
+            "objective": {"name": room_name(self.objective), **self.objective.as_dict()},
+            "optimizer": {name: part.as_dict() for name, part in self.optimizer.items()},
             **{key: part.as_dict() for key, part in (("peft", self.peft), ("replay", self.replay)) if part},
             "checkpoints": self.checkpoints.as_dict(),
             "callbacks": {name: callback.as_dict() for name, callback in self.callbacks.items()},
@@ -192,11 +206,13 @@ def _recipe(source: str, tree: Block) -> Recipe:
         tree=tree,
         corpus=_entry("corpora", tree),
         model=_entry("models", tree),
+        objective=_entry("objectives", tree, "next_token"),
+        optimizer=_entries("optim", "optimizer", tree),
         peft=_filled("peft", tree) if "peft" in tree.entries else None,
         replay=_filled("replay", tree) if "replay" in tree.entries else None,
         checkpoints=_filled("checkpoints", tree),
-        callbacks=_entries("callbacks", tree),
-        circuits=_entries("circuits", tree),
+        callbacks=_entries("callbacks", "callbacks", tree),
+        circuits=_entries("circuits", "circuits", tree),
         paper=_filled("paper", tree),
         options=chosen,
         training=training,
@@ -236,6 +252,8 @@ def _unknown(key: str, tree: Block, options: Sequence[str]) -> ParameterError:
             return ParameterError(
                 key, f"unknown key; {ROOMS[room]}.{key} is one: write it into the block {ROOMS[room]}"
             )
+    if key in MOVED:
+        return ParameterError(key, f"is part of a block now, such as {MOVED[key]}")
     return arguments.refuse(key, [*KEYS, *options])
 
 
@@ -255,12 +273,14 @@ def _filled(key: str, tree: Block) -> Any:
     return fill(block(key), _block(tree, key, "{key: value}"), key)
 
 
-def _entry(room: str, tree: Block) -> Any:
-    """The corpus or the model."""
+def _entry(room: str, tree: Block, default: str | None = None) -> Any:
+    """The corpus, the model or the objective."""
     key = ROOMS[room]
     entries = dict(_block(tree, key, "{name: NAME}").entries)
     if "name" not in entries and "model_name_or_path" in entries:
         name = "pretrained"
+    elif "name" not in entries and default:
+        name = default
     elif "name" not in entries:
         raise ParameterError(key, f"has no name; write {key}: {{name: NAME}}{did_you_mean('', names(room))}")
     else:
@@ -268,13 +288,13 @@ def _entry(room: str, tree: Block) -> Any:
     return fill(load(room, name, f"{key}.name"), Block(entries, tree.where), key, name)
 
 
-def _entries(room: str, tree: Block) -> dict[str, Any]:
-    """The callbacks or the analyses."""
-    given = _block(tree, room, "{NAME: {}}")
+def _entries(room: str, key: str, tree: Block) -> dict[str, Any]:
+    """The callbacks, the analyses, or what changes the optimizer."""
+    given = _block(tree, key, "{NAME: {}}")
     found = {}
     for name in given.entries:
-        kind = load(room, name, f"{room}.{name}")
-        found[name] = fill(kind, _block(given, name, "{}", f"{room}."), f"{room}.{name}", name)
+        kind = load(room, name, f"{key}.{name}")
+        found[name] = fill(kind, _block(given, name, "{}", f"{key}."), f"{key}.{name}", name)
     return found
 
 

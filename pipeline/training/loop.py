@@ -26,7 +26,8 @@ from pipeline.kernels.forward import Guarded, Logits, fast_logits, stock_logits
 from pipeline.kernels.forward_check import why_not_recorded
 from pipeline.kernels.host import keep_memory
 from pipeline.kernels.onednn import quicken
-from pipeline.optim.gradients import attach, check_sharding, token_losses
+from pipeline.optim.base import attach, check_sharding, split
+from pipeline.optim.decay import decayed
 
 
 class StepTrainer(Trainer):
@@ -68,7 +69,7 @@ class StepTrainer(Trainer):
                 model, recipe.model.short_forward(model), self.train_rows.first(4), compiled
             )
             self._note("the model's own forward is used", reason)
-        check_sharding(recipe.options, self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        check_sharding(recipe.optimizer, self.is_deepspeed_enabled or self.is_fsdp_enabled)
         if recipe.options.fast and args.device.type == "cpu":
             keep_memory()
             if self.has_own_loop:  # what DeepSpeed or FSDP shards has to pass through torch's own layers
@@ -150,8 +151,10 @@ class StepTrainer(Trainer):
         """
         logits_BAV = self.logits(model, inputs)
         labels = inputs["labels"]
-        losses_BA = token_losses(logits_BAV, labels, self.recipe.options.loss)
+        losses_BA = self.recipe.objective.token_losses(logits_BAV, labels)
         total = losses_BA.sum()
+        if (penalty := self.recipe.objective.penalty(model)) is not None:
+            total = total + penalty * (labels != IGNORED).sum()  # so that parts of an update add up to it once
         if self.of_text is not None:
             losses_B = losses_BA.detach().sum(1)
             self.of_text += torch.stack([(losses_B * inputs["replayed"]).sum(), losses_B.sum()])
@@ -164,28 +167,21 @@ class StepTrainer(Trainer):
         return 0
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        names = [name for name, _ in model.named_parameters()]
-        if not self.recipe.options.decay_norms_and_biases:
-            wanted = set(super().get_decay_parameter_names(model))
-            names = [name for name in names if name in wanted]
-        if not self.recipe.options.decay_embeddings:
-            embeddings = {
-                id(parameter)
-                for module in model.modules()
-                if isinstance(module, nn.Embedding)
-                for parameter in module.parameters()
-            }
-            parameters = dict(model.named_parameters())
-            names = [name for name in names if id(parameters[name]) not in embeddings]
-        return names
+        options, usual = self.recipe.options, super().get_decay_parameter_names(model)
+        return decayed(model, usual, options.decay_embeddings, options.decay_norms_and_biases)
 
     # Optimizer
 
     def create_optimizer(self, model: nn.Module | None = None) -> Any:
         is_new = self.optimizer is None
+        own, changes = split(self.recipe.optimizer)
+        if is_new and own is not None:
+            weights = {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+            names = set(self.get_decay_parameter_names(self.model))
+            self.optimizer = own.create(weights, names, self.model, self.args)
         optimizer = super().create_optimizer(model)
         if is_new:
-            attach(optimizer, self.recipe.options)
+            attach(optimizer, changes)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -71,7 +71,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     if not recipe.model.rewords:
         key = "corpus" if recipe.model.own_tokenizer() is None else "model.vocabulary"
         check_text(stored, tokenizer, recipe.model.token_ids(stored), key)
-    train_rows = train_rows.whole() if recipe.options.loss_tokens == "all" else train_rows
+    train_rows = recipe.objective.rows(train_rows)
     if recipe.replay:
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         train_rows = recipe.replay.mixed_with(train_rows, tokenizer, batch)

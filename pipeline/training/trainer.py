@@ -15,7 +15,6 @@ from pipeline.callbacks.base import Callback
 from pipeline.config.recipe import Recipe
 from pipeline.data.rows import IGNORED, Batch, Rows, stack
 from pipeline.kernels.devices import widest
-from pipeline.optim.gradients import token_losses
 from pipeline.runs.grokking import GrokTracker, judged_split, match_key
 from pipeline.training.saving import SavingTrainer
 from pipeline.training.trackers import shield
@@ -175,7 +174,7 @@ class GrokTrainer(SavingTrainer):
         labels_BA = batch["labels"]
         logits_BAV = self.logits(self.model_wrapped, batch).float()
         right_B = ((logits_BAV.argmax(-1) == labels_BA) | (labels_BA == IGNORED)).all(-1)
-        loss_BA = token_losses(logits_BAV, labels_BA, self.recipe.options.loss)
+        loss_BA = self.recipe.objective.token_losses(logits_BAV, labels_BA)
         collapsed_BA = (logits_BAV - logits_BAV.amax(-1, keepdim=True)).exp().sum(-1) == 1
         return right_B, loss_BA, collapsed_BA
 

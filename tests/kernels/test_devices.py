@@ -96,7 +96,12 @@ def test_the_widest_type_of_a_device() -> None:
 @pytest.mark.parametrize("text", [RECIPE, COMPOSITION], ids=["group", "composition"])
 @pytest.mark.parametrize(
     "words",
-    [(), ("--loss", "stablemax"), ("--grokfast", "ma", "--grokfast_window", "2"), ("--orthogonal_gradient", "true")],
+    [
+        (),
+        ("--objective.loss", "stablemax"),
+        ("--optimizer", "{grokfast: {average: ma, window: 2}}"),
+        ("--optimizer", "{orthogonal: {}}"),
+    ],
     ids=["plain", "stablemax", "moving average", "orthogonal"],
 )
 def test_training_and_evaluation_need_no_float64(

@@ -81,7 +81,7 @@ def test_frozen_parts_stay_as_they_are(bases: Path, tmp_path: Path) -> None:
 def test_all_tokens_are_trained_where_asked(bases: Path, tmp_path: Path) -> None:
     path = write_recipe(tmp_path, recipe_of(bases, "gpt2"))
     rows = {
-        kind: prepare(read_recipe(path, [f"--output_dir={tmp_path / kind}", f"--loss_tokens={kind}"])).train_rows
+        kind: prepare(read_recipe(path, [f"--output_dir={tmp_path / kind}", f"--objective.tokens={kind}"])).train_rows
         for kind in ("answer", "all")
     }
     lengths = rows["answer"].prompt_N + rows["answer"].answer_N

@@ -1,0 +1,37 @@
+"""What an objective is: which tokens are trained, and the loss of each."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.config.fields import Parameters
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from pipeline.data.rows import Rows
+
+IGNORED = -100  # a label that is no target, as in transformers
+
+
+@dataclass(frozen=True)
+class Objective(Parameters, abc.ABC):
+    """What training minimizes: the mean of `token_losses` over all targets of an update, and `penalty`.
+
+    The sum over the targets is divided by their number in the whole update, so that neither gradient accumulation nor
+    the number of processes changes it. Tensor names carry their shape: B rows, A places of answers, V words.
+    """
+
+    def rows(self, rows: Rows) -> Rows:
+        """The training rows with what is to be trained of each as its answer; `rows.whole()` is all tokens."""
+        return rows
+
+    @abc.abstractmethod
+    def token_losses(self, logits_BAV: Tensor, labels_BA: Tensor) -> Tensor:
+        """The loss of every token, (B, A), 0 where the label is `IGNORED`; the splits are measured by it too."""
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """A term of the weights alone that is added to the mean, a scalar; None: there is none."""
+        return None

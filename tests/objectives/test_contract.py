@@ -1,0 +1,63 @@
+"""Every objective: it trains, its gradient is that of a plain mean, and parts of an update add up to the whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config.recipe import read_recipe
+from pipeline.config.registry import load, names
+from pipeline.objectives.base import IGNORED
+from pipeline.training.session import prepare
+from tests.tiny import write_recipe
+
+OBJECTIVES = names("objectives")
+
+
+def gradients_of(folder: Path, *words: str) -> dict[str, torch.Tensor]:
+    """The gradients of the first update of a run."""
+    found: dict[str, torch.Tensor] = {}
+    recipe = write_recipe(folder)
+    trainer = prepare(read_recipe(recipe, ["--output_dir", str(folder / "run"), "--max_steps", "1", *words]))
+
+    class StopError(Exception):
+        pass
+
+    def keep(*_: Any) -> None:
+        found.update({name: weight.grad.clone() for name, weight in trainer.model.named_parameters()})
+        raise StopError
+
+    trainer.create_optimizer_and_scheduler(1)
+    trainer._optimizer.register_step_pre_hook(keep)
+    with pytest.raises(StopError):
+        trainer.train()
+    return found
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_ignored_tokens_have_no_loss_and_no_gradient(name: str) -> None:
+    kind: Any = load("objectives", name, "objective")
+    torch.manual_seed(0)
+    logits, labels = torch.randn(4, 3, 7, requires_grad=True), torch.randint(7, (4, 3))
+    labels[1], labels[2, 0] = IGNORED, IGNORED
+    losses = kind.tiny().token_losses(logits, labels)
+    assert losses.shape == labels.shape and losses.isfinite().all() and not losses[labels == IGNORED].any()
+    losses.sum().backward()
+    assert logits.grad is not None and not logits.grad[labels == IGNORED].any() and logits.grad[labels != IGNORED].any()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_parts_of_an_update_add_up_to_it(name: str, tmp_path: Path) -> None:
+    for folder in ("whole", "parts", "plain"):
+        (tmp_path / folder).mkdir()
+    words = ("--objective.name", name, "--global_batch_size", "12", "--max_grad_norm", "0")
+    words += ("--save_strategy", "no", "--model.dropout", "0")
+    whole = gradients_of(tmp_path / "whole", *words)
+    parts = gradients_of(tmp_path / "parts", *words, "--per_device_train_batch_size", "4")
+    plain = gradients_of(tmp_path / "plain", *words, "--fast", "false")
+    for key, gradient in whole.items():
+        torch.testing.assert_close(parts[key], gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(plain[key], gradient, rtol=1e-4, atol=1e-6)
