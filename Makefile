@@ -9,8 +9,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 
 LOWEST_PIP := $(LOWEST)/bin/python -m pip --disable-pip-version-check install --quiet --constraint $(LOWEST)/constraints.txt
 # What meets transformers: models, the training step, analyses, the keys of TrainingArguments.
-CORE := tests/callbacks tests/circuits/test_contract.py tests/config/test_trainer_keys.py tests/data tests/kernels \
-	tests/models tests/training tests/test_run.py
+CORE := tests/callbacks tests/circuits/test_contract.py tests/config/test_trainer_keys.py tests/data/test_rows.py \
+	tests/kernels tests/models/test_contract.py tests/models/test_pretrained.py tests/training/test_loop.py \
+	tests/training/test_trainer.py tests/test_run.py
 
 .DEFAULT_GOAL := help
 .PHONY: help grok test test-lowest readers lint format bench clean
