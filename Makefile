@@ -17,7 +17,7 @@ CORE := tests/callbacks tests/circuits/test_contract.py tests/config/test_traine
 .PHONY: help grok test test-lowest readers lint format bench clean
 
 help:  ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 19
 
 grok: $(VENV)/.installed  ## set up, and grok addition modulo 97 on this machine's CPU
 	@$(BIN)/python -m pipeline.run recipes/quickstart.yaml
