@@ -28,14 +28,15 @@ def seen_attention(model: PreTrainedModel, watch: Callable[[nn.Module, str, Tens
 
     AttentionInterface.register(SEEN, _attention)
     AttentionMaskInterface.register(SEEN, eager_mask)
+    body: Any = model.base_model  # the library's class, whose source tells it that attention can be set
     usual = model.config._attn_implementation
     watched = dict.fromkeys(model.modules(), watch)
     _watchers.update(watched)
-    model.config._attn_implementation = SEEN
     try:
+        body.set_attn_implementation(SEEN)
         yield
     finally:
-        model.config._attn_implementation = usual
+        body.set_attn_implementation(usual)
         for module in watched:
             del _watchers[module]
 

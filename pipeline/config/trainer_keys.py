@@ -9,11 +9,12 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import operator
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Optional, Union, get_args
+from typing import Any, Literal, get_args
 
 from pipeline.config.coerce import convert
 from pipeline.config.habits import HABITS
@@ -32,8 +33,10 @@ from pipeline.config.yaml_nodes import Node, Scalar
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.suggest import did_you_mean
 
-if TYPE_CHECKING:
-    pass
+# What the annotations of TrainingArguments are made of, beside its enums.
+TYPES: dict[str, Any] = {
+    "bool": bool, "int": int, "float": float, "str": str, "list": list, "dict": dict, "tuple": tuple,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,30 @@ def _kind(annotation: ast.expr, enums: dict[str, tuple[str, ...]], choices: list
     found = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
     for name in found & enums.keys():
         return Literal[enums[name]]
-    known = {"Any": Any, "Union": Union, "Optional": Optional, "Literal": Literal}
-    try:
-        kind = eval(compile(ast.Expression(annotation), "TrainingArguments", "eval"), known)
-    except NameError:
-        return Any
-    return Literal[tuple(choices)] | None if choices else kind
+    return Literal[tuple(choices)] | None if choices else _type(annotation)
+
+
+def _type(node: ast.expr) -> Any:
+    """Return the type that an annotation names; Any for one that holds a name beyond `TYPES`."""
+    match node:
+        case ast.Constant(value=None):
+            return None
+        case ast.Constant(value=str(text)):
+            return _type(ast.parse(text, mode="eval").body)
+        case ast.Name(id=name):
+            return TYPES.get(name, Any)
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _type(left) | _type(right)
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+            return _type(inner) | None
+        case ast.Subscript(value=ast.Name(id="Union"), slice=ast.Tuple(elts=parts)):
+            return functools.reduce(operator.or_, (_type(part) for part in parts))
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
+            return Literal[ast.literal_eval(inner)]
+        case ast.Subscript(value=ast.Name(id=name), slice=inner) if name in ("list", "dict", "tuple"):
+            inside = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return TYPES[name][tuple(_type(part) for part in inside)]
+    return Any
 
 
 @functools.cache
