@@ -82,6 +82,10 @@ def test_every_file_stands_in_a_room() -> None:
     assert all(name.count(".") <= 1 for name in modules())
 
 
+def test_tests_stand_in_the_rooms_of_what_they_test() -> None:
+    assert {path.parent.name for path in (ROOT / "tests").glob("*/test_*.py")} <= set(ROOMS)
+
+
 @pytest.mark.parametrize("room_name", ROOMS)
 def test_a_room_says_what_it_is_for(room_name: str) -> None:
     tree = ast.parse((HOME / room_name / "__init__.py").read_text())

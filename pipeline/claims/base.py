@@ -10,7 +10,7 @@ import abc
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -107,6 +107,7 @@ class Claim(Parameters, abc.ABC):
     )
     seeds: tuple[int, ...] = param((0, 1, 2), "of every arm")
 
+    tiny_values: ClassVar[Mapping[str, Any]] = {"budget": "smoke", "seeds": (0,)}
     paper: ClassVar[Paper]
     recipe: ClassVar[str]  # the name of one that comes with this package
     targets: ClassVar[tuple[Target, ...]]

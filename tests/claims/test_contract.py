@@ -32,7 +32,7 @@ def test_the_smallest_budget_runs_once_and_is_written(
     assert status == 0, said
     kind: Any = load("claims", claim, "")
     facts = json.loads((tmp_path / "out" / "claim.json").read_text())
-    made = kind(budget="smoke", seeds=(0,))
+    made = kind.tiny()
     assert set(facts["arms"]) == set(made.arms())
     assert all(len(arm["runs"]) == 1 for arm in facts["arms"].values())
     assert [judged["name"] for judged in facts["targets"]] == [target.name for target in kind.targets]
