@@ -22,6 +22,7 @@ from pipeline.config.recipe import Recipe, read_recipe
 from pipeline.runs import folder
 from pipeline.runs.lock import LOCK, RunLock
 from pipeline.utils import launcher
+from pipeline.utils.drafts import clean, left_behind
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import DiskError, writing
 from pipeline.utils.signals import REQUEST, SAVED, Stopped, stop_signals
@@ -116,12 +117,13 @@ def _finished(recipe: Recipe) -> int:
     """Says that nothing is left to train, and goes on with a push that failed."""
     from pipeline.hub.push import publish
 
-    if (recipe.output_dir / LOCK).exists() and launcher.is_first():
-        with RunLock(recipe.output_dir):  # of a process that was killed after its last word; or it is still there
-            pass
-    print(f"{recipe.output_dir} is finished; its report is {recipe.output_dir / 'report.html'}")
+    path = recipe.output_dir
+    if launcher.is_first() and ((path / LOCK).exists() or any(left_behind(path, is_owner=False))):
+        with RunLock(path):  # of a process that was killed after its last word; or it is still there
+            clean(path, is_owner=True)
+    print(f"{path} is finished; its report is {path / 'report.html'}")
     REQUEST.release()
-    print("".join(f"{line}\n" for line in reminders(recipe.output_dir)), end="")
+    print("".join(f"{line}\n" for line in reminders(path)), end="")
     return publish(recipe)
 
 

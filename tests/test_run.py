@@ -224,3 +224,13 @@ def test_the_three_ways_to_start_it_agree(straight: Path, tmp_path: Path) -> Non
     assert environment[0]["command"][-1] == "launcher"
     resolved = yaml.safe_load((tmp_path / "script" / "recipe.yaml").read_text())
     assert resolved["output_dir"] == "script" and resolved["corpus"]["name"] == "group"
+
+
+def test_what_could_not_be_deleted_goes_with_the_next_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, run = write_recipe(tmp_path), tmp_path / "run"
+    assert run_here(recipe, "--output_dir", str(run), "--max_steps", "2") == 0
+    left = run / ".draft-0123456789abcdef.checkpoint-2"
+    left.mkdir()
+    (left / "optimizer.pt").write_bytes(b"x")
+    assert run_here(recipe, "--output_dir", str(run), "--max_steps", "2") == 0
+    assert "is finished" in capsys.readouterr().out and not left.exists()
