@@ -41,7 +41,6 @@ __all__ = [
     "write_page",
 ]
 
-TEMPLATE = Path(__file__).with_name("page.html.j2")
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # labels in drawings may hold some
 NAME = re.compile(r"[\w.+-]{1,100}", re.ASCII)  # of a figure
 
@@ -101,29 +100,6 @@ class Moving:
 
 Part = Heading | Paragraph | Table | Figure | Moving | Code
 
-CSS = """
-:root{color-scheme:light dark;--ink:#222;--soft:#666;--line:#ddd;--wash:#f5f5f4;--page:#fff}
-@media(prefers-color-scheme:dark){:root{--ink:#ddd;--soft:#999;--line:#3a3a3a;--wash:#242424;--page:#161616}
-figure svg{filter:invert(1) hue-rotate(180deg)}}
-body{font:1rem/1.55 system-ui,sans-serif;color:var(--ink);background:var(--page);margin:0}
-main{max-width:46rem;margin:0 auto;padding:2.5rem 1.2rem 4rem}
-h1{font-size:1.6rem;line-height:1.25;margin:0 0 1rem}h2{font-size:1.1rem;margin:2.4rem 0 .6rem}
-p{margin:.7rem 0}.note,figcaption{color:var(--soft);font-size:.875rem}
-.wide{overflow-x:auto}figure{margin:1.6rem 0}figure+.note{margin-top:-1rem}
-figure svg{display:block;width:100%;min-width:28rem;height:auto}
-svg text{font-family:system-ui,sans-serif!important}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.8rem 0}
-th,td{padding:.3rem 1rem .3rem 0;border-bottom:1px solid var(--line);text-align:left;vertical-align:top}
-thead th{color:var(--soft);font-size:.875rem}th{font-weight:600}tbody th{font-weight:400;white-space:nowrap}
-.r{text-align:right;padding-left:.4rem}td.r{white-space:nowrap}td:not(.r){min-width:7rem}
-code,pre{font:.875em/1.5 ui-monospace,monospace;background:var(--wash);border-radius:4px;overflow-wrap:break-word}
-code{padding:.1em .3em}pre{padding:.8rem 1rem;overflow-x:auto}
-summary{cursor:pointer;color:var(--soft)}
-@media print{:root{--ink:#000;--soft:#444;--line:#bbb;--page:#fff;--wash:#fff}figure svg{filter:none}
-main{max-width:none;padding:0}figure,table{break-inside:avoid}h2{break-after:avoid}
-details::details-content{content-visibility:visible}pre{white-space:pre-wrap}}
-"""
-
 
 def write_page(
     folder: Path, title: str, parts: Sequence[Part], figures: Mapping[str, matplotlib.figure.Figure]
@@ -178,14 +154,17 @@ def _shown(text: str) -> str:
 
 def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> str:
     """The page with its figures inside, from their SVG by name."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
     environment.filters["inline"] = lambda text: Markup(inline(text))
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    page = template.render(
+    page = environment.get_template("page.html.j2").render(
         title=printable(title),
         parts=[dataclasses.replace(part, text=_shown(part.text)) if isinstance(part, Code) else part for part in parts],
-        css=CSS + moving.CSS,
-        script=moving.SCRIPT if any(isinstance(part, Moving) for part in parts) else "",
+        moves=any(isinstance(part, Moving) for part in parts),
         drawing=lambda part, number: _embedded(number, part.alt, drawings[part.name]),
         moving=lambda part: moving.as_html(
             part.values, part.steps, part.panels, part.rows, part.columns, part.axes, part.signed

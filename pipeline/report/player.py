@@ -10,43 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 CELL, GAP, FONT = 28, 16, 11  # in the units of the drawing
-CSS = """.moving svg{width:auto;max-width:100%;min-width:0}.moving rect{stroke:var(--line);stroke-width:.5}
-.moving .bar{display:flex;gap:.8rem;align-items:center;margin:.4rem 0}.moving input{flex:1;max-width:24rem}
-.moving button{min-width:4rem;font:inherit;padding:.1rem .6rem}.moving output{font-variant-numeric:tabular-nums}
-@media print{.moving{display:none}}
-"""
-# Values come as whole numbers of hundredths, null where there is none. A cell's colour is its value's opacity.
-SCRIPT = """
-for (const figure of document.querySelectorAll('.moving')) {
-  const {steps, values, signed} = JSON.parse(figure.querySelector('script').textContent);
-  const cells = figure.querySelectorAll('rect'), slider = figure.querySelector('input');
-  const button = figure.querySelector('button'), label = figure.querySelector('output');
-  let timer = null;
-  const show = () => {
-    const frame = values[slider.value];
-    cells.forEach((cell, i) => {
-      cell.style.fill = frame[i] === null ? '#8886' : signed && frame[i] > 0 ? '#b2182b' : '#08519c';
-      cell.style.fillOpacity = frame[i] === null ? 1 : Math.abs(frame[i]) / 100;
-      cell.firstChild.textContent = cell.dataset.at + ': ' + (frame[i] === null ? 'none' : frame[i] / 100);
-    });
-    label.textContent = 'step ' + steps[slider.value].toLocaleString('en');
-  };
-  const stop = () => { clearInterval(timer); timer = null; button.textContent = 'play'; };
-  button.onclick = () => {
-    if (timer) return stop();
-    if (+slider.value === steps.length - 1) slider.value = 0;
-    button.textContent = 'pause';
-    timer = setInterval(() => {
-      slider.value = +slider.value + 1;
-      show();
-      if (+slider.value === steps.length - 1) stop();
-    }, Math.max(60, Math.min(500, 8000 / steps.length)));
-    show();
-  };
-  slider.oninput = () => { stop(); show(); };
-  show();
-}
-"""
 
 
 def as_html(

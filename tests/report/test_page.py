@@ -13,7 +13,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from pipeline.report import page as pages
 from pipeline.report.page import (
     Code,
     Figure,
@@ -143,10 +142,11 @@ def test_figures_have_alternative_texts_and_ids_of_their_own() -> None:
 
 
 def test_a_page_says_its_language_title_and_width() -> None:
-    page = Reader(as_html("a < b", [Paragraph("x")], {}))
+    html = as_html("a < b", [Paragraph("x")], {})
+    page = Reader(html)
     assert ("html", {"lang": "en"}) in page.tags and "a < b" in page.text
     assert any(attributes.get("name") == "viewport" for tag, attributes in page.tags if tag == "meta")
-    assert "prefers-color-scheme:dark" in pages.CSS and "@media print" in pages.CSS
+    assert "prefers-color-scheme:dark" in html and "@media print" in html
 
 
 def test_a_written_page_needs_nothing_but_itself(tmp_path: Path) -> None:
