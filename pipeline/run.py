@@ -19,7 +19,7 @@ from pipeline.circuits.failures import reminders
 from pipeline.config import help
 from pipeline.config.outside import check_outside
 from pipeline.config.recipe import Recipe, read_recipe
-from pipeline.runs import folder
+from pipeline.runs import folder, stages
 from pipeline.runs.lock import LOCK, RunLock
 from pipeline.utils import launcher
 from pipeline.utils.drafts import clean, left_behind
@@ -87,6 +87,9 @@ def _read(argv: list[str]) -> Recipe:
 
 def run(recipe: Recipe) -> int:
     """Trains what the recipe says, from the start or from where an earlier run of it stopped, and reports."""
+    if status := stages.train_earlier(recipe):
+        return status
+    recipe = stages.on_step(recipe)
     manifest = folder.open_run(recipe)
     if folder.is_finished(recipe, manifest):
         return _finished(recipe)

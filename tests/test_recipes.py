@@ -42,7 +42,7 @@ def stand_ins(path: Path, base: Path) -> dict[str, Path | str]:
     recipe = read_recipe(path)
     name = str(recipe.model.as_dict()["model_name_or_path"])
     found: dict[str, Path | str] = {"model.model_name_or_path": base / ("gpt_neox" if "pythia" in name else "gpt2")}
-    found["model.revision"] = "null"
+    found |= {"model.revision": "null", "model.recipe": "null"}
     if recipe.replay:
         found |= {"replay.source": base / "replay.txt", "replay.config": "null"}
     if "base_perplexity" in recipe.callbacks:
@@ -53,7 +53,7 @@ def stand_ins(path: Path, base: Path) -> dict[str, Path | str]:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_it_trains(path: Path, base: Path, tmp_path: Path) -> None:
-    is_continued = "model_name_or_path:" in path.read_text()
+    is_continued = re.search(r"^  (model_name_or_path|recipe): ", path.read_text(), re.MULTILINE)
     if "\npeft:" in path.read_text():
         pytest.importorskip("peft", reason="the extra peft is not installed")
     values = {**SHORT, **(stand_ins(path, base) if is_continued else {})}

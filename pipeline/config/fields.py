@@ -93,3 +93,8 @@ def parameters_of(kind: Parameters | type[Parameters]) -> list[dataclasses.Field
     """The fields that a recipe may set; others, `field(init=False)`, are state."""
     # Only subclasses are dataclasses: frozen ones and those that hold state cannot derive from one that is either.
     return [field for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+
+
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """The default of a field, made by its factory where it has one."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

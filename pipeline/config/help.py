@@ -28,6 +28,7 @@ usage: python -m pipeline.run RECIPE [--key value ...]
 
 Trains what a recipe says, measures and keeps it, and writes a report, all in runs/<recipe>.
 The same command resumes a run that was interrupted.
+An earlier stage, which model.recipe names, is trained first where it is not finished.
 
   python -m pipeline.run recipes/quickstart.yaml
   python -m pipeline.run recipes/quickstart.yaml --seed 1 --output_dir runs/seed1

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.config import trainer_keys as arguments
 from pipeline.config.coerce import convert, fill, shown, written
-from pipeline.config.fields import Parameters, parameters_of
+from pipeline.config.fields import Parameters, default_of, parameters_of
 from pipeline.config.identity import decides
 from pipeline.config.options import Options, Paper
 from pipeline.config.registry import BLOCKS, ROOMS, block, load, names, room_name
@@ -109,7 +109,7 @@ class Recipe:
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
         """Where another resolved recipe trains something else, as `key: theirs there, ours here`."""
-        ours, theirs = flat(lists(self.resolved())), {**self._defaults(), **flat(lists(other))}
+        ours, theirs = flat(lists(self.resolved())), flat(lists(self._whole(other)))
         return [
             f"{key}: {written(theirs.get(key))} there, {written(ours.get(key))} here"
             for key in sorted(ours.keys() | theirs.keys())
@@ -118,13 +118,14 @@ class Recipe:
             and not (key in ("max_steps", "num_train_epochs") and self.may_be_longer)
         ]
 
-    def _defaults(self) -> dict[str, Any]:
-        """What a corpus or a model was before it had a parameter: as its default is, by dotted keys."""
-        values = {
-            key: {field.name: field.default for field in parameters_of(type(part))}
-            for key, part in (("corpus", self.corpus), ("model", self.model))
-        }
-        return flat(lists(values))
+    def _whole(self, other: Mapping[str, Any]) -> dict[str, Any]:
+        """Another resolved recipe, in which a corpus or a model that lacked a parameter yet has its default."""
+        found = dict(other)
+        for key, part in (("corpus", self.corpus), ("model", self.model)):
+            if isinstance(block := other.get(key), Mapping):
+                defaults = {field.name: default_of(field) for field in parameters_of(type(part))}
+                found[key] = {**defaults, **block}
+        return found
 
     def batches(self, processes: int) -> dict[str, int]:
         """Rows per device and micro-batches per update, for this many processes, as TrainingArguments has them."""
@@ -277,7 +278,7 @@ def _entry(room: str, tree: Block, default: str | None = None) -> Any:
     """The corpus, the model or the objective."""
     key = ROOMS[room]
     entries = dict(_block(tree, key, "{name: NAME}").entries)
-    if "name" not in entries and "model_name_or_path" in entries:
+    if "name" not in entries and ("model_name_or_path" in entries or "recipe" in entries):
         name = "pretrained"
     elif "name" not in entries and default:
         name = default

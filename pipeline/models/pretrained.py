@@ -15,7 +15,8 @@ from pipeline.data.words import add_words, as_saved, without_template
 from pipeline.models._readable import KEY, NO_VOCABULARY, check_saved, readable, usable_generation_config
 from pipeline.models.base import Architecture
 from pipeline.models.families import edges_of, forward_of, longest
-from pipeline.runs.grokking import known_gen_step
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.stages import choose_kept, weights_hash
 from pipeline.utils.errors import ParameterError
 from pipeline.utils.paths import expanded
 from pipeline.utils.suggest import did_you_mean
@@ -39,8 +40,11 @@ class Pretrained(Architecture):
 
     model_name_or_path: str = param("", "name on the Hub, local folder of a model, or folder of a run")
     revision: str | None = param(
-        None, "of the Hub; of a run, stepN, or grok: when it generalized; null: main, the last step"
+        None, "of the Hub; of a run, stepN, grok or fit: when it generalized or fitted; null: main, the last step"
     )
+    recipe: str | None = param(None, "an earlier stage, trained first: file beside this one, in place of a name")
+    step: str = param("grok", "of the run of `recipe`: grok, when it generalized, fit, last, or a number")
+    weights: str | None = param(None, "sha256 of the weights of a run's step, which runs write: others are refused")
     vocabulary: Literal["text", "tokens"] = param("text", "the base's words for the corpus, or one token for each word")
     templates: dict[str, str] = field(
         default_factory=lambda: {"default": "{prompt} {answer}"},
@@ -73,8 +77,12 @@ class Pretrained(Architecture):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.model_name_or_path:
+        if not self.model_name_or_path and not self.recipe:
             raise ParameterError("model_name_or_path", "is missing; write a name on the Hub or a folder")
+        if self.recipe and not self.weights and (self.model_name_or_path or self.revision):
+            raise ParameterError("recipe", "has the place of model_name_or_path and revision; leave these out")
+        if self.step not in ("grok", "fit", "last") and not self.step.isdecimal():
+            raise ParameterError("step", f"{self.step!r} is not grok, fit, last or a number")
         if "default" not in self.templates:
             raise ParameterError("templates", "has no default; write {default: '{prompt} {answer}'}")
         for kind, template in self.templates.items():
@@ -90,36 +98,27 @@ class Pretrained(Architecture):
         Raises:
             ParameterError: when a run has no such step.
         """
+        if not self.model_name_or_path:
+            raise ParameterError("model.recipe", f"{self.recipe} is trained by python -m pipeline.run alone")
         path = expanded(self.model_name_or_path, KEY)
         if not (path / "recipe.yaml").is_file():
+            if self.weights:
+                raise ParameterError("model.weights", f"is for a step of a run, which {path} is not")
             if path.is_dir() and self.revision:
                 raise ParameterError("model.revision", f"{path} is the folder of one model, which has no revisions")
             if path.is_dir() and not (path / "config.json").is_file():
                 raise ParameterError(KEY, f"{path} is no folder of a model: it has no config.json, and no recipe.yaml")
             return (str(path) if path.is_dir() else self.model_name_or_path), self.revision
-        from pipeline.runs.manifest import Manifest
-
         try:
             manifest = Manifest.load(path)
         except ValueError as error:
             raise ParameterError(KEY, str(error)) from None
-        if not manifest.kept:
-            raise ParameterError(KEY, f"{path} is a run that has kept no step yet")
-        step: int | None = max(manifest.kept)
-        if self.revision == "grok":
-            reached = known_gen_step(manifest.finished or {})
-            if reached is None:
-                raise ParameterError("model.revision", f"{path} is a run that has not generalized, or is not finished")
-            step = min((kept for kept in manifest.kept if kept >= reached), default=None)
-        elif self.revision is not None:
-            step = int(self.revision[4:]) if self.revision[4:].isdigit() and self.revision[:4] == "step" else None
-        if step not in manifest.kept:
-            kept = ", ".join(f"step{number}" for number in sorted(manifest.kept))
-            raise ParameterError("model.revision", f"{path} has not kept {self.revision}; kept are {kept}")
-        damage = manifest.kept[step].damage(path)
-        if damage:
-            raise ParameterError(KEY, f"{path / manifest.kept[step].path}: {damage}")
-        return str(path / manifest.kept[step].path), None
+        _, entry = choose_kept(path, manifest, self.revision, "model.revision")
+        if damage := entry.damage(path):
+            raise ParameterError(KEY, f"{path / entry.path}: {damage}")
+        if self.weights not in (None, weights_hash(entry)):
+            raise ParameterError("model.weights", f"{path / entry.path} has others: {weights_hash(entry)}")
+        return str(path / entry.path), None
 
     @cached_property
     def _where(self) -> dict[str, Any]:

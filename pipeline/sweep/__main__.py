@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.report.comparison import write_comparison
-from pipeline.runs import folder
+from pipeline.runs import folder, stages
 from pipeline.sweep.grid import Point, grid, moved_by_seeds
 from pipeline.sweep.jobs import cores, gpu_names, run_all
 from pipeline.sweep.slurm import submit
@@ -70,6 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         if line := moved_by_seeds([point.recipe for point in points]):
             print(line, flush=True)
         if chosen.slurm is not None and not chosen.report:
+            for point in points:
+                stages.refuse_unfinished(point.recipe, "runs of an array would all begin it")
             again = [sys.executable, "-m", "pipeline.sweep", *argv, "--report"]
             if number := submit(points, chosen.recipe, jobs, chosen.slurm, again):
                 print(f"submitted as job {number}; the report comes after it: {points[0].folder.parent}/report.html")

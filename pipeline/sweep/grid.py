@@ -12,7 +12,7 @@ from pipeline.config.outside import check_outside
 from pipeline.config.recipe import Recipe, read_recipe
 from pipeline.config.trust import without_option
 from pipeline.config.yaml_nodes import pairs
-from pipeline.runs import folder
+from pipeline.runs import stages
 from pipeline.runs.grokking import THRESHOLD
 from pipeline.runs.results import Results
 from pipeline.utils.errors import ParameterError, RecipeError
@@ -41,7 +41,7 @@ class Point:
 
     @property
     def is_finished(self) -> bool:
-        return folder.is_finished(self.recipe, folder.open_run(self.recipe))
+        return stages.is_finished(self.recipe)
 
     def outcome(self) -> str:
         """What came of it, in a few words."""

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.circuits.failures import reminders
+from pipeline.runs import stages
 from pipeline.sweep.grid import Point
+from pipeline.utils.children import end_children, environment_of_child
 from pipeline.utils.files import append
 from pipeline.utils.format import duration
-from pipeline.utils.launcher import SWEEP
 from pipeline.utils.signals import SAVED
 from pipeline.utils.terminal import say
-
-# What the environment says of one run, and would make one of them all.
-OF_ONE_RUN = ("GROKLAB_STATUS", "WANDB_RUN_ID", "WANDB_NAME")
 
 
 def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
@@ -29,6 +27,9 @@ def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
         The exit status: 0 all are finished, 1 one has failed, 75 one was stopped and has saved.
     """
     waiting = [point for point in points if not point.is_finished]
+    for point in waiting:
+        if status := stages.train_earlier(point.recipe):
+            return status
     done, statuses = len(points) - len(waiting), set[int]()
     if done:
         print(f"{done} of {len(points)} runs are finished already")
@@ -51,7 +52,7 @@ def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
                 statuses.add(point.process.returncode)
                 say(*f"[{done}/{len(points)}] {point.name}: {_ending(point)}".splitlines())
     finally:
-        _end([point.process for point in running if point.process])
+        end_children([point.process for point in running if point.process])
     return 1 if statuses - {0, SAVED} else SAVED if SAVED in statuses else 0
 
 
@@ -68,28 +69,9 @@ def _ending(point: Point) -> str:
     return f"{point.outcome()}, {took}"
 
 
-def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Lets runs end their step and save; a second signal to the sweep ends them at once."""
-    for process in processes:
-        process.terminate()
-    try:
-        for process in processes:
-            process.wait()
-    except BaseException:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(5)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        raise
-
-
 def _start(point: Point, path: str, slot: int, jobs: int) -> None:
     """Starts a run on its share of the machine: one of the GPUs, or some of the cores."""
-    environment = {name: value for name, value in os.environ.items() if name not in OF_ONE_RUN}
-    environment[SWEEP] = str(os.getpid())
+    environment = environment_of_child()
     gpus = gpu_names()
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
@@ -97,8 +79,6 @@ def _start(point: Point, path: str, slot: int, jobs: int) -> None:
     point.folder.parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered, so that the last line of the log is the last one it wrote, whichever stream it went to.
     command = [sys.executable, "-u", "-m", "pipeline.run", path, *point.words, "--callbacks.console.style=plain"]
-    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
     with open(point.log, "ab", buffering=0) as log:
         append(log, f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))  # which a full disk refuses
         point.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

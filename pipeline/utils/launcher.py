@@ -109,6 +109,11 @@ def is_launched() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
+def is_under_launcher() -> bool:
+    """Whether a launcher has given this process a place among those of a run, be it the only one."""
+    return "LOCAL_RANK" in os.environ or is_launched()
+
+
 def is_ended() -> bool:
     """Whether the launcher ends this process, within the time that it takes to see that another one has failed."""
     deadline = time.monotonic() + LAST_WORDS

@@ -1,0 +1,203 @@
+"""Earlier stages of a recipe: `model: {recipe: FILE, step: grok}` goes on from a run that is trained first."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.outside import check_outside
+from pipeline.config.recipe import Recipe, read_recipe
+from pipeline.runs import folder
+from pipeline.runs.grokking import known_gen_step
+from pipeline.runs.manifest import Entry, Manifest
+from pipeline.utils.children import end_children, environment_of_child
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.launcher import is_under_launcher
+from pipeline.utils.paths import expanded
+from pipeline.utils.signals import SAVED
+from pipeline.utils.suggest import did_you_mean
+from pipeline.utils.terminal import say
+
+KEY = "model.recipe"
+
+
+def choose_kept(run: Path, manifest: Manifest, step: str | None, key: str) -> tuple[int, Entry]:
+    """Return the kept step of a run that `grok`, `fit`, `last` (or None), `N` or `stepN` names.
+
+    Raises:
+        ParameterError: when there is none, with those that are there.
+    """
+    if not manifest.kept:
+        raise ParameterError(key, f"{run} is a run that has kept no step yet")
+    number: int | None = max(manifest.kept)
+    if step in ("grok", "fit"):
+        ended = manifest.finished or {}
+        reached = known_gen_step(ended) if step == "grok" else ended.get("fit_step")
+        if reached is None:
+            what = "generalized" if step == "grok" else "fitted its training rows"
+            raise ParameterError(key, f"{run} is a run that has not {what}, or is not finished")
+        number = min((kept for kept in manifest.kept if kept >= reached), default=None)
+    elif step not in (None, "last"):
+        digits = str(step).removeprefix("step")
+        number = int(digits) if digits.isascii() and digits.isdigit() else None
+    if number is None or number not in manifest.kept:
+        kept = ", ".join(f"step{kept}" for kept in sorted(manifest.kept))
+        raise ParameterError(key, f"{run} has not kept {step}; kept are {kept}")
+    return number, manifest.kept[number]
+
+
+def weights_hash(entry: Entry) -> str:
+    """Return the sha256 of a kept step's weights; where they are several files, that of their hashes."""
+    hashes = [facts["sha256"] for name, facts in sorted(entry.files.items()) if Path(name).match("*.safetensors")
+              and "/" not in name]  # fmt: skip
+    return str(hashes[0]) if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def is_open(recipe: Recipe) -> bool:
+    """Whether the recipe's base is a step of an earlier stage that is still to be found."""
+    model: Any = recipe.model
+    return bool(getattr(model, "recipe", None)) and not model.weights
+
+
+def as_begun(recipe: Recipe) -> Recipe:
+    """Return the recipe with the base from which its run folder says that it was begun; itself for a new run."""
+    if not is_open(recipe) or not (recipe.output_dir / folder.RECIPE).is_file():
+        return recipe
+    model = folder.read_resolved(recipe.output_dir).get("model")
+    base = {key: model.get(key) for key in ("model_name_or_path", "revision", "weights")} if model else {}
+    if not all(isinstance(value, str) and value for value in base.values()) or not base:
+        return recipe
+    return dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, **base))
+
+
+def is_finished(recipe: Recipe) -> bool:
+    """Whether nothing is left to train of a recipe.
+
+    Raises:
+        RecipeError: when its folder holds something else.
+    """
+    begun = as_begun(recipe)
+    manifest = folder.open_run(begun)
+    return not is_open(begun) and folder.is_finished(begun, manifest)
+
+
+def earlier(recipe: Recipe) -> list[Recipe]:
+    """Return the recipes of the stages before this one, the nearest first, each checked as far as it can be.
+
+    Raises:
+        RecipeError: when one is missing or wrong, goes on from itself, or cannot keep the step that is asked for.
+    """
+    found, stage = [recipe], recipe
+    while is_open(stage):
+        path = _path(stage)
+        known = [Path(other.source).resolve() for other in found]
+        if path.resolve() in known:
+            names = [Path(other.source).name for other in found[known.index(path.resolve()) :]]
+            raise stage.located(ParameterError(KEY, f"goes round in a circle: {' -> '.join([*names, path.name])}"))
+        before = read_recipe(path)
+        if before.output_dir in [other.output_dir for other in found]:
+            raise RecipeError(str(path), f"output_dir: {before.output_dir} is that of the stage after it as well")
+        if not is_finished(before):
+            _check_unfinished(stage, before)
+        found.append(before)
+        stage = before
+    return found[1:]
+
+
+def train_earlier(recipe: Recipe) -> int:
+    """Trains the stage before this recipe where it is not finished, which trains those before it.
+
+    Returns:
+        0 when it is finished, else the exit status of its run, which has said why.
+
+    Raises:
+        RecipeError: at a mistake in any stage, before one is trained; under a launcher, when one is not finished.
+    """
+    stages = earlier(recipe)
+    if not stages or is_finished(stages[0]) or (is_finished(recipe) and not is_under_launcher()):
+        return 0
+    stage = stages[0]
+    if is_under_launcher():
+        refuse_unfinished(recipe, "a launcher trains one run alone")
+    say(f"{recipe.name}: {stage.source} is trained first, in {stage.output_dir}")
+    process = subprocess.Popen([sys.executable, "-m", "pipeline.run", stage.source], env=environment_of_child())
+    try:
+        status = process.wait()
+    except BaseException:
+        end_children([process])
+        raise
+    if status and not is_finished(stage):  # an analysis that failed leaves a run that is finished
+        if status != SAVED:
+            print(f"{recipe.name} was not begun: {stage.source} has failed", file=sys.stderr)
+        return status if status in (SAVED, 2) else 1
+    return 0
+
+
+def refuse_unfinished(recipe: Recipe, reason: str) -> None:
+    """Refuses a recipe with an earlier stage that is not finished.
+
+    Raises:
+        RecipeError: with the command that finishes it.
+    """
+    stages = earlier(recipe)
+    if stages and not is_finished(stages[0]):
+        command = shlex.join(["python", "-m", "pipeline.run", stages[0].source])
+        raise recipe.located(
+            ParameterError(KEY, f"{stages[0].output_dir} is not finished, and {reason}; run first: {command}")
+        )
+
+
+def on_step(recipe: Recipe) -> Recipe:
+    """Return the recipe with the step of the earlier stage as its base, and the hash of its weights.
+
+    Raises:
+        RecipeError: when the stage has not reached that step.
+    """
+    if not is_open(recipe):
+        return recipe
+    stage: Recipe = earlier(recipe)[0]
+    run = stage.output_dir
+    if not is_finished(stage) and is_finished(recipe):
+        return as_begun(recipe)
+    try:
+        number, entry = choose_kept(run, Manifest.load(run), recipe.model.step, "model.step")
+    except ParameterError as error:
+        raise recipe.located(error) from None
+    base = dataclasses.replace(
+        recipe.model,
+        model_name_or_path=str(stage.training["output_dir"]),
+        revision=f"step{number}",
+        weights=weights_hash(entry),
+    )
+    return dataclasses.replace(recipe, model=base)
+
+
+def _path(recipe: Recipe) -> Path:
+    """The file of the stage before: beside the recipe, else by its path from here."""
+    name = recipe.model.recipe
+    home = Path(recipe.source).parent
+    for path in (home / name, expanded(name, KEY)):
+        if path.is_file():
+            return path
+    near = did_you_mean(name, sorted(path.name for path in home.glob("*.yaml")))
+    raise recipe.located(ParameterError(KEY, f"{name} is no file beside {recipe.source}, nor a path{near}"))
+
+
+def _check_unfinished(recipe: Recipe, stage: Recipe) -> None:
+    """Whether a stage that is still to be trained can be, and will keep a step that is given by its number."""
+    if not is_under_launcher():
+        try:
+            check_outside(stage)
+        except ParameterError as error:
+            raise stage.located(error) from None
+    if not recipe.model.step.isdecimal() or stage.training.get("max_steps", -1) < 1:
+        return
+    number, last = int(recipe.model.step), stage.training["max_steps"]
+    if number > last or (number < last and not stage.checkpoints.keeps(number)):
+        steps = f"; it ends at step {last:,}" if number > last else "; its checkpoints do not"
+        raise recipe.located(ParameterError("model.step", f"{number:,} is no step that {stage.source} keeps{steps}"))
