@@ -11,7 +11,7 @@ LOWEST_PIP := $(LOWEST)/bin/python -m pip --disable-pip-version-check install --
 # What meets transformers: models, the training step, analyses, the keys of TrainingArguments.
 CORE := tests/callbacks tests/circuits/test_contract.py tests/config/test_trainer_keys.py tests/data/test_rows.py \
 	tests/kernels tests/models/test_contract.py tests/models/test_pretrained.py tests/training/test_loop.py \
-	tests/training/test_trainer.py tests/test_run.py
+	tests/training/test_trainer.py tests/test_internals.py tests/test_run.py
 
 .DEFAULT_GOAL := help
 .PHONY: help grok test test-lowest readers lint format bench clean
