@@ -19,7 +19,7 @@ from pipeline.circuits.failures import reminders
 from pipeline.config import help
 from pipeline.config.outside import check_outside
 from pipeline.config.recipe import Recipe, read_recipe
-from pipeline.runs import folder, stages
+from pipeline.runs import opening, stages
 from pipeline.runs.lock import LOCK, RunLock
 from pipeline.utils import launcher
 from pipeline.utils.drafts import clean, left_behind
@@ -90,10 +90,10 @@ def run(recipe: Recipe) -> int:
     if status := stages.train_earlier(recipe):
         return status
     recipe = stages.on_step(recipe)
-    manifest = folder.open_run(recipe)
-    if folder.is_finished(recipe, manifest):
+    manifest = opening.open_run(recipe)
+    if opening.is_finished(recipe, manifest):
         return _finished(recipe)
-    folder.check_streams(recipe.output_dir, manifest)
+    opening.check_streams(recipe.output_dir, manifest)
     from pipeline.hub.push import publish
     from pipeline.report.conclusion import conclude
     from pipeline.training.announcement import ending

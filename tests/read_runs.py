@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.circuits.runner import Run
 from pipeline.config.registry import names
+from pipeline.runs.folder import RunFolder
 from tests.tiny import RECIPE, run_here, write_recipe
 
 FACTS = "num_entities: 30, num_attributes: 2, num_values: 5, ood_fraction: 0.2"
@@ -46,7 +46,7 @@ def keep(folder: Path, name: str) -> Path:
 
 def examples(step: Path, most: int = 12) -> list[tuple[list[int], list[int]]]:
     """Prompts and answers of held-out rows, as token ids."""
-    stored = Run(step.parent.parent).stored
+    stored = RunFolder(step.parent.parent).stored
     found: list[Any] = []
     for block in stored.blocks(stored.held_out[0]):
         found += zip(block.prompts.tolist(), block.answers.tolist())

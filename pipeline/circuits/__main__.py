@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.circuits._pairs import CorpusPairs, FilePairs, Renamed, translate
+from pipeline.circuits._pairs import CorpusPairs, FilePairs, Renamed, source_of, translate
 from pipeline.circuits.base import Analysis, Explanation, Overview, Source
 from pipeline.circuits.failures import MISTAKES
-from pipeline.circuits.runner import Run, choose_steps, explain, with_sources
+from pipeline.circuits.runner import explain, with_sources
 from pipeline.circuits.tables import add_step, fingerprint, read_one, write_table
 from pipeline.config.coerce import fill
 from pipeline.config.fields import parameters_of
@@ -23,7 +23,9 @@ from pipeline.config.trust import HELP, OPTION, runs_code
 from pipeline.config.yaml_nodes import Block, override
 from pipeline.kernels.host import wait_briefly
 from pipeline.models.loading import not_finite
-from pipeline.runs.folder import RECIPE, TOKENIZER
+from pipeline.runs.checkpoints import choose_steps
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.layout import RECIPE, TOKENIZER
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import writing
 from pipeline.utils.paths import expand_arguments
@@ -138,7 +140,7 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
 
     from pipeline.report.run_report import write_report
 
-    run = Run(chosen.run, chosen.trust_remote_code)
+    run = RunFolder(chosen.run, chosen.trust_remote_code)
     source = None
     if chosen.data is not None:
         from pipeline.models.loading import tokenizer_of
@@ -152,7 +154,7 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
         for analysis in with_sources(analyses).values()
     )
     console = Console(stderr=True)
-    walk = explain(run.path, analyses, device(chosen.device), chosen.against, source, run.trusted)
+    walk = explain(run, analyses, device(chosen.device), chosen.against, source)
     for path in track(walk, "analysing", total, console=console, transient=True, disable=not console.is_terminal):
         say(path)
     write_report(run.path)
@@ -231,8 +233,8 @@ def open_source(chosen: argparse.Namespace, tokenizer: Any) -> Source:
         return FilePairs(chosen.data, tokenizer, pad)
     if chosen.run is None:
         raise RecipeError("command line", "pairs are needed: --data FILE, or a RUN whose corpus gives them")
-    run = Run(chosen.run, chosen.trust_remote_code)
-    return run.source if tokenizer is None else Renamed(CorpusPairs(run.stored), translate(run.stored, tokenizer))
+    run = RunFolder(chosen.run, chosen.trust_remote_code)
+    return source_of(run) if tokenizer is None else Renamed(CorpusPairs(run.stored), translate(run.stored, tokenizer))
 
 
 if __name__ == "__main__":

@@ -14,8 +14,11 @@ import numpy as np
 from pipeline.circuits._counterfactuals import Neighbours
 from pipeline.circuits._pair_files import read_rows
 from pipeline.circuits.base import Corruption, Pairs, Source
+from pipeline.config.recipe import Recipe
 from pipeline.corpora.base import PAD, Examples, Ids
 from pipeline.corpora.store import StoredCorpus
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.layout import TOKENIZER
 from pipeline.utils.draws import Draws, Numbers
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.suggest import did_you_mean
@@ -237,6 +240,28 @@ class FilePairs(Source):
         except Exception:  # tokenizers raises this very class at a word it has no token for, not even an unknown one
             return []
         return [] if unknown_words(self.tokenizer, value, ids) else ids
+
+
+def corpus_source(recipe: Recipe, stored: StoredCorpus, tokenizer: Path | None = None) -> Source:
+    """The pairs of a recipe's corpus in the tokens of its model, by the tokenizer of a folder where one is named.
+
+    Raises:
+        ParameterError: when a word of the corpus is not one token of the model.
+    """
+    ids, pairs = recipe.model.token_ids(stored, tokenizer), CorpusPairs(stored)
+    return pairs if ids == range(len(stored.tokens)) else Renamed(pairs, ids)
+
+
+def source_of(run: RunFolder) -> Source:
+    """The pairs of a run's corpus in the tokens of its model.
+
+    Raises:
+        RecipeError: when a word of the corpus is not one token of the model.
+    """
+    try:
+        return corpus_source(run.recipe, run.stored, run.path / TOKENIZER)
+    except ParameterError as error:
+        raise run.recipe.located(error) from None
 
 
 def translate(stored: StoredCorpus, tokenizer: Any) -> Ids:

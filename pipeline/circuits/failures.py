@@ -7,11 +7,12 @@ import sys
 import traceback
 from pathlib import Path
 
+from pipeline.runs.layout import CIRCUITS
 from pipeline.utils.errors import MismatchError, ParameterError, RecipeError, UnsupportedError
 from pipeline.utils.files import REFUSALS, DiskError, write_json
 from pipeline.utils.inside import exists, read_json, remove_file
 
-CIRCUITS, FAILED = "circuits", "failed.json"
+FAILED = "failed.json"
 # What is a mistake of the user's, and says so in one line; any other error is one of the program.
 MISTAKES = (RecipeError, ParameterError, MismatchError, UnsupportedError)
 

@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.circuits.base import Explanation, Pairs
+from pipeline.runs.layout import CIRCUITS
 from pipeline.runs.manifest import Entry
 from pipeline.utils.code_hash import code_hash
 from pipeline.utils.drafts import write_inside
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.inside import open_file
 
-CIRCUITS, ALL = "circuits", "all"  # the folder of the tables, and the name of a table of all steps
+ALL = "all"  # the name of a table of all steps
 MADE_OF = b"groklab"  # key of a table's metadata: what it was computed from
 
 

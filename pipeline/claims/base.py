@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.config.fields import Parameters, param
 from pipeline.plots.base import Drawing
-from pipeline.runs.results import Results
+from pipeline.runs.folder import RunFolder
 from pipeline.utils.draws import Draws
 from pipeline.utils.errors import ParameterError
 
@@ -74,7 +74,7 @@ class Measured:
     """
 
     seed: int
-    run: Results
+    run: RunFolder
     values: Mapping[str, float | None]
 
 
@@ -123,7 +123,7 @@ class Claim(Parameters, abc.ABC):
         """The arms by name, as overrides of the recipe at this budget; each is run with every seed."""
 
     @abc.abstractmethod
-    def measure(self, run: Results) -> Mapping[str, float | None]:
+    def measure(self, run: RunFolder) -> Mapping[str, float | None]:
         """The numbers of one finished run; None where it had not come so far by its last step."""
 
     @abc.abstractmethod

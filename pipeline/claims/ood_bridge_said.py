@@ -11,8 +11,8 @@ from pipeline.plots.axes import StepScale
 from pipeline.plots.base import Drawing
 from pipeline.plots.style import HUES
 from pipeline.plots.training import Group, comparison
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import match_key
-from pipeline.runs.results import Results
 
 SPLITS = ("ood", "ood_atomic")
 
@@ -51,7 +51,7 @@ class OodBridgeSaid(Claim):
             bridge: {"corpus.bridge": bridge, "circuits": "{}", **budget[self.budget]} for bridge in ("silent", "said")
         }
 
-    def measure(self, run: Results) -> Mapping[str, float | None]:
+    def measure(self, run: RunFolder) -> Mapping[str, float | None]:
         ends = {split: run.at_end(split, "exact_match") for split in ("train", "id", *SPLITS)}
         return {**ends, "fit_step": run.grok.fit_step, "gen_step": run.grok.gen_step}
 

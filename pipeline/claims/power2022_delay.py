@@ -9,7 +9,7 @@ from typing import ClassVar
 from pipeline.claims.base import Claim, Found, Paper, Target
 from pipeline.plots.base import Drawing
 from pipeline.plots.training import Outcome, sweep
-from pipeline.runs.results import Results
+from pipeline.runs.folder import RunFolder
 
 SHARES = ("0.28", "0.3", "0.4", "0.5")
 
@@ -39,7 +39,7 @@ class Power2022Delay(Claim):
             for share in (SHARES[::3] if self.budget == "smoke" else SHARES)
         }
 
-    def measure(self, run: Results) -> Mapping[str, float | None]:
+    def measure(self, run: RunFolder) -> Mapping[str, float | None]:
         return {
             "fit_step": run.grok.fit_step,
             "gen_step": run.grok.gen_step,

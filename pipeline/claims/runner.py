@@ -9,7 +9,7 @@ from pipeline.claims.base import Claim, Found, Measured
 from pipeline.config.outside import check_outside
 from pipeline.config.recipe import read_recipe
 from pipeline.config.registry import room_name
-from pipeline.runs.results import Results
+from pipeline.runs.folder import RunFolder
 from pipeline.sweep.grid import Point
 from pipeline.sweep.jobs import run_all
 from pipeline.utils.errors import ParameterError, RecipeError
@@ -67,6 +67,6 @@ def _measured(claim: Claim, points: Sequence[Point]) -> list[Measured]:
     found = []
     for seed, point in zip(claim.seeds, points):
         if point.is_finished:
-            run = Results.read(point.folder)
+            run = RunFolder.read(point.folder)
             found.append(Measured(seed, run, claim.measure(run)))
     return found

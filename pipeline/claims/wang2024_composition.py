@@ -10,8 +10,8 @@ from pipeline.claims.base import Claim, Found, Paper, Target
 from pipeline.plots.axes import StepScale
 from pipeline.plots.base import Drawing
 from pipeline.plots.training import Group, comparison, split_pens
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import match_key
-from pipeline.runs.results import Results
 
 ARM = "ratio 9"
 SPLITS = ("train", "id", "ood", "ood_atomic")
@@ -50,7 +50,7 @@ class Wang2024Composition(Claim):
         }  # fmt: skip
         return {ARM: {"circuits": "{}", **budget[self.budget]}}
 
-    def measure(self, run: Results) -> Mapping[str, float | None]:
+    def measure(self, run: RunFolder) -> Mapping[str, float | None]:
         ends = {split: run.at_end(split, "exact_match") for split in SPLITS}
         return {**ends, "fit_step": run.grok.fit_step, "gen_step": run.grok.gen_step, "grok_gap": run.grok.grok_gap}
 

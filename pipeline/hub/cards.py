@@ -11,13 +11,13 @@ import yaml
 
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, as_markdown, code, plain
 from pipeline.report.summary import method, outcome, story
-from pipeline.runs.folder import RECIPE
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import match_key
-from pipeline.runs.results import Results
+from pipeline.runs.layout import RECIPE
 from pipeline.utils.format import amount, share, times
 
 
-def model_card(run: Results, steps: list[int], repo: str, data: str | None, recipe: str) -> str:
+def model_card(run: RunFolder, steps: list[int], repo: str, data: str | None, recipe: str) -> str:
     """The card of `main`: what was learned and when, every revision with its metrics, how to load and to repeat it.
 
     steps: those that have a revision. data: the dataset repository of the corpus, where there is one. recipe: the text
@@ -60,7 +60,7 @@ def model_card(run: Results, steps: list[int], repo: str, data: str | None, reci
     return _page(front, parts)
 
 
-def step_card(run: Results, step: int, repo: str, data: str | None) -> str:
+def step_card(run: RunFolder, step: int, repo: str, data: str | None) -> str:
     """The card of a step's revision; it depends on nothing that comes later in the run."""
     metrics = run.manifest.kept[step].metrics
     rows = [[code(key), _value(key, value)] for key, value in metrics.items()]
@@ -79,8 +79,8 @@ def _page(front: dict[str, Any], parts: list[Part]) -> str:
     return f"---\n{head}---\n\n{as_markdown(parts)}"
 
 
-def _front(run: Results, data: str | None) -> dict[str, Any]:
-    model = run.recipe["model"]
+def _front(run: RunFolder, data: str | None) -> dict[str, Any]:
+    model = run.resolved["model"]
     base = str(model.get("model_name_or_path") or "")
     front: dict[str, Any] = {
         "library_name": "transformers",
@@ -93,7 +93,7 @@ def _front(run: Results, data: str | None) -> dict[str, Any]:
     return {**front, "datasets": [data]} if data else front
 
 
-def _result(run: Results, split: str, value: float | None, data: str | None) -> dict[str, Any]:
+def _result(run: RunFolder, split: str, value: float | None, data: str | None) -> dict[str, Any]:
     metrics = [{"type": "exact_match", "name": f"exact match, {split}", "value": value}]
     loss = run.at_end(split, "loss")
     if loss is not None:
@@ -108,13 +108,13 @@ def _pictures(path: Path, names: list[str]) -> list[Part]:
     return [Figure(name, f"{name.replace('_', ' ')} over training steps", "") for name in shown]
 
 
-def _measures(run: Results) -> list[list[str]]:
+def _measures(run: RunFolder) -> list[list[str]]:
     found = run.grok.summary()
     rows = [[code(key), amount(found[key])] for key in ("fit_step", "gen_step", "grok_step")]
     return [*rows, [code("grok_gap"), times(found["grok_gap"])], [code("stays"), share(found["stays"])]]
 
 
-def _final(run: Results) -> Table:
+def _final(run: RunFolder) -> Table:
     rows = [
         [
             code(split),
@@ -127,7 +127,7 @@ def _final(run: Results) -> Table:
     return Table(["split", "role", "exact match", "loss"], rows, "llrr")
 
 
-def _revisions(run: Results, steps: list[int]) -> Table:
+def _revisions(run: RunFolder, steps: list[int]) -> Table:
     splits = [
         split for split in run.splits if any(match_key(split) in run.manifest.kept[step].metrics for step in steps)
     ]
@@ -142,13 +142,13 @@ def _value(key: str, value: float) -> str:
     return share(value) if "exact_match" in key else amount(value)
 
 
-def _trust(run: Results) -> str:
+def _trust(run: RunFolder) -> str:
     """What loading a model needs to say whose code travels with its weights."""
     entry = run.manifest.kept[max(run.manifest.kept)]
     return ", trust_remote_code=True" if any(name.endswith(".py") for name in entry.files) else ""
 
 
-def _loading(run: Results, repo: str, steps: list[int]) -> str:
+def _loading(run: RunFolder, repo: str, steps: list[int]) -> str:
     step = run.grok.gen_step if run.grok.gen_step in steps else (steps or [max(run.manifest.kept)])[-1]
     revision = f', revision="step{step}"' if steps else ""
     return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -159,7 +159,7 @@ prompt = tokenizer({json.dumps(_prompt(run))}, return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=1)[0]))"""
 
 
-def _prompt(run: Results) -> str:
+def _prompt(run: RunFolder) -> str:
     """A prompt of the corpus: the first of a held-out split, from the run's own copy of it."""
     import pyarrow.parquet as pq
 
@@ -167,7 +167,7 @@ def _prompt(run: Results) -> str:
         file = run.path / "corpus" / f"{split}.parquet"
         if file.exists():
             prompt = str(next(pq.ParquetFile(file).iter_batches(1, columns=["prompt"]))["prompt"][0])
-            model = run.recipe["model"]
+            model = run.resolved["model"]
             if model.get("vocabulary") != "text":
                 return prompt
             words = (word.strip("<>") for word in re.findall(r"<[^<>]+>|[^<>\s]+", prompt))
@@ -176,7 +176,7 @@ def _prompt(run: Results) -> str:
     return "..."
 
 
-def _limits(run: Results) -> str:
+def _limits(run: RunFolder) -> str:
     return (
         f"It knows the synthetic corpus `{run.corpus['name']}` and nothing of the world, and answers prompts of its "
         "form only. Its numbers are of one seed. It is made to study how models come to generalize, not for use."

@@ -22,10 +22,10 @@ from pipeline.corpora.store import INDEX
 from pipeline.hub import cards
 from pipeline.hub.anonymous import Anonymous
 from pipeline.hub.repository import HubError, Source
-from pipeline.runs.folder import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.layout import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
 from pipeline.runs.manifest import MANIFEST, Entry, Manifest
 from pipeline.runs.metrics import METRICS
-from pipeline.runs.results import Results
 from pipeline.utils.inside import refuse_links
 
 MAIN = "main"
@@ -38,7 +38,7 @@ MOST_BYTES = 1 << 24  # of a text in which names of the machine are looked for
 Files = dict[str, Source]
 
 
-def revisions(run: Results, steps: list[int], repo: str, data: str | None) -> dict[str, Files]:
+def revisions(run: RunFolder, steps: list[int], repo: str, data: str | None) -> dict[str, Files]:
     """Revision -> path -> content: the steps in their order, then `main` where the run is finished.
 
     Raises:
@@ -89,7 +89,7 @@ def revisions(run: Results, steps: list[int], repo: str, data: str | None) -> di
     return found
 
 
-def owned(run: Results, name: str) -> bool:
+def owned(run: RunFolder, name: str) -> bool:
     """Whether a path of a revision is one that a push of this run has put there, or may have."""
     entries = run.manifest.chain().values()
     tokenizer = run.path / TOKENIZER / name
@@ -120,12 +120,12 @@ def corpus_files(folder: Path) -> Files:
     return found
 
 
-def public_recipe(run: Results, names: Anonymous) -> str:
+def public_recipe(run: RunFolder, names: Anonymous) -> str:
     """The resolved recipe with a folder beside its reader in the place of the run's, and no path of this machine."""
     return resolved_recipe({**names.paths(yaml.safe_load(_read(run.path, RECIPE))), "output_dir": f"runs/{run.name}"})
 
 
-def _weights(run: Results, entry: Entry, names: Anonymous) -> Files:
+def _weights(run: RunFolder, entry: Entry, names: Anonymous) -> Files:
     found: Files = {}
     for name in entry.files:
         path = run.path / entry.path / name

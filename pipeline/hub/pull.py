@@ -15,12 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.circuits.runner import choose_steps
 from pipeline.corpora.store import INDEX
 from pipeline.hub.contents import MAIN, WEIGHTS
 from pipeline.hub.repository import HubError, Remote, RemoteFile, printable
-from pipeline.runs.checkpoints import remove
-from pipeline.runs.folder import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
+from pipeline.runs.checkpoints import choose_steps, remove
+from pipeline.runs.layout import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
 from pipeline.runs.lock import LOCK, RunLock
 from pipeline.runs.manifest import FOLDERS, MANIFEST, VERSION, Entry, Manifest
 from pipeline.runs.metrics import METRICS

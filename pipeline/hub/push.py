@@ -19,9 +19,9 @@ from pipeline.corpora.store import INDEX
 from pipeline.hub.contents import MAIN, WEIGHTS, corpus_files, owned, revisions
 from pipeline.hub.pull import kept_steps, parse_manifest, read_small
 from pipeline.hub.repository import HOUSEKEEPING, HubError, Remote, Source, digest
-from pipeline.runs.folder import CORPUS, RECIPE
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.layout import CORPUS, RECIPE
 from pipeline.runs.manifest import MANIFEST
-from pipeline.runs.results import Results
 from pipeline.utils import launcher
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import refusal, write_json
@@ -58,7 +58,7 @@ def push(
     if (path / INDEX).is_file() and not (path / RECIPE).is_file():
         yield from _push_corpus(path, repo, private, dry_run, repo in replace)
         return
-    run = Results.read(path)
+    run = RunFolder.read(path)
     wanted = revisions(run, kept_steps(run.manifest, steps), repo, corpus)
     if dry_run:
         if corpus:
@@ -111,7 +111,7 @@ def push(
         yield f"{path} is not finished: main stays empty until a push after its end"
 
 
-def _check_main(remote: Remote, run: Results) -> None:
+def _check_main(remote: Remote, run: RunFolder) -> None:
     """Refuses a repository whose `main` holds anything but what a push of this run has put there."""
     there = remote.listing(MAIN) or {}
     held = sorted(there.keys() - {HOUSEKEEPING})

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.hub.contents import CARD, MAIN, WEIGHTS, revisions
 from pipeline.hub.pull import kept_steps
 from pipeline.hub.repository import HOUSEKEEPING, Remote, printable
-from pipeline.runs.results import Results
+from pipeline.runs.folder import RunFolder
 
 
 def verify(path: Path, repo: str, *, steps: str = "all", quick: bool = False) -> Iterator[tuple[str, list[str]]]:
@@ -18,7 +18,7 @@ def verify(path: Path, repo: str, *, steps: str = "all", quick: bool = False) ->
     Raises:
         HubError: when the repository cannot be read.
     """
-    run = Results.read(path)
+    run = RunFolder.read(path)
     remote = Remote(repo)
     pushed = remote.listing(MAIN) or {}
     wanted = revisions(run, kept_steps(run.manifest, steps), repo, None)

@@ -62,10 +62,6 @@ class Architecture(Parameters, abc.ABC):
         """The model that learns a corpus: by default, one with a token row for each of its words."""
         return self.build(len(stored.tokens))
 
-    def kept(self, stored: StoredCorpus, step: Path) -> PreTrainedModel:
-        """A model of the shape of a kept step, in float32, for its weights; nothing but the step's folder is needed."""
-        return self.for_corpus(stored)
-
     def tokenizer(self, stored: StoredCorpus) -> PreTrainedTokenizerBase:
         """The tokenizer of the model: by default, the corpus's closed vocabulary."""
         from pipeline.data.tokenizer import build_tokenizer

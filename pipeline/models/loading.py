@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipeline.runs.checkpoints import choose_steps
+from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import MismatchError, RecipeError
 from pipeline.utils.inside import MEGABYTE, exists, read_bytes, refuse_links
 
@@ -34,6 +36,30 @@ def shape_of(step: Path, granted: bool) -> PreTrainedModel:
     config = AutoConfig.from_pretrained(step, trust_remote_code=trusted)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted, dtype=torch.float32)
     return model
+
+
+def load_step(
+    run: RunFolder, step: int | None = None, device: Any = "cpu", into: PreTrainedModel | None = None
+) -> PreTrainedModel:
+    """The model at a kept step (None: the last) in float32 and eval mode, from what lies in its folder alone.
+
+    Args:
+        run: The run that kept it.
+        step: Its number.
+        device: Where it is put.
+        into: A model of this run that gives its place.
+
+    Raises:
+        ParameterError: when the step was not kept.
+        MismatchError: when its weights are not those that were kept.
+    """
+    (step,) = choose_steps(run.manifest, "last" if step is None else str(step))
+    entry = run.manifest.kept[step]
+    if damage := entry.damage(run.path):
+        raise MismatchError(f"{run.path}/{entry.path}: {damage}")
+    model = shape_of(run.path / entry.path, run.trusted).to(device) if into is None else into
+    load_weights(model, run.path / entry.path)
+    return model.eval()
 
 
 def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:

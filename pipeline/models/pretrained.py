@@ -180,11 +180,6 @@ class Pretrained(Architecture):
         model.note = note  # for the announcement of a run
         return model
 
-    def kept(self, stored: StoredCorpus, step: Path) -> PreTrainedModel:
-        from pipeline.models.loading import shape_of
-
-        return shape_of(step, self.trust_remote_code)
-
     def for_corpus(self, stored: StoredCorpus) -> PreTrainedModel:
         """The base model with an embedding for every token of `tokenizer`, new ones drawn from the global seed."""
         added = self.added(stored)

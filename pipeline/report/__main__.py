@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipeline.report.comparison import write_comparison
 from pipeline.report.run_report import draw_report
+from pipeline.runs.folder import RunFolder
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.paths import expand_arguments
 from pipeline.utils.terminal import run_command, say
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise RecipeError("--output", "is for a comparison; the report of one run lies in its folder")
         else:
             folder = chosen.runs[0]
-            failed = draw_report(folder)[1]
+            failed = draw_report(RunFolder.read(folder))
     except (RecipeError, ParameterError, OSError) as error:  # the last where a page cannot be written
         say(error, file=sys.stderr)
         return 2

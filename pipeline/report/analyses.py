@@ -14,7 +14,6 @@ from pipeline.circuits.base import Explanation
 from pipeline.circuits.failures import again, as_line, read_failure, show
 from pipeline.circuits.tables import (
     ALL,
-    CIRCUITS,
     MADE_OF,
     TableError,
     analysis_code,
@@ -27,6 +26,7 @@ from pipeline.config.registry import load
 from pipeline.config.yaml_nodes import Block, parse
 from pipeline.plots.style import Mark
 from pipeline.report.page import Figure, Heading, Moving, Paragraph, Part, code, plain
+from pipeline.runs.layout import CIRCUITS
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.format import listed
 

@@ -15,9 +15,9 @@ from pipeline.config.recipe import FREE, flat
 from pipeline.plots import training as plots
 from pipeline.plots.axes import StepScale
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
-from pipeline.runs.folder import RECIPE
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import DELAY, THRESHOLD, UNLEARNED, match_key
-from pipeline.runs.results import Results
+from pipeline.runs.layout import RECIPE
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.format import MISSING, duration, listed, share, times
 
@@ -44,8 +44,8 @@ class Differences:
     group_labels: list[str]
 
     @classmethod
-    def of(cls, runs: Sequence[Results]) -> Differences:
-        recipes = [flat(run.recipe) for run in runs]
+    def of(cls, runs: Sequence[RunFolder]) -> Differences:
+        recipes = [flat(run.resolved) for run in runs]
         keys = dict.fromkeys(key for recipe in recipes for key in recipe)
         skipped = ("output_dir", "run_name", "paper")
         values = {key: [recipe.get(key) for recipe in recipes] for key in keys if key.split(".")[0] not in skipped}
@@ -114,7 +114,7 @@ def _labels(values: dict[str, list[Any]], runs: int) -> list[str]:
     ]
 
 
-def _unique(labels: list[str], runs: Sequence[Results]) -> list[str]:
+def _unique(labels: list[str], runs: Sequence[RunFolder]) -> list[str]:
     """The labels; those that are empty or not the only one of their kind with the name of the run's folder."""
     names = [run.name for run in runs]
     names = names if len(set(names)) == len(runs) else [str(run.path) for run in runs]
@@ -145,7 +145,7 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> None:
             raise RecipeError(str(paths[i]), "is named twice; name each run once")
     if (folder / RECIPE).exists():
         raise RecipeError("--output", f"{folder} is the folder of a run; choose another")
-    runs = [Results.read(path) for path in paths]
+    runs = [RunFolder.read(path) for path in paths]
     differences = Differences.of(runs)
     splits = list(dict.fromkeys([split for run in runs for split in run.held_out]))
     names = [name or key for key, name in short_names(differences.values).items()]
@@ -187,14 +187,14 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> None:
     write_page(folder, title, parts, figures)
 
 
-def _probes(runs: Sequence[Results], split: str) -> list[str]:
+def _probes(runs: Sequence[RunFolder], split: str) -> list[str]:
     """What is shown beside a split that says little until its facts are known, such as `ood`: how many of them are."""
     if any(split == run.grok.held_out for run in runs):
         return []
     return list(dict.fromkeys(run.fact_probes[split] for run in runs if split in run.fact_probes))
 
 
-def _scale(runs: Sequence[Results]) -> StepScale:
+def _scale(runs: Sequence[RunFolder]) -> StepScale:
     matches = [run.series[key] for run in runs for key in map(match_key, run.splits) if key in run.series]
     return StepScale.over(max(run.last_step for run in runs), matches)
 
@@ -218,7 +218,7 @@ def _texts(split: str, groups: Sequence[plots.Group]) -> tuple[str, str]:
     return f"Exact match on {split} over training steps. At the last evaluation: {ends}.", caption
 
 
-def _results(runs: Sequence[Results], differences: Differences, splits: Sequence[str]) -> Table:
+def _results(runs: Sequence[RunFolder], differences: Differences, splits: Sequence[str]) -> Table:
     header = ["run", "steps", "fit step", "gen step", "grok step", "gap", "stays", "train", *splits, "time", "folder"]
     rows = []
     for label, run in zip(differences.labels, runs):
@@ -235,7 +235,7 @@ def _step(step: float | None) -> str:
     return MISSING if step is None else f"{step:,.0f}"
 
 
-def _over_seeds(runs: Sequence[Results], differences: Differences, splits: Sequence[str]) -> list[Part]:
+def _over_seeds(runs: Sequence[RunFolder], differences: Differences, splits: Sequence[str]) -> list[Part]:
     if all(len(members) == 1 for members in differences.groups):
         return []
 
@@ -260,7 +260,7 @@ def _over_seeds(runs: Sequence[Results], differences: Differences, splits: Seque
     return [Heading("Over seeds"), table, Paragraph(note, note=True)]
 
 
-def _differing(runs: Sequence[Results], differences: Differences) -> list[Part]:
+def _differing(runs: Sequence[RunFolder], differences: Differences) -> list[Part]:
     devices = [run.starts[-1].get("device") if run.starts else None for run in runs]
     columns = differences.values | ({"device": devices} if len(set(devices)) > 1 else {})
     if not columns:

@@ -7,9 +7,7 @@ from functools import partial
 
 from pipeline.circuits.failures import record_failure, reminders
 from pipeline.circuits.runner import explain
-from pipeline.config.trust import trusts
 from pipeline.report.run_report import draw_report, summary
-from pipeline.runs.manifest import Manifest
 from pipeline.training.trackers import finish_trackers, tracked_name
 from pipeline.training.trainer import GrokTrainer
 from pipeline.utils.terminal import say
@@ -20,18 +18,17 @@ def conclude(trainer: GrokTrainer) -> bool:
 
     The report is there before the analyses are run: one that fails is a line in it, and the run is finished.
     """
-    recipe, args, path = trainer.recipe, trainer.args, trainer.recipe.output_dir
+    run, recipe, args, path = trainer.folder, trainer.recipe, trainer.args, trainer.folder.path
     if recipe.circuits:
-        draw_report(path)
+        draw_report(run)
     on_failure = partial(record_failure, path)
-    for _ in explain(path, recipe.circuits, args.device, trusted=trusts(recipe.model), on_failure=on_failure):
+    for _ in explain(run, recipe.circuits, args.device, on_failure=on_failure):
         pass
-    results, undrawn = draw_report(path)
+    undrawn = draw_report(run)
     trackers = list(args.report_to or ())
-    finish_trackers(trackers, results, tracked_name(recipe), args.project, recipe.options.track_steps)
-    manifest = Manifest.load(path)
-    manifest.finished = trainer.outcome()
-    manifest.save(path)
-    say(*summary(results).splitlines())
+    finish_trackers(trackers, run, tracked_name(recipe), args.project, recipe.options.track_steps)
+    run.manifest.finished = trainer.outcome()
+    run.manifest.save(path)
+    say(*summary(run).splitlines())
     say(*reminders(path), file=sys.stderr)
     return bool(reminders(path) or undrawn)

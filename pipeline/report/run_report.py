@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from pipeline.circuits.failures import CIRCUITS
 from pipeline.config.registry import names
 from pipeline.config.yaml_nodes import MOST_BYTES
 from pipeline.plots import training as plots
@@ -13,25 +12,27 @@ from pipeline.plots.axes import StepScale
 from pipeline.report.analyses import draw_analysis
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
 from pipeline.report.summary import method, outcome, story
-from pipeline.runs.folder import RECIPE
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import THRESHOLD, match_key
-from pipeline.runs.results import Results
+from pipeline.runs.layout import CIRCUITS, RECIPE
 from pipeline.utils.format import MISSING, amount, listed, share, size, times
 from pipeline.utils.inside import read_text
 
 
-def write_report(path: Path) -> Results:
+def write_report(path: Path) -> RunFolder:
     """report.md, report.html and figures/ of a run folder, from what lies in it, which is returned."""
-    return draw_report(path)[0]
+    run = RunFolder.read(path)
+    draw_report(run)
+    return run
 
 
-def draw_report(path: Path) -> tuple[Results, list[str]]:
-    """As `write_report`, and the analyses whose figures failed: a line in the report, and a traceback.
+def draw_report(run: RunFolder) -> list[str]:
+    """As `write_report`; returns the analyses whose figures failed: a line in the report, and a traceback.
 
     Raises:
-        RecipeError: when it is not that of a run, or a file in it is damaged.
+        RecipeError: when a file in it is damaged.
     """
-    run = Results.read(path)
+    path = run.path
     pens = plots.split_pens(run.splits, run.held_out)
     matches = [run.series[match_key(split)] for split in run.splits if match_key(split) in run.series]
     scale = StepScale.over(run.last_step, matches)
@@ -66,20 +67,20 @@ def draw_report(path: Path) -> tuple[Results, list[str]]:
         *_environment(run),
     ]
     write_page(path, f"{run.name}: {outcome(run)}", parts, figures)
-    return run, failed
+    return failed
 
 
-def summary(run: Results) -> str:
+def summary(run: RunFolder) -> str:
     """A finished run in a few lines, for the terminal."""
     return "\n".join(["", *story(run), f"report: {run.path / 'report.html'}"])
 
 
-def _curve_alt(run: Results) -> str:
+def _curve_alt(run: RunFolder) -> str:
     ends = [f"{split} {share(run.latest(match_key(split)))}" for split in run.splits if match_key(split) in run.series]
     return f"Exact match over training steps. {run.name} {outcome(run)}. At the last evaluation: {', '.join(ends)}."
 
 
-def _curve_caption(run: Results) -> str:
+def _curve_caption(run: RunFolder) -> str:
     fit, learned, caption = run.grok.fit_step, run.grok.gen_step, "Exact match of every split."
     if fit is not None or learned is not None:
         caption += f" A dot is the first evaluation at {THRESHOLD} or above."
@@ -89,7 +90,7 @@ def _curve_caption(run: Results) -> str:
     return caption + (" Thin lines are probes of facts that are trained." if probes else "")
 
 
-def _training_caption(run: Results) -> str:
+def _training_caption(run: RunFolder) -> str:
     caption = "What went on meanwhile; marks as above." if run.evaluations else "What went on."
     if any(0.0 in run.series[key].values for key in map("eval_{}_loss".format, run.splits) if key in run.series):
         caption += " A loss of exactly 0 has no place on its log axis."
@@ -99,9 +100,9 @@ def _training_caption(run: Results) -> str:
     return caption
 
 
-def _numbers(run: Results) -> list[Part]:
+def _numbers(run: RunFolder) -> list[Part]:
     """The final table, beside the paper's numbers where the recipe states them."""
-    paper = run.recipe.get("paper") or {}
+    paper = run.resolved.get("paper") or {}
     stated = {str(key): str(value) for key, value in (paper.get("numbers") or {}).items()}
     title = plain(paper.get("title") or "the paper")
     columns = {"split": "l", "role": "l", "rows measured": "r", "exact match": "r", "loss": "r"}
@@ -139,12 +140,12 @@ def _greedy(split: str) -> str:
     return match_key(f"{split}_greedy", "final")
 
 
-def _rows(run: Results, split: str) -> str:
-    count, total = run.rows(split, sampled=not run.finished), run.corpus["sizes"][split]
+def _rows(run: RunFolder, split: str) -> str:
+    count, total = run.measured_rows(split, sampled=not run.finished), run.corpus["sizes"][split]
     return f"{count:,}" if count == total else f"{count:,} of {total:,}"
 
 
-def _decoding(run: Results, decoded: list[str]) -> str:
+def _decoding(run: RunFolder, decoded: list[str]) -> str:
     text = "Exact match is counted in one pass that is given the true answer up to each token. "
     text += "Decoded: for a sample of these rows, with answers that `generate` writes greedily, token by token"
     alike = {split: run.latest(f"final_{split}_greedy_agreement") for split in decoded}
@@ -154,7 +155,7 @@ def _decoding(run: Results, decoded: list[str]) -> str:
     return f"{text}."
 
 
-def _measured(run: Results, key: str) -> str:
+def _measured(run: RunFolder, key: str) -> str:
     """What this run has for a key of the paper's numbers."""
     found = run.grok.summary()
     value = found[key] if key in found else run.latest(key)
@@ -162,7 +163,7 @@ def _measured(run: Results, key: str) -> str:
     return times(value) if key == "grok_gap" else share(value) if is_share else amount(value)
 
 
-def _kept(run: Results) -> list[Part]:
+def _kept(run: RunFolder) -> list[Part]:
     steps = sorted(run.manifest.kept)
     if not steps:
         return []
@@ -175,14 +176,14 @@ def _kept(run: Results) -> list[Part]:
     return [Heading("Kept weights"), Paragraph(text)]
 
 
-def _command(run: Results) -> str:
+def _command(run: RunFolder) -> str:
     processes = run.starts[-1].get("processes", 1) if run.starts else 1
     launcher = f"accelerate launch --num_processes {processes} pipeline/run.py"
     recipe, again = shlex.quote(str(run.path / RECIPE)), shlex.quote(f"{run.path}-again")
     return f"{launcher if processes > 1 else 'python -m pipeline.run'} {recipe} --output_dir {again}"
 
 
-def _environment(run: Results) -> list[Part]:
+def _environment(run: RunFolder) -> list[Part]:
     corpus = [["corpus", f"{code(run.corpus['name'])}, content hash {code(run.corpus['content_hash'][:16])}"]]
     if not run.starts:
         return [Paragraph("`environment.json` is missing, so nothing is known of what this ran on."), _facts(corpus)]

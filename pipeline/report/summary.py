@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import DELAY, THRESHOLD, UNLEARNED
-from pipeline.runs.results import Results
 from pipeline.utils.format import duration, listed, share, times
 from pipeline.utils.markdown import plain
 
 
-def outcome(run: Results) -> str:
+def outcome(run: RunFolder) -> str:
     """What became of a run, in a few words."""
     fit, learned = run.grok.fit_step, run.grok.gen_step
     if not run.evaluations:
@@ -38,20 +38,20 @@ def outcome(run: Results) -> str:
     return words if run.finished else f"{words} so far" if learned is None else f"{words} (unfinished)"
 
 
-def story(run: Results) -> list[str]:
+def story(run: RunFolder) -> list[str]:
     """The run in a few paragraphs: what it learned and when; how far it came, and on what."""
     return [" ".join(part) for part in (_learned(run), _course(run)) if part]
 
 
-def _judged(run: Results) -> bool:
+def _judged(run: RunFolder) -> bool:
     return run.grok.held_out is not None
 
 
-def _learned(run: Results) -> list[str]:
+def _learned(run: RunFolder) -> list[str]:
     return [f"{_found(run)}.", *_since(run), *_standing(run), *_facts(run)]
 
 
-def _found(run: Results) -> str:
+def _found(run: RunFolder) -> str:
     fit, learned, held_out = run.grok.fit_step, run.grok.gen_step, run.grok.held_out
     if not run.evaluations:
         never = "Its splits were not measured while it trained, so there is no curve"
@@ -82,7 +82,7 @@ def _at(step: int) -> str:
     return f"at step {step:,}" if step else "before any training (step 0)"
 
 
-def _since(run: Results) -> Iterator[str]:
+def _since(run: RunFolder) -> Iterator[str]:
     """Whether it stayed generalized, by the evaluations since."""
     grok = run.grok
     if grok.later:
@@ -90,7 +90,7 @@ def _since(run: Results) -> Iterator[str]:
         yield f"From then on `{grok.held_out}` was at {THRESHOLD} or above in {count}."
 
 
-def _facts(run: Results) -> Iterator[str]:
+def _facts(run: RunFolder) -> Iterator[str]:
     """How many of the facts behind a split are known: until all are, a low exact match says nothing of using them."""
     for split, probe in run.fact_probes.items():
         value, known = run.at_end(split, "exact_match"), run.at_end(probe, "exact_match")
@@ -102,7 +102,7 @@ def _facts(run: Results) -> Iterator[str]:
         yield f"{words}."
 
 
-def _standing(run: Results) -> Iterator[str]:
+def _standing(run: RunFolder) -> Iterator[str]:
     """The exact matches at the end, and a word where they are lower than what was seen before."""
     values = {split: run.at_end(split, "exact_match") for split in ["train", *run.held_out]}
     matches = [f"{share(value)} on `{split}`" for split, value in values.items() if value is not None]
@@ -118,7 +118,7 @@ def _standing(run: Results) -> Iterator[str]:
         yield f"So {names} {'is' if len(below) == 1 else 'are'} not at {THRESHOLD} or above."
 
 
-def _course(run: Results) -> list[str]:
+def _course(run: RunFolder) -> list[str]:
     step, total = run.last_step, run.total_steps
     found = []
     if not run.series:
@@ -126,8 +126,8 @@ def _course(run: Results) -> list[str]:
     elif not run.finished:
         found.append(f"The run is not finished: step {step:,} of {total:,} is the last that was logged.")
     elif step < total:
-        patience = run.recipe.get("stop_patience", 0)
-        stayed = run.recipe.get("stop_when") == "grokked" and run.grok.streak >= patience
+        patience = run.resolved.get("stop_patience", 0)
+        stayed = run.resolved.get("stop_when") == "grokked" and run.grok.streak >= patience
         reason = f", as `{run.grok.held_out}` had stayed at {THRESHOLD} or above for {plain(patience)} evaluations"
         found.append(f"It was stopped at step {step:,} of {total:,}{reason if stayed else ''}.")
     seconds = run.latest("seconds")
@@ -150,7 +150,7 @@ def _device(start: dict[str, Any]) -> str:
     return plain(start["device"]) + (f" in {processes} processes" if processes > 1 else "")
 
 
-def method(run: Results) -> str:
+def method(run: RunFolder) -> str:
     """How fit and gen step were found: what grokking is, by which evaluations, and on how many rows."""
     grok = run.grok
     found = [f"To fit is an exact match of at least {THRESHOLD} on `train`"]
@@ -176,16 +176,20 @@ def method(run: Results) -> str:
     return " ".join(found)
 
 
-def _samples(run: Results) -> list[str]:
+def _samples(run: RunFolder) -> list[str]:
     """What was measured on a sample, and how large it was."""
     sizes = run.corpus["sizes"]
-    sampled = {split: run.rows(split, sampled=True) for split in sizes if run.rows(split, sampled=True) < sizes[split]}
+    sampled = {
+        split: run.measured_rows(split, sampled=True)
+        for split in sizes
+        if run.measured_rows(split, sampled=True) < sizes[split]
+    }
     if not sampled or not run.evaluations:
         return []
     rows = listed([f"{count:,} of the {sizes[split]:,} rows of `{split}`" for split, count in sampled.items()])
     found = f"Each evaluation looked at {rows}, the same ones every time"
     if run.finished:
-        probe = run.rows("train", sampled=False)
+        probe = run.measured_rows("train", sampled=False)
         found += (
             f"; the final numbers are those of all rows{f', {probe:,} of `train`' if probe < sizes['train'] else ''}"
         )

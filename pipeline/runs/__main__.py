@@ -17,8 +17,9 @@ from pathlib import Path
 from pipeline.circuits.failures import MISTAKES
 from pipeline.config.recipe import read_kept_recipe
 from pipeline.config.trust import HELP, OPTION
-from pipeline.runs.checkpoints import remove, unlisted
-from pipeline.runs.folder import RECIPE, check_corpus
+from pipeline.runs.checkpoints import choose_steps, remove, unlisted
+from pipeline.runs.folder import check_corpus
+from pipeline.runs.layout import RECIPE
 from pipeline.runs.lock import RunLock
 from pipeline.runs.manifest import MANIFEST, REBUILD, Entry, Manifest
 from pipeline.runs.rebuild import rebuild
@@ -163,8 +164,6 @@ def _save(manifest: Manifest, run: Path) -> bool:
 
 
 def _prune(run: Path, keep: str, is_rehearsal: bool) -> int:
-    from pipeline.circuits.runner import choose_steps
-
     with RunLock(run, is_full=True):
         manifest = Manifest.load(run)
         if any(not word.strip().isdigit() for word in keep.split(",")) and keep not in ("all", "last", "log"):

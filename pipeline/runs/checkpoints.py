@@ -7,6 +7,7 @@ with their hashes, which is written last and in one step: what is torn is not li
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -198,3 +199,22 @@ def unlisted(run: Path, manifest: Manifest) -> list[Path]:
     listed |= manifest.going.keys()
     found = [*numbered(run, "", "checkpoint-").values(), *numbered(run, "steps", "step").values()]
     return [path for path in found if str(path.relative_to(run)) not in listed]
+
+
+def choose_steps(manifest: Manifest, words: str) -> list[int]:
+    """The kept steps that `all`, `last`, `log` (one for each third of an octave) or a list of numbers stands for."""
+    kept = sorted(manifest.kept)
+    if not kept:
+        raise ParameterError("steps", "no step of this run was kept")
+    if words == "all":
+        return kept
+    if words == "last":
+        return kept[-1:]
+    if words == "log":
+        octaves = {round(3 * math.log2(max(step, 0.5))): step for step in reversed(kept)}
+        return sorted({*octaves.values(), *kept[-1:]})
+    wanted = [int(word) for word in words.split(",")]
+    missing = [step for step in wanted if step not in manifest.kept]
+    if missing:
+        raise ParameterError("steps", f"step {missing[0]} was not kept; kept are {', '.join(map(str, kept))}")
+    return wanted

@@ -1,69 +1,180 @@
-"""A run's folder: whose it is, what it says of the run, and going back to where training can resume."""
+"""A run as its folder tells it, finished or not: the one thing that everybody reads of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from pipeline.config.recipe import Recipe
+from pipeline.config.recipe import Recipe, read_kept_recipe
 from pipeline.config.renamed import renamed_values
+from pipeline.config.trust import trusts
 from pipeline.config.yaml_nodes import MOST_BYTES, parse
-from pipeline.corpora.store import INDEX, StoredCorpus, write_parquet
-from pipeline.runs import checkpoints
-from pipeline.runs.checkpoints import UNIVERSAL, unlisted
-from pipeline.runs.environment import changes, describe_environment
-from pipeline.runs.lock import LOCK
-from pipeline.runs.manifest import MANIFEST, REBUILD, Manifest
-from pipeline.runs.metrics import rewind_history
-from pipeline.utils import seeds
-from pipeline.utils.drafts import DRAFT, draft_folder, new_folder
+from pipeline.config.yaml_writer import lists
+from pipeline.corpora.store import INDEX, StoredCorpus, build
+from pipeline.runs.grokking import PROBE, GrokTracker, judged_split, match_key
+from pipeline.runs.layout import CORPUS, ENVIRONMENT, RECIPE
+from pipeline.runs.manifest import Manifest
+from pipeline.runs.metrics import LAST_STEP, Series, read_series
 from pipeline.utils.errors import ParameterError, RecipeError
-from pipeline.utils.files import write_json, write_text
-from pipeline.utils.inside import MEGABYTE, exists, opened, read_json, read_text, remove_file, remove_tree
-from pipeline.utils.paths import obstacle
-from pipeline.utils.terminal import say
+from pipeline.utils.inside import MEGABYTE, exists, read_json, read_text
 
-RECIPE, ENVIRONMENT, CORPUS, TOKENIZER = "recipe.yaml", "environment.json", "corpus", "tokenizer"
 MOST_STARTS = 16 * MEGABYTE  # bytes of environment.json: some 10,000 starts
-# Drafts of earlier versions, in which a start that was killed may have left nothing else.
-OLD_DRAFTS = tuple(f".{name}.draft" for name in (RECIPE, ENVIRONMENT, MANIFEST))
+T = TypeVar("T")
 
 
-def open_run(recipe: Recipe) -> Manifest:
-    """The manifest of the recipe's run folder; empty for a new run. Writes nothing.
+class RunFolder:
+    """What was asked for, what it ran on, every number that was logged, and the steps that were kept.
+
+    Each part is read when it is first used, once. A part that is damaged raises RecipeError then; `read` asks for all
+    that a report needs at once. The folder may lack an environment, metrics and kept steps.
+
+    Args:
+        path: The folder of a run.
+        trusted: Whether code that comes with its base model may run; what the folder says of that does not count.
 
     Raises:
-        RecipeError: when the folder holds something else, or a run of another recipe; then with the differing keys.
+        RecipeError: when it is not the folder of a run.
     """
-    folder = recipe.output_dir
-    # A start that was killed before it had a recipe leaves a lock and drafts.
-    try:
-        reason = None if folder.exists() else obstacle(folder)
-    except OSError as error:
-        reason = f"{folder} cannot be a folder: {error.strerror}"
-    if reason:
-        raise RecipeError("output_dir", f"{reason}; choose another with --output_dir")
-    if not folder.exists() or (folder.is_dir() and all(_is_scrap(path) for path in folder.iterdir())):
-        return Manifest()
-    if not (folder / RECIPE).is_file():
-        raise RecipeError("output_dir", f"{folder} exists and is not a run folder; choose another with --output_dir")
-    theirs = read_resolved(folder)
-    if isinstance(theirs.get("replay"), dict):
-        theirs["replay"].setdefault("by", "rows")  # as it was before there was a choice
-    differences = recipe.differences(theirs)
-    if differences:
-        raise RecipeError(
-            "output_dir",
-            f"{folder} holds a run of another recipe ({'; '.join(differences)}); choose another with --output_dir",
-        )
-    if not exists(folder, MANIFEST) and unlisted(folder, Manifest()):
-        raise RecipeError(
-            str(folder), f"its {MANIFEST} is missing, and its steps are there; {REBUILD} {folder} lists what verifies"
-        )
-    return Manifest.load(folder)
+
+    def __init__(self, path: str | Path, trusted: bool = False):
+        self.path, self.trusted = Path(path), trusted
+        if not exists(self.path, RECIPE):
+            raise RecipeError(str(self.path), f"is not the folder of a run: it has no {RECIPE}")
+
+    @classmethod
+    def read(cls, path: str | Path) -> RunFolder:
+        """Read all that a report needs.
+
+        Raises:
+            RecipeError: when it is not the folder of a run, or a file in it is damaged.
+        """
+        run = cls(path)
+        for part in ("corpus", "resolved", "total_steps", "manifest", "grok"):
+            getattr(run, part)
+        return run
+
+    @classmethod
+    def of(cls, recipe: Recipe, stored: StoredCorpus) -> RunFolder:
+        """The folder of a run that this process trains: its recipe and its corpus are known, and not read again."""
+        run = cls(recipe.output_dir, trusts(recipe.model))
+        run.recipe, run.stored, run.resolved = recipe, stored, lists(recipe.resolved())
+        return run
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """The recipe with its types; it may come from a machine that has other packages and files."""
+        return read_kept_recipe(self.path / RECIPE, trusted=self.trusted)
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        """The recipe as plain values, also where this version does not know all of them."""
+        return _part(self.path, RECIPE, lambda: read_resolved(self.path))
+
+    @cached_property
+    def stored(self) -> StoredCorpus:
+        """The corpus, built again where it is not in the cache.
+
+        Raises:
+            RecipeError: when what it is read from is not there, or has become another.
+        """
+        try:
+            stored = build(self.recipe.corpus)
+        except ParameterError as error:
+            raise self.recipe.located(error.inside("corpus")) from None
+        check_corpus(self.path, stored)
+        return stored
+
+    @cached_property
+    def corpus(self) -> dict[str, Any]:
+        """What the folder says of the corpus: name, sizes, held_out, content_hash."""
+        name = f"{CORPUS}/{INDEX}"
+        return _part(self.path, name, lambda: _corpus(read_json(self.path, name)))
+
+    @cached_property
+    def total_steps(self) -> int:
+        """Updates of the whole run."""
+        length = _part(self.path, RECIPE, lambda: _length(self.resolved, self.corpus["sizes"]["train"]))
+        # Counted where it was trained, replayed rows and all; earlier code wrote no number.
+        counted = [start["total_steps"] for start in self.starts if type(start.get("total_steps")) is int]
+        return (counted or [length])[-1]
+
+    @cached_property
+    def starts(self) -> list[dict[str, Any]]:
+        """One environment for each time the run was started."""
+        return read_starts(self.path)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        return Manifest.load(self.path)
+
+    @cached_property
+    def series(self) -> dict[str, Series]:
+        """Every number that was logged, by its key."""
+        return read_series(self.path)
+
+    @cached_property
+    def grok(self) -> GrokTracker:
+        """When it fitted, and when it generalized."""
+        return _tracked(self.series, self.corpus["held_out"])
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def splits(self) -> list[str]:
+        return list(self.corpus["sizes"])
+
+    @property
+    def held_out(self) -> list[str]:
+        return self.corpus["held_out"]
+
+    @property
+    def fact_probes(self) -> dict[str, str]:
+        """Held-out splits whose facts are trained -> the probe of `train` that says how many of these are known."""
+        probes = {split: f"{split}_atomic" for split in self.held_out}
+        return {split: probe for split, probe in probes.items() if probe in self.splits and probe not in self.held_out}
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps that were kept, in order."""
+        return sorted(self.manifest.kept)
+
+    @property
+    def last_step(self) -> int:
+        """The last step at which something was logged; 0 before that."""
+        return max((steps[-1] for steps, _ in self.series.values()), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rows were measured at the last step; a run that was made longer is not finished by its past."""
+        series = self.series.get(match_key("train", "final"))
+        return series is not None and series.steps[-1] == self.last_step
+
+    def latest(self, key: str) -> float | None:
+        """The last value that was logged of a key; NaN where it was not finite, None where there is none."""
+        return self.series[key].values[-1] if key in self.series else None
+
+    def at_end(self, split: str, what: str) -> float | None:
+        """`exact_match` or `loss` of a split: on all its rows once the run is finished, until then as last seen."""
+        return self.latest(f"{'final' if self.finished else 'eval'}_{split}_{what}")
+
+    def measured_rows(self, split: str, sampled: bool) -> int:
+        """Rows of a split that an evaluation looks at: while training (`sampled`), or at the end."""
+        most = self.resolved.get("max_eval_samples") if sampled else None
+        size = self.corpus["sizes"][split]
+        return min(size, most or size, PROBE if split == "train" else size)
+
+    @property
+    def evaluations(self) -> list[int]:
+        """The steps at which the splits were measured while training."""
+        return list(self.series[match_key("train")].steps) if match_key("train") in self.series else []
 
 
 def read_resolved(run: Path) -> dict[str, Any]:
@@ -83,54 +194,6 @@ def read_resolved(run: Path) -> dict[str, Any]:
     return renamed_values(values)
 
 
-def is_finished(recipe: Recipe, manifest: Manifest) -> bool:
-    """Whether nothing is left to do: the run was reported, and the recipe asks for no more training than it had.
-
-    How long it was to be stands in the manifest; of a run of earlier code, in its recipe.
-    """
-    done = manifest.finished
-    if not done:
-        return False
-    before = read_resolved(recipe.output_dir)
-    if done["stopped"] and recipe.options.stop_when == "grokked":
-        return bool(recipe.options.stop_patience <= done.get("streak", before.get("stop_patience", 0)))
-    if "max_steps" in recipe.training:
-        return bool(done["step"] >= recipe.training["max_steps"])
-    by_epochs = None if "max_steps" in before else before.get("num_train_epochs")
-    return bool(recipe.training["num_train_epochs"] <= (done.get("num_train_epochs", by_epochs) or 0))
-
-
-def check_streams(folder: Path, manifest: Manifest) -> None:
-    """Whether training that goes on from a checkpoint draws its rows as it did until then.
-
-    Raises:
-        RecipeError: when an earlier version of this package drew them otherwise.
-    """
-    starts = read_starts(folder)
-    if manifest.resumable and starts and starts[-1].get("random_streams", 1) != seeds.VERSION:
-        raise RecipeError(
-            "output_dir",
-            f"{folder} was trained by another version of this package, which takes the rows in another order, so that "
-            "training cannot go on there; choose another with --output_dir",
-        )
-
-
-def write_description(recipe: Recipe, stored: StoredCorpus) -> None:
-    """Writes recipe.yaml and corpus/."""
-    folder = recipe.output_dir
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / RECIPE, recipe.to_yaml())
-    if not exists(folder, f"{CORPUS}/{INDEX}"):
-        with new_folder(folder, CORPUS) as draft:
-            write_parquet(stored, draft)
-
-
-def record_length(run: Path, total_steps: int) -> None:
-    """Writes into environment.json how many updates the run has in all, as this start of it counts them."""
-    starts = read_starts(run)
-    write_json(run / ENVIRONMENT, [*starts[:-1], *({**start, "total_steps": total_steps} for start in starts[-1:])])
-
-
 def read_starts(run: Path) -> list[dict[str, Any]]:
     """What each start of a run ran on, one after the other; none where there is no environment.json.
 
@@ -141,13 +204,6 @@ def read_starts(run: Path) -> list[dict[str, Any]]:
     if not isinstance(starts, list) or not all(isinstance(start, dict) and _is_typed(start) for start in starts):
         raise RecipeError(str(run / ENVIRONMENT), "is damaged")
     return starts
-
-
-def record_start(run: Path, in_force: Mapping[str, Any]) -> list[str]:
-    """Adds a start to environment.json; returns where it differs from the one before in what can change the bits."""
-    starts, now = read_starts(run), describe_environment(in_force)
-    write_json(run / ENVIRONMENT, [*starts, now])
-    return changes(starts[-1], now) if starts else []
 
 
 def check_corpus(run: Path, stored: StoredCorpus) -> None:
@@ -189,31 +245,39 @@ def _has(start: dict[str, Any], kinds: dict[str, type]) -> bool:
     return all(isinstance(start[key], kind) for key, kind in kinds.items() if key in start)
 
 
-def write_tokenizer(folder: Path, tokenizer: Any) -> None:
-    """tokenizer/ with the files of a tokenizer, each in the place of the one that is there."""
-    with draft_folder(folder, TOKENIZER) as draft:
-        tokenizer.save_pretrained(draft.path)
-        draft.publish_files()
+def _length(recipe: Mapping[str, Any], rows: int) -> int:
+    """The updates of a whole run, also where its recipe counts epochs of a corpus of so many rows."""
+    steps, epoch = recipe.get("max_steps", -1), -(-rows // recipe["global_batch_size"])
+    return steps if steps > 0 else math.ceil(recipe["num_train_epochs"] * epoch)
 
 
-def _is_scrap(path: Path) -> bool:
-    return path.name == LOCK or path.name in OLD_DRAFTS or DRAFT.fullmatch(path.name) is not None
+def _corpus(facts: dict[str, Any]) -> dict[str, Any]:
+    sizes = {**facts["sizes"]}
+    if not all(type(size) is int and 0 < size < LAST_STEP for size in sizes.values()):
+        raise ValueError("sizes")
+    if not isinstance(facts["name"], str) or not isinstance(facts["content_hash"], str):
+        raise ValueError("name")
+    if not all(isinstance(split, str) for split in facts["held_out"]):
+        raise ValueError("held_out")
+    if not all(re.fullmatch(r"\w{1,100}", str(name), re.ASCII) for name in (facts["name"], *sizes, *facts["held_out"])):
+        raise ValueError("name")  # every corpus that is built has such names; they become names of files
+    return {**facts, "sizes": {"train": sizes["train"], **sizes}, "held_out": [*facts["held_out"]]}
 
 
-def go_back(folder: Path) -> str | None:
-    """The newest whole checkpoint (None: start anew), once what came later, and what a crash has left, is gone."""
-    manifest = Manifest.load(folder)
-    step, passed_over = checkpoints.newest_good(folder, manifest)
-    for line in passed_over:
-        say(line)
-    if step is None and manifest.finished:
-        raise RecipeError(
-            str(folder), "is finished, and has no whole checkpoint to go on from; train anew with another --output_dir"
-        )
-    checkpoints.rewind(folder, manifest, step)
-    rewind_history(folder, step)
-    for name in OLD_DRAFTS:
-        remove_file(folder, name)
-    with opened(folder) as top:
-        remove_tree(top, UNIVERSAL)
-    return None if step is None else str(folder / f"checkpoint-{step}")
+def _part(run: Path, name: str, parse: Callable[[], T]) -> T:
+    """What a file of a run folder says."""
+    try:
+        return parse()
+    except FileNotFoundError:
+        raise RecipeError(str(run / name), "is missing, so this is not the folder of a run") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError):
+        raise RecipeError(str(run / name), "is damaged") from None
+
+
+def _tracked(series: dict[str, Series], held_out: Sequence[str]) -> GrokTracker:
+    tracker = GrokTracker(judged_split(held_out))
+    keys = [match_key(split) for split in ("train", tracker.held_out) if split]
+    matches = {key: dict(zip(*series[key])) for key in keys if key in series}
+    for step in sorted({step for values in matches.values() for step in values}):
+        tracker.update(step, {key: values.get(step) for key, values in matches.items()})
+    return tracker

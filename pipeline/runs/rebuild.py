@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runs.checkpoints import facts_of, files_of, numbered
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import RunLock
 from pipeline.runs.manifest import (
     MANIFEST,
@@ -148,12 +149,10 @@ def _damage(run: Path, name: str) -> str | None:
 
 def _mark_finished(run: Path, manifest: Manifest) -> None:
     """Takes over that a run was finished, where its metrics end with the measurement of all rows at a kept step."""
-    from pipeline.runs.results import Results
-
     if not exists(run, METRICS):
         return
     try:
-        results = Results.read(run)
+        results = RunFolder.read(run)
     except RecipeError:
         return  # no report could be made of it either
     if results.finished and results.last_step in manifest.kept:

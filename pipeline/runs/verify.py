@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.runs.checkpoints import KeepSchedule, unlisted
-from pipeline.runs.folder import RECIPE, read_resolved
+from pipeline.runs.folder import read_resolved
+from pipeline.runs.layout import RECIPE
 from pipeline.runs.manifest import Manifest
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.inside import exists

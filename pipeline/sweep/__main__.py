@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.report.comparison import write_comparison
-from pipeline.runs import folder, stages
+from pipeline.runs import stages
+from pipeline.runs.layout import CORPUS
 from pipeline.sweep.grid import Point, grid, moved_by_seeds
 from pipeline.sweep.jobs import cores, gpu_names, run_all
 from pipeline.sweep.slurm import submit
@@ -27,7 +28,7 @@ from pipeline.utils.terminal import in_a_line, run_command
 
 def report(points: Sequence[Point]) -> Path | None:
     """All curves in one report, in the sweep's folder; None while fewer than two runs have begun."""
-    begun = [point.folder for point in points if (point.folder / folder.CORPUS).is_dir()]
+    begun = [point.folder for point in points if (point.folder / CORPUS).is_dir()]
     if len(begun) < 2:
         return None
     output = points[0].folder.parent

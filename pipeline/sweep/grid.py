@@ -13,8 +13,8 @@ from pipeline.config.recipe import Recipe, read_recipe
 from pipeline.config.trust import without_option
 from pipeline.config.yaml_nodes import pairs
 from pipeline.runs import stages
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import THRESHOLD
-from pipeline.runs.results import Results
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.paths import folder_name
 
@@ -45,7 +45,7 @@ class Point:
 
     def outcome(self) -> str:
         """What came of it, in a few words."""
-        run = Results.read(self.folder)
+        run = RunFolder.read(self.folder)
         split = run.grok.held_out or "train"
         reached = run.grok.gen_step if run.grok.held_out else run.grok.fit_step
         if reached is None:

@@ -10,8 +10,9 @@ from pipeline.callbacks.base import with_defaults
 from pipeline.config.outside import check_outside
 from pipeline.config.recipe import Recipe
 from pipeline.kernels.host import wait_briefly
-from pipeline.runs import folder
+from pipeline.runs import opening
 from pipeline.runs.checkpoints import UNIVERSAL
+from pipeline.runs.folder import RunFolder, check_corpus
 from pipeline.runs.grokking import PROBE, judged_split
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.metrics import read_lines
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def prepare(recipe: Recipe) -> GrokTrainer:
-    """Corpus, model and trainer of a recipe, and the description of the run in its folder."""
+    """Corpus, model and trainer of a recipe, and the description of the run in its opening."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     wait_briefly()
     from transformers.utils import logging
@@ -60,7 +61,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
             stored = build(recipe.corpus)
         except ParameterError as error:
             raise error.inside("corpus") from None
-    folder.check_corpus(recipe.output_dir, stored)
+    check_corpus(recipe.output_dir, stored)
     if recipe.options.stop_when == "grokked" and judged_split(stored.held_out) is None:
         raise ParameterError("stop_when", "the corpus has no held-out split to generalize to; write never")
     train_rows = recipe.model.rows(stored, "train")
@@ -82,18 +83,19 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         model = recipe.model.for_corpus(stored)
     check_model(recipe, model, chosen)
     if args.should_save:
-        folder.write_description(recipe, stored)
+        opening.write_description(recipe, stored)
         prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
     if recipe.peft:
         recipe.peft.into(model, recipe.model.added(stored), getattr(recipe.model, "revision", None))
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ParameterError("model.freeze", "leaves no weight to train; name fewer")
     if args.should_save:
-        folder.write_tokenizer(recipe.output_dir, for_readers(tokenizer, model.config))
+        opening.write_tokenizer(recipe.output_dir, for_readers(tokenizer, model.config))
     callbacks = with_defaults(recipe.callbacks)
     trainer = GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, callbacks)
+    trainer.folder = RunFolder.of(recipe, stored)
     found = in_force(trainer)
-    if args.should_save and (changed := folder.record_start(recipe.output_dir, found)):
+    if args.should_save and (changed := opening.record_start(recipe.output_dir, found)):
         trainer.notes.append(f"since the last start: {'; '.join(changed)}; bits may differ from there on")
     return trainer
 
@@ -104,10 +106,10 @@ def train(trainer: GrokTrainer) -> None:
 
     path, checkpoint = trainer.recipe.output_dir, None
     if trainer.is_world_process_zero():
-        checkpoint = folder.go_back(path)
+        checkpoint = opening.go_back(path)
         for line in read_lines(path, "_exact_match"):
             trainer.grok.update(line["step"], line)
-        folder.record_length(path, trainer.total_steps)
+        opening.record_length(path, trainer.total_steps)
         say(*announcement(trainer, checkpoint).splitlines())
     checkpoint, trainer.grok = broadcast_object_list([checkpoint, trainer.grok])
     if trainer.is_done(checkpoint):

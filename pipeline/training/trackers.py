@@ -20,7 +20,7 @@ from pipeline.utils.network import unreachable
 
 if TYPE_CHECKING:
     from pipeline.config.recipe import Recipe
-    from pipeline.runs.results import Results
+    from pipeline.runs.folder import RunFolder
 
 RUN_ID = "tracker_id"
 LENGTH = ("max_steps", "num_train_epochs")  # a run that is made longer stays the same
@@ -121,7 +121,7 @@ def _typed(block: Block, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield f"{prefix}{key}", str(plain(node))
 
 
-def finish_trackers(trackers: list[str], results: Results, name: str, project: str, send_steps: bool) -> None:
+def finish_trackers(trackers: list[str], results: RunFolder, name: str, project: str, send_steps: bool) -> None:
     """Gives the trackers what is known at the end: fit, gen and grok step, final numbers, the figures of the report.
 
     send_steps: also every kept step, as an artifact of wandb's. A tracker that fails leaves the run finished.
@@ -132,7 +132,7 @@ def finish_trackers(trackers: list[str], results: Results, name: str, project: s
         print(f"a tracker has failed: {error}; the report has everything", flush=True)
 
 
-def _finish(trackers: list[str], results: Results, name: str, project: str, send_steps: bool) -> None:
+def _finish(trackers: list[str], results: RunFolder, name: str, project: str, send_steps: bool) -> None:
     step = results.last_step
     found = results.grok.summary()
     facts = {key: value for key, value in found.items() if value is not None}

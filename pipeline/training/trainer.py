@@ -15,6 +15,7 @@ from pipeline.callbacks.base import Callback
 from pipeline.config.recipe import Recipe
 from pipeline.data.rows import IGNORED, Batch, Rows, stack
 from pipeline.kernels.devices import widest
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import GrokTracker, judged_split, match_key
 from pipeline.training.saving import SavingTrainer
 from pipeline.training.trackers import shield
@@ -26,6 +27,8 @@ class GrokTrainer(SavingTrainer):
     `splits` maps names to rows, `held_out` names those that are not trained; `train` among them is the probe of the
     training rows. Callbacks, trackers, accelerate and DeepSpeed work as in the Trainer.
     """
+
+    folder: RunFolder  # for what comes after training
 
     def __init__(
         self,

@@ -12,6 +12,7 @@ from pipeline.circuits.logit_lens import LogitLens
 from pipeline.circuits.runner import explain
 from pipeline.config import registry as rooms
 from pipeline.config.registry import names
+from pipeline.runs.folder import RunFolder
 from pipeline.utils import code_hash
 from tests.tiny import ROOT
 
@@ -32,7 +33,9 @@ def test_a_table_is_made_again_when_its_code_is_another(registry: Path, finished
     def made_again() -> set[str]:
         """Which analyses write their table anew."""
         before = {path: path.stat().st_ino for path in run.glob("circuits/*/*.parquet")}
-        return {path.parent.name for path in explain(run, analyses) if path.stat().st_ino != before.get(path)}
+        return {
+            path.parent.name for path in explain(RunFolder(run), analyses) if path.stat().st_ino != before.get(path)
+        }
 
     def add(name: str, text: str) -> None:
         with open(registry / name, "a") as file:

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from pipeline import Run
 from pipeline.circuits.__main__ import main as circuits
 from pipeline.circuits._pairs import CorpusPairs
 from pipeline.circuits.fourier import Fourier, _along, _logit_shares, _neuron_shares, _waves, gini
-from pipeline.circuits.runner import Run
 from pipeline.corpora.group import Group
 from pipeline.corpora.store import build
 from pipeline.models.gpt2 import Gpt2
@@ -116,9 +116,9 @@ def test_a_grokked_run_adds_by_rotation(tmp_path: Path) -> None:
     assert run_here(ROOT / "recipes" / "quickstart.yaml", "--output_dir", str(folder)) == 0
     assert circuits([str(folder), "--analysis", "fourier"]) == 0
     run = Run(folder)
-    assert run.manifest.finished is not None
-    grok_step = run.manifest.finished["grok_step"]
-    rows = run.table("progress").to_pylist()
+    grok_step = run.grok.gen_step
+    assert grok_step is not None
+    rows = run.table("fourier").to_dict("records")
     value = {(row["measure"], row["frequency"], row["step"]): row["value"] for row in rows}
     keys = sorted({row["frequency"] for row in rows if row["measure"] == "key"})
     last = run.steps[-1]

@@ -14,18 +14,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline import Run
 from pipeline.circuits.__main__ import main
 from pipeline.circuits._pairs import COLUMNS
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.causal_tracing import CausalTracing
 from pipeline.circuits.logit_lens import LogitLens
-from pipeline.circuits.runner import Run, choose_steps, explain
+from pipeline.circuits.runner import explain
 from pipeline.circuits.tables import add_step, read_table, write_table
 from pipeline.corpora.store import as_text
 from pipeline.data.tokenizer import build_tokenizer
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.loading import load_weights
 from pipeline.report.run_report import write_report
+from pipeline.runs.checkpoints import choose_steps
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.manifest import Entry, Manifest
 from tests.tiny import COMPOSITION, RECIPE, run_here, write_recipe
 
@@ -64,7 +67,7 @@ def test_what_is_done_is_not_done_again(run: Path, capsys: pytest.CaptureFixture
 def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lens, kept = (str(run), "--analysis", "logit_lens"), (str(run), "--revision")
     for words, message in {
-        (str(tmp_path), *lens[1:]): "is not a run folder",
+        (str(tmp_path), *lens[1:]): "is not the folder of a run",
         (str(run), "--analysis", "logit_lense"): "did you mean logit_lens?",
         (*lens, "--steps", "3"): "step 3 was not kept; kept are 0, 1, 2, 4, 8, 10",
         (*lens, "--split", "test"): "no split 'test'; allowed: train, id",
@@ -154,18 +157,20 @@ def test_any_model_can_be_looked_at(run: Path, tmp_path: Path, capsys: pytest.Ca
     # The same weights with the tokens in another order, as another tokenizer has them.
     opened = Run(run)
     model = opened.model(4)
-    order = torch.randperm(len(opened.stored.tokens), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(opened.folder.stored.tokens), generator=torch.Generator().manual_seed(0))
     model.transformer.wte.weight.data = model.transformer.wte.weight.data[order]
     model.save_pretrained(tmp_path / "other")
-    tokens = [opened.stored.tokens[i] for i in order]
+    tokens = [opened.folder.stored.tokens[i] for i in order]
     build_tokenizer(tokens, opened.recipe.corpus.separator).save_pretrained(tmp_path / "other")
     assert main([str(run), "--model", str(tmp_path / "other"), *here, str(tmp_path / "b")]) == 0
     shuffled = pq.read_table(tmp_path / "b" / "logit_lens.parquet")
     np.testing.assert_allclose(shuffled["mrr"], kept["mrr"], rtol=1e-5)
 
     pairs = opened.pairs("id", 10)
-    text = [as_text(opened.stored, part).to_pylist() for part in (pairs.clean, pairs.corrupted)]
-    answers = [as_text(opened.stored, part[:, :1]).to_pylist() for part in (pairs.answers, pairs.corrupted_answers)]
+    text = [as_text(opened.folder.stored, part).to_pylist() for part in (pairs.clean, pairs.corrupted)]
+    answers = [
+        as_text(opened.folder.stored, part[:, :1]).to_pylist() for part in (pairs.answers, pairs.corrupted_answers)
+    ]
     lines = [dict(zip(COLUMNS, row)) for row in zip(*text, *answers)]
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     data = ["--data", str(tmp_path / "pairs.jsonl"), "--model", str(tmp_path / "other"), *here, str(tmp_path / "c")]
@@ -201,7 +206,7 @@ def test_many_steps_need_the_memory_of_few(tmp_path: Path, steps: int) -> None:
         "causal_tracing": CausalTracing(split="id", pairs=50),
     }
     sizes = []
-    for i, _ in enumerate(explain(tmp_path / "run", analyses)):
+    for i, _ in enumerate(explain(RunFolder(tmp_path / "run"), analyses)):
         if i % (steps + 1) in (10, steps):
             gc.collect()
             held = gc.get_objects()
@@ -235,7 +240,7 @@ def test_the_api_is_as_short_as_shown(run: Path) -> None:
     looked = opened.look(LogitLens(pairs=10), step=8)
     assert looked["mrr"].equals(table["mrr"]) and analysis.draw(looked)[""].figure.axes
     assert opened.look(LogitLens(pairs=10))["step"][0].as_py() == 10
-    assert opened.model() is not model and opened.table("logit_lens").num_rows > len(table)
+    assert opened.model() is not model and len(opened.table("logit_lens")) > len(table)
 
 
 def test_a_recipe_s_analyses_are_checked_before_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,8 +17,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
+from pipeline import Run
 from pipeline.circuits.__main__ import main
-from pipeline.circuits.runner import Run
 from pipeline.circuits.tables import TableError, is_made_of, read_one, read_table, write_table
 from pipeline.runs.__main__ import main as checkpoints
 from tests.bases import END, make_tokenizer

@@ -33,10 +33,10 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from pipeline.report.comparison import Differences
-from pipeline.runs.folder import open_run
+from pipeline.runs.opening import open_run
 from pipeline.utils.errors import RecipeError
 from pipeline.config.recipe import read_recipe
-from pipeline.runs.results import Results
+from pipeline.runs.folder import RunFolder
 from pipeline.training.trackers import tracked_name
 from tests.written_runs import GROUP, write_run
 
@@ -56,7 +56,7 @@ for name, given in words.items():
             open_run(read_recipe(base, [f"--output_dir={folder / name}", *on]))
         except RecipeError as error:
             found["refused"][f"{name} by {other}"] = str(error).partition("(")[2].partition(")")[0]
-runs = [Results.read(folder / name) for name in ("noise", "more", "shake")]
+runs = [RunFolder.read(folder / name) for name in ("noise", "more", "shake")]
 found["labels"] = Differences.of(runs).labels
 found["swept"] = Differences.of(runs[:2]).swept
 print(json.dumps(found))

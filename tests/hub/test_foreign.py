@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.corpora.group import Group
 from pipeline.corpora.store import build, write_parquet
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.results import Results
 from pipeline.runs.verify import verify
 from tests.hub_server import Answer, Hub, HubServer, weights
 from tests.hub_store import Blob, Repo
@@ -106,7 +106,7 @@ def test_a_push_that_did_not_come_to_its_end_is_pulled(run: Path, server: HubSer
     assert sorted(Manifest.load(part).kept) == [0, 8, 16] and Manifest.load(part).finished is None
     assert all(damage is None for path, damage in verify(part) if "step" in path and (part / path).exists())
     assert (part / "steps" / "step8" / "model.safetensors").read_bytes() == weights(run, 8)
-    assert Results.read(part).splits == ["train", "id"]
+    assert RunFolder.read(part).splits == ["train", "id"]
     assert {path.name for path in (part / "steps" / "step8").rglob("*")} == {
         path.name for path in (run / "steps" / "step8").rglob("*")
     }

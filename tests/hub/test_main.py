@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runs.results import Results
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.verify import verify
 from tests.hub_server import CLOSED, TOKEN, HubServer, hub, weights
 from tests.tiny import ROOT, run_here, run_process, write_recipe
@@ -58,7 +58,7 @@ def test_a_push_is_whole_repeatable_and_comes_back(kept_run: Path, server: HubSe
     assert pulled.returncode == 0, pulled.stderr
     assert (tmp_path / "pulled" / "steps" / "step8" / "model.safetensors").read_bytes() == weights(kept_run, 8)
     assert all(damage is None for _, damage in verify(tmp_path / "pulled"))
-    assert Results.read(tmp_path / "pulled").splits == ["train", "id"]
+    assert RunFolder.read(tmp_path / "pulled").splits == ["train", "id"]
     assert (tmp_path / "pulled" / "tokenizer" / "tokenizer.json").is_file()
     assert (
         "step8: here already"

@@ -14,9 +14,10 @@ import transformers
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline import Run
 from pipeline.circuits import __main__ as explaining
+from pipeline.circuits._pairs import source_of
 from pipeline.circuits.logit_lens import LogitLens
-from pipeline.circuits.runner import Run
 from pipeline.config.recipe import read_recipe
 from pipeline.models.adapters import Peft, merged, switched_off
 from pipeline.training.session import prepare
@@ -113,13 +114,13 @@ def test_circuits_run_on_the_merged_model_in_its_tokens(
         ).clone()
     adapted = PeftModel.from_pretrained(step, run / "steps" / "step12" / "adapter").eval()
     looked = Run(run)
-    pairs = LogitLens(pairs=8, split="train").choose(looked.source)
+    pairs = LogitLens(pairs=8, split="train").choose(source_of(looked.folder))
     clean = torch.from_numpy(pairs.clean).long()
     at = torch.from_numpy(pairs.lengths) - 1
     with torch.no_grad():
         chances = adapted(clean).logits[torch.arange(len(pairs)), at].softmax(-1)
     answers = torch.from_numpy(pairs.answers[:, :1]).long()
-    table = looked.table("logit_lens").to_pandas()
+    table = looked.table("logit_lens")
     shown = table[(table.target == "answer") & (table.layer == table.layer.max()) & (table.position == at.max().item())]
     assert shown.probability.item() == pytest.approx(chances.gather(1, answers).mean().item(), rel=1e-3)
     # And as one model with a tokenizer of its own, the same.

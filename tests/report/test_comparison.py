@@ -9,7 +9,7 @@ import pytest
 from pipeline.plots.training import colours
 from pipeline.report.__main__ import main
 from pipeline.report.comparison import Differences
-from pipeline.runs.results import Results
+from pipeline.runs.folder import RunFolder
 from tests.report.test_page import Reader, needs_nothing_but_itself, rendered, seen
 from tests.written_runs import COMPOSITION, write_run
 
@@ -27,7 +27,7 @@ def two_hop(folder: Path, *overrides: str) -> Path:
 
 
 def labels(*paths: Path) -> list[str]:
-    return Differences.of([Results.read(path) for path in paths]).labels
+    return Differences.of([RunFolder.read(path) for path in paths]).labels
 
 
 def compare(folder: Path, *paths: Path) -> Reader:
@@ -88,22 +88,22 @@ def test_the_same_recipe_twice_is_named_by_folder(tmp_path: Path) -> None:
     assert labels(a_run(tmp_path / "a"), a_run(tmp_path / "b")) == ["a", "b"]
     one, other = a_run(tmp_path / "x" / "run"), a_run(tmp_path / "y" / "run")
     assert labels(one, other) == [str(one), str(other)]
-    assert Differences.of([Results.read(one), Results.read(other)]).groups == [[0], [1]]
+    assert Differences.of([RunFolder.read(one), RunFolder.read(other)]).groups == [[0], [1]]
 
 
 def test_seeds_are_grouped_in_the_order_given(tmp_path: Path) -> None:
     paths = [a_run(tmp_path / f"{w}{s}", f"--weight_decay={w}", f"--seed={s}") for s in (0, 1) for w in (1, 0.3)]
-    differences = Differences.of([Results.read(path) for path in paths])
+    differences = Differences.of([RunFolder.read(path) for path in paths])
     assert differences.groups == [[0, 2], [1, 3]]
     assert differences.group_labels == ["weight_decay 1", "weight_decay 0.3"]
     assert differences.swept == "weight_decay"
-    seeds = Differences.of([Results.read(paths[0]), Results.read(paths[2])])
+    seeds = Differences.of([RunFolder.read(paths[0]), RunFolder.read(paths[2])])
     assert (seeds.group_labels, seeds.swept) == (["2 seeds"], None)
 
 
 @pytest.mark.parametrize("overrides", [["--corpus.operation=-"], ["--tf32=true"], ["--lr_scheduler_type=constant"]])
 def test_only_numbers_are_swept(tmp_path: Path, overrides: list[str]) -> None:
-    runs = [Results.read(a_run(tmp_path / "a")), Results.read(a_run(tmp_path / "b", *overrides))]
+    runs = [RunFolder.read(a_run(tmp_path / "a")), RunFolder.read(a_run(tmp_path / "b", *overrides))]
     assert Differences.of(runs).swept is None
 
 

@@ -20,8 +20,8 @@ from pipeline.hub import cards
 from pipeline.report import __main__ as report
 from pipeline.runs import __main__ as upkeep
 from pipeline.runs.__main__ import main as checkpoints
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.results import Results
 from tests.config.test_remote_code import sealed
 from tests.hub_server import HubServer, in_this_process
 from tests.report.test_page import Reader
@@ -142,8 +142,8 @@ def test_tokens_of_a_corpus_are_shown_in_its_card_and_at_the_terminal(
 
 
 def test_the_front_matter_of_a_card_is_yaml_whatever_a_folder_says(run: Path) -> None:
-    results = Results.read(run)
-    results.recipe["model"]["name"] = "x\n---\n# Evil\nlicense: mit"
+    results = RunFolder.read(run)
+    results.resolved["model"]["name"] = "x\n---\n# Evil\nlicense: mit"
     card = cards.step_card(results, 8, "user/x", "user/data")
     front = yaml.safe_load(card[4 : card.index("\n---\n\n", 4)])
     assert front["tags"][3] == "x\n---\n# Evil\nlicense: mit" and "license" not in front

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.report.summary import method, outcome, story
-from pipeline.runs.results import Results
+from pipeline.runs.folder import RunFolder
 from pipeline.utils.format import amount, duration, listed, share, size, times
 from tests.written_runs import COMPOSITION, write_run
 
@@ -145,14 +145,14 @@ STATES: dict[str, tuple[dict[int, list[float]], dict[str, Any], str, str]] = {
 @pytest.mark.parametrize("state", STATES)
 def test_what_was_learned_is_told_as_it_was_measured(tmp_path: Path, state: str) -> None:
     evaluations, facts, title, told = STATES[state]
-    run = Results.read(write_run(tmp_path / "run", evaluations, **facts))
+    run = RunFolder.read(write_run(tmp_path / "run", evaluations, **facts))
     assert outcome(run) == title
     assert story(run)[0] == told
 
 
 def told(tmp_path: Path, *overrides: str, to: int = 2000, **facts: Any) -> str:
     evaluations = {step: matches for step, matches in course(100, 1000).items() if step <= to}
-    return story(Results.read(write_run(tmp_path / "run", evaluations, *overrides, **facts)))[1]
+    return story(RunFolder.read(write_run(tmp_path / "run", evaluations, *overrides, **facts)))[1]
 
 
 def test_a_finished_run_says_how_long_it_took(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_steps_are_counted_where_the_recipe_counts_epochs(tmp_path: Path) -> Non
 
 def test_a_run_that_was_made_longer_is_not_finished_by_its_past(tmp_path: Path) -> None:
     lines = [{"step": 2000, "final_train_exact_match": 1.0, "final_id_exact_match": 0.5}, {"step": 2050, "loss": 1.0}]
-    run = Results.read(write_run(tmp_path / "run", course(100, 1000), "--max_steps=9000", lines=lines))
+    run = RunFolder.read(write_run(tmp_path / "run", course(100, 1000), "--max_steps=9000", lines=lines))
     assert not run.finished and run.at_end("id", "exact_match") == 1.0
     assert "(unfinished)" in outcome(run)
 
@@ -198,13 +198,13 @@ def test_values_that_were_not_finite_are_named(tmp_path: Path) -> None:
 
 
 def test_devices_of_all_starts_are_named(tmp_path: Path) -> None:
-    run = Results.read(write_run(tmp_path / "run", course(100, 1000), final=[1, 1], starts=2))
+    run = RunFolder.read(write_run(tmp_path / "run", course(100, 1000), final=[1, 1], starts=2))
     run.starts[0].update(device="NVIDIA A100", processes=8)
     assert "took 20 s on NVIDIA A100 in 8 processes and CPU, 2 threads. The run was started twice." in story(run)[1]
 
 
 def test_the_method_names_the_evaluations_before(tmp_path: Path) -> None:
-    run = Results.read(write_run(tmp_path / "run", course(100, 1000), final=[1, 1]))
+    run = RunFolder.read(write_run(tmp_path / "run", course(100, 1000), final=[1, 1]))
     assert method(run) == (
         "To fit is an exact match of at least 0.99 on `train`, to generalize the same on `id`. It groks where that "
         "is delayed: at 2 times the steps to fit or later, or from an exact match below 0.5 when it fits. Steps are "
@@ -216,13 +216,13 @@ def test_samples_are_named_with_their_sizes(tmp_path: Path) -> None:
     evaluations = {step: [*matches, 0.0, 1.0, 1.0, 1.0] for step, matches in course(100, 1000).items()}
     options = ["--max_eval_samples=2500"]
     run = write_run(tmp_path / "run", evaluations, *options, recipe=COMPOSITION, final=[1, 1, 0, 1, 1, 1])
-    assert method(Results.read(run)).endswith(
+    assert method(RunFolder.read(run)).endswith(
         "Each evaluation looked at 2,500 of the 382,000 rows of `train`, 2,500 of the 3,000 rows of `id`, 2,500 of the "
         "3,000 rows of `train_inferred` and 2,500 of the 3,000 rows of `id_atomic`, the same ones every time; the "
         "final numbers are those of all rows, 3,000 of `train`."
     )
     run = write_run(tmp_path / "whole", evaluations, recipe=COMPOSITION)
-    assert method(Results.read(run)).endswith(
+    assert method(RunFolder.read(run)).endswith(
         "Each evaluation looked at 3,000 of the 382,000 rows of `train`, the same ones every time."
     )
 

@@ -14,9 +14,9 @@ from pipeline.plots.training import step_marks
 from pipeline.report.__main__ import main
 from pipeline.report.run_report import summary, write_report
 from pipeline.report.summary import outcome, story
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import GrokTracker, judged_split, known_gen_step, match_key
 from pipeline.runs.manifest import Entry, Manifest
-from pipeline.runs.results import Results
 from pipeline.utils.errors import ParameterError
 from tests.tiny import RECIPE, run_here, write_recipe
 from tests.written_runs import COMPOSITION, write_run
@@ -91,7 +91,7 @@ def test_every_place_follows(name: str, tmp_path: Path) -> None:
         if "weight\\_decay 1" in line and "runs" not in line and str(run) in line
     ]
     assert row[2:5] == ["–" if step is None else f"{step:,}" for step in (fit, gen, grok)]
-    results = Results.read(run)
+    results = RunFolder.read(run)
     card = model_card(results, [], "user/x", None, "")
     assert f"| `grok_step` | {'–' if grok is None else f'{grok:,}'} |" in card
     assert f"| `gen_step` | {'–' if gen is None else f'{gen:,}'} |" in card
@@ -104,7 +104,7 @@ def test_every_place_follows(name: str, tmp_path: Path) -> None:
 
 
 def test_together_says_when_and_how_far_it_was(tmp_path: Path) -> None:
-    run = Results.read(write_run(tmp_path / "run", SMALL, "--max_steps=5750", final=[1, 1]))
+    run = RunFolder.read(write_run(tmp_path / "run", SMALL, "--max_steps=5750", final=[1, 1]))
     assert outcome(run) == "fits and generalizes together, at steps 3,250 and 5,500"
     assert story(run)[0] == (
         "It fits its training set at step 3,250 and generalizes at step 5,500, after 1.7 times as many steps; `id` was "
@@ -115,7 +115,7 @@ def test_together_says_when_and_how_far_it_was(tmp_path: Path) -> None:
 
 def two_hop(folder: Path, ood: float, known: float) -> str:
     matches = [1.0, 1.0, ood, 1.0, 1.0, known]
-    return story(Results.read(write_run(folder, {100: [1, 0, 0, 0, 1, 0], 1000: matches}, recipe=COMPOSITION)))[0]
+    return story(RunFolder.read(write_run(folder, {100: [1, 0, 0, 0, 1, 0], 1000: matches}, recipe=COMPOSITION)))[0]
 
 
 def test_ood_is_told_with_what_is_known_of_its_facts(tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_ood_is_told_with_what_is_known_of_its_facts(tmp_path: Path) -> None:
     held_out = write_run(
         tmp_path / "held", {9: [1, 1, 0, 0]}, splits=facts, held_out=["id", "ood", "ood_atomic"], final=[1, 1, 0, 0]
     )
-    assert "facts behind" not in story(Results.read(held_out))[0]
+    assert "facts behind" not in story(RunFolder.read(held_out))[0]
 
 
 def manifest_of(folder: Path, finished: dict[str, float | None]) -> Path:
@@ -177,7 +177,7 @@ def test_a_run_whose_curves_lie_on_each_other_stops_and_says_so(
     text = RECIPE.replace("group: Z11, train_fraction: 0.5", "group: Z3, operation: '*', train_fraction: 0.9")
     text = text.replace("global_batch_size: 16", "global_batch_size: 8").replace("max_steps: 24", "max_steps: 2000")
     assert run_here(write_recipe(tmp_path, text + "stop_when: grokked\nstop_patience: 2\n")) == 0
-    run, said = Results.read(tmp_path / "run"), capsys.readouterr().out
+    run, said = RunFolder.read(tmp_path / "run"), capsys.readouterr().out
     finished = run.manifest.finished
     assert finished and finished["stopped"] and finished["step"] < 2000
     found = run.grok.summary()

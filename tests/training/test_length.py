@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.runs.folder import RunFolder
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.results import Results
 from tests.bases import make_base, sentences
 from tests.tiny import RECIPE, run_here, write_recipe
 
@@ -48,7 +48,7 @@ def test_a_run_counted_in_epochs_goes_on_for_more(
     assert FINISHED not in capsys.readouterr().out and step_of(run) == 12
     assert run_here(recipe, *QUIET, "--num_train_epochs", "3") == 0
     assert FINISHED in capsys.readouterr().out
-    results = Results.read(run)
+    results = RunFolder.read(run)
     assert results.total_steps == 12 and results.starts[-1]["total_steps"] == 12
     # What is asked for in steps afterwards counts as well.
     recipe.write_text(EPOCHS.replace("num_train_epochs: 2", "max_steps: 14"))
@@ -85,11 +85,11 @@ def test_replayed_rows_count_in_the_report_too(tmp_path: Path) -> None:
     text = "".join(model if line.startswith("model:") else f"{line}\n" for line in EPOCHS.strip().splitlines())
     text += f"replay: {{source: {tmp_path / 'text.txt'}, ratio: 0.5, length: 8}}\n"
     assert run_here(write_recipe(tmp_path, text), *QUIET) == 0
-    results, last = Results.read(tmp_path / "run"), step_of(tmp_path / "run")
+    results, last = RunFolder.read(tmp_path / "run"), step_of(tmp_path / "run")
     assert last > 8 and results.total_steps == last
     report = (tmp_path / "run" / "report.md").read_text()
     assert "It was stopped" not in report and f"{last} steps took" in report
     # A run of earlier code is counted by its corpus.
     starts = [{key: value for key, value in start.items() if key != "total_steps"} for start in results.starts]
     (tmp_path / "run" / "environment.json").write_text(json.dumps(starts))
-    assert Results.read(tmp_path / "run").total_steps == 8
+    assert RunFolder.read(tmp_path / "run").total_steps == 8

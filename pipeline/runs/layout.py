@@ -1,0 +1,4 @@
+"""Names of the files and folders of a run."""
+
+RECIPE, ENVIRONMENT, CORPUS, TOKENIZER = "recipe.yaml", "environment.json", "corpus", "tokenizer"
+CIRCUITS = "circuits"  # tables of the analyses
