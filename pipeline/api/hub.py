@@ -35,11 +35,8 @@ def fetch(repo: str, step: int | None = None) -> list[int]:
             pass
         names: Iterable[str] = Remote(repo).branches()
     except HubError as error:
-        kept = _kept(path)
-        if not any(words in str(error) for words in ("cannot be reached", "HF_HUB_OFFLINE")) or step not in (
-            None,
-            *kept,
-        ):
+        kept, is_away = _kept(path), any(words in str(error) for words in ("cannot be reached", "HF_HUB_OFFLINE"))
+        if not is_away or not kept or step not in (None, *kept):
             raise
         warnings.warn(f"{error}; {path} is what was downloaded before", stacklevel=3)
         return kept

@@ -126,7 +126,8 @@ class Run:
         """
         from pipeline.models.loading import load_step
 
-        return load_step(self.folder, self._here(step), device)
+        step = self._here(step)  # which may fetch it
+        return load_step(self.folder, step, device)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

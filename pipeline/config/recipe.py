@@ -190,12 +190,12 @@ def _read(path: str | Path, overrides: Sequence[str], is_kept: bool = False) -> 
         renamed_nodes(tree)
     override(tree, overrides)
     try:
-        return _recipe(str(path), tree)
+        return _recipe(str(path), tree, 1 if is_kept else processes().world)
     except ParameterError as error:
         raise RecipeError(place(tree, error.key) or str(path), str(error)) from None
 
 
-def _recipe(source: str, tree: Block) -> Recipe:
+def _recipe(source: str, tree: Block, world: int) -> Recipe:
     options = [field.name for field in parameters_of(Options)]
     for key in tree.entries:
         if key not in (*arguments.keys(), *options, *KEYS):
@@ -223,7 +223,7 @@ def _recipe(source: str, tree: Block) -> Recipe:
         if part and room_name(recipe.model) != "pretrained":
             raise ParameterError(key, "is for a model that is continued; write model: {model_name_or_path: ...}")
     return dataclasses.replace(
-        recipe, options=dataclasses.replace(chosen, global_batch_size=_global_batch(chosen, training))
+        recipe, options=dataclasses.replace(chosen, global_batch_size=_global_batch(chosen, training, world))
     )
 
 
@@ -299,12 +299,11 @@ def _entries(room: str, key: str, tree: Block) -> dict[str, Any]:
     return found
 
 
-def _global_batch(options: Options, training: dict[str, Any]) -> int:
+def _global_batch(options: Options, training: dict[str, Any], world: int) -> int:
     """Rows per update. Where they are taken in parts, the recipe says how many rows a device takes at a time.
 
     The accumulation follows from that on any number of processes, so it is left out of the recipe.
     """
-    world = processes().world
     accumulation = training.pop("gradient_accumulation_steps", None)
     per_device = training.get("per_device_train_batch_size")
     total = options.global_batch_size
