@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.registry import load
-from pipeline.corpora.store import StoredCorpus, as_text
+from pipeline.corpora.export import text_table
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.layout import CIRCUITS, RECIPE, TOKENIZER
 from pipeline.utils.errors import RecipeError
@@ -142,12 +142,13 @@ class Run:
         Raises:
             RecipeError: When there is no such split, or what the corpus is read from is not there.
         """
-        import pandas as pd
+        import pyarrow as pa
 
         stored = self.folder.stored
         if split not in stored.sizes:
             raise RecipeError(str(self.path), f"has no split {split!r}{did_you_mean(split, stored.sizes)}")
-        return pd.concat([_rows(stored, block) for block in stored.blocks(split)], ignore_index=True)
+        tables = [text_table(stored, block) for block in stored.blocks(split)]
+        return pa.concat_tables(tables, promote_options="default").to_pandas()
 
     def pairs(self, split: str = "id", most: int = 300, seed: int = 0) -> Pairs:
         """Prompts of a split beside corrupted ones that have another answer, in tokens of the model."""
@@ -222,12 +223,3 @@ def _split_and_metric(key: str, splits: list[str]) -> tuple[str | None, str]:
                 metric = rest[len(split) + 1 :]
                 return split, metric if when == "eval" else f"final_{metric}"
     return None, key
-
-
-def _rows(stored: StoredCorpus, block: Any) -> pd.DataFrame:
-    import pandas as pd
-
-    tokens = stored.tokens
-    notes = {name: [tokens[i] if i >= 0 else None for i in note] for name, note in block.notes.items()}
-    texts = {side: as_text(stored, getattr(block, f"{side}s")).to_pylist() for side in ("prompt", "answer")}
-    return pd.DataFrame({**texts, "type": block.type, **notes})

@@ -20,8 +20,9 @@ from pipeline.config.recipe import fill
 from pipeline.config.registry import load, names, room_name
 from pipeline.config.yaml_nodes import Block, override
 from pipeline.corpora.base import Corpus
+from pipeline.corpora.export import write_parquet
 from pipeline.corpora.published import write_published
-from pipeline.corpora.store import StoredCorpus, as_text, build, write_parquet
+from pipeline.corpora.store import StoredCorpus, as_text, build
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.markdown import printable
 from pipeline.utils.paths import expanded

@@ -1,4 +1,4 @@
-"""Corpora on disk: streamed to Arrow, proved, cached by content, written as Parquet with a card.
+"""Corpora on disk: streamed to Arrow, proved, cached by content.
 
 A cache entry lies under `$GROKLAB_CACHE` (default: `groklab` in the Hugging Face home) in a folder named by a hash of
 the corpus's name, parameters and source code, and holds one Arrow stream per split, which `datasets.Dataset.from_file`
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import inspect
 import json
 import os
 import re
@@ -23,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.config.registry import room_name
 from pipeline.corpora.base import Corpus, Examples, Ids, count_among, prompt_keys
@@ -233,65 +231,3 @@ def as_text(stored: StoredCorpus, ids: Ids) -> pa.Array:
     """Rows of token ids (n, T) as n strings, joined as the corpus writes them."""
     tokens = pa.array(stored.tokens)
     return pc.binary_join_element_wise(*(tokens.take(pa.array(column)) for column in ids.T), stored.corpus.separator)
-
-
-def write_parquet(stored: StoredCorpus, folder: Path) -> None:
-    """`<split>.parquet` with columns of text (prompt, answer, type, notes), vocabulary.json, corpus.json and a card."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokens = pa.array(stored.tokens)
-    for split in stored.sizes:
-        writer = None
-        for block in stored.blocks(split):
-            kind = pa.DictionaryArray.from_arrays(np.zeros(len(block), np.int8), [block.type]).cast(pa.string())
-            text = {"prompt": as_text(stored, block.prompts), "answer": as_text(stored, block.answers), "type": kind}
-            notes = {name: tokens.take(pa.array(note, mask=note < 0)) for name, note in block.notes.items()}
-            table = pa.table({**text, **notes})
-            writer = writer or pq.ParquetWriter(folder / f"{split}.parquet", table.schema)
-            writer.write_table(table)
-        assert writer is not None  # no split is empty, see _generate
-        writer.close()
-    (folder / "vocabulary.json").write_text(json.dumps(stored.tokens), encoding="utf-8")
-    (folder / INDEX).write_text(json.dumps(stored.describe(), indent=2) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card(stored), encoding="utf-8")
-
-
-def card(stored: StoredCorpus) -> str:
-    """A dataset card that the Hub's viewer and `load_dataset` understand."""
-    from pipeline.config.yaml_writer import dump
-    from pipeline.utils.markdown import code, plain
-
-    name = room_name(stored.corpus)
-    # All splits together, and each as a config of its own.
-    configs = {"default": list(stored.sizes), **{split: [split] for split in stored.sizes}}
-    front = {
-        "configs": [
-            {"config_name": config, "data_files": [{"split": split, "path": f"{split}.parquet"} for split in splits]}
-            for config, splits in configs.items()
-        ],
-        "task_categories": ["text-generation"],
-        "tags": ["grokking", "synthetic", "reasoning"],
-    }
-    examples = []
-    for split, size in stored.sizes.items():
-        block = next(stored.blocks(split)).take(slice(0, 1))
-        texts = [code(as_text(stored, part)[0]).replace("|", "\\|") for part in (block.prompts, block.answers)]
-        examples.append(f"| {split} | {stored.role(split)} | {size:,} | {' | '.join(texts)} |")
-    parameters = "\n".join(f"- {code(key)}: {plain(value)}" for key, value in stored.corpus.as_dict().items())
-    return f"""---
-{dump(front)}---
-
-# {name}
-
-{" ".join((inspect.getdoc(type(stored.corpus)) or "").split())}
-
-Source: {stored.corpus.citation or "this repository"}. Vocabulary: {len(stored.tokens):,} tokens. Content hash:
-`{stored.content_hash}`.
-
-| split | role | examples | a prompt | its answer |
-|---|---|---|---|---|
-{chr(10).join(examples)}
-
-## Parameters
-
-{parameters}
-"""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.recipe import Recipe
-from pipeline.corpora.store import INDEX, StoredCorpus, write_parquet
+from pipeline.corpora.export import write_parquet
+from pipeline.corpora.store import INDEX, StoredCorpus
 from pipeline.runs import checkpoints
 from pipeline.runs.checkpoints import UNIVERSAL, unlisted
 from pipeline.runs.environment import changes, describe_environment

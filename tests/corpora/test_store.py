@@ -19,8 +19,10 @@ import pytest
 from pipeline.config.fields import param
 from pipeline.corpora.base import Corpus, Examples
 from pipeline.corpora.composition import Composition
+from pipeline.corpora.export import write_parquet
 from pipeline.corpora.group import Group
-from pipeline.corpora.store import build, write_parquet
+from pipeline.corpora.published import Published
+from pipeline.corpora.store import build
 from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import facts
 from tests.tiny import ROOT
@@ -126,16 +128,18 @@ def test_parameters_and_files_decide_the_entry(cache: Path, monkeypatch: pytest.
 KEYS = """
 from pipeline.corpora.comparison import Comparison
 from pipeline.corpora.composition import Composition
+from pipeline.corpora.published import Published
 from pipeline.corpora.store import _key
-print(_key(Composition()), _key(Comparison()))
+print(_key(Composition()), _key(Comparison()), _key(Published("published")))
 """
 
 
 def test_the_code_that_generates_decides_the_entry_and_prose_does_not(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "pipeline", tmp_path / "pipeline", ignore=shutil.ignore_patterns("__pycache__"))
+    Published.tiny(tmp_path / "published")
 
     def keys(file: str = "corpora/store.py", old: str = "", new: str = "") -> list[str]:
-        """The keys of composition and comparison where a piece of code is another."""
+        """The keys of composition, comparison and published where a piece of code is another."""
         path = tmp_path / "pipeline" / file
         content = path.read_text()
         assert old in content
@@ -153,11 +157,12 @@ def test_the_code_that_generates_decides_the_entry_and_prose_does_not(tmp_path: 
     def changed(file: str, old: str, new: str) -> list[bool]:
         return [one != other for one, other in zip(before, keys(file, old, new), strict=True)]
 
-    assert changed("corpora/composition.py", '"composition graph"', '"another graph"') == [True, False]
-    assert changed("corpora/_entities.py", '"attributes iid"', '"attributes"') == [False, True]
-    assert changed("utils/draws.py", "2.0**-53", "2.0**-52") == [True, True]
-    assert changed("corpora/store.py", 'dtype="<i4"', 'dtype="<i8"') == [True, True]
-    assert changed("corpora/store.py", "# {name}", "# The corpus {name}") == [False, False]
+    assert changed("corpora/composition.py", '"composition graph"', '"another graph"') == [True, False, True]
+    assert changed("corpora/_entities.py", '"attributes iid"', '"attributes"') == [False, True, False]
+    assert changed("utils/draws.py", "2.0**-53", "2.0**-52") == [True, True, True]
+    assert changed("corpora/store.py", 'dtype="<i4"', 'dtype="<i8"') == [True, True, True]
+    assert changed("corpora/export.py", "# {name}", "# The corpus {name}") == [False, False, False]
+    assert changed("corpora/export.py", '"README.md"', '"CARD.md"') == [False, False, False]
     assert changed("corpora/store.py", '"""A dataset card', '"""The card of a data set') == [False, False]
     assert changed("corpora/composition.py", '"""Two-hop composition', '"""Composition') == [False, False]
     assert changed("corpora/composition.py", "# Their own draws, so", "# Draws of their own, so") == [False, False]

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.corpora.export import write_parquet
 from pipeline.corpora.group import Group
-from pipeline.corpora.store import build, write_parquet
+from pipeline.corpora.store import build
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.verify import verify

@@ -14,8 +14,9 @@ import yaml
 from markdown_it import MarkdownIt
 
 from pipeline.corpora.__main__ import main as corpora
+from pipeline.corpora.export import write_parquet
 from pipeline.corpora.published import Published
-from pipeline.corpora.store import build, write_parquet
+from pipeline.corpora.store import build
 from pipeline.hub import cards
 from pipeline.report import __main__ as report
 from pipeline.runs import __main__ as upkeep
