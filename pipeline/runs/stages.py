@@ -12,8 +12,10 @@ from typing import Any
 
 from pipeline.config.outside import check_outside
 from pipeline.config.recipe import Recipe, read_recipe
-from pipeline.runs import folder
+from pipeline.runs import opening
+from pipeline.runs.folder import read_resolved
 from pipeline.runs.grokking import known_gen_step
+from pipeline.runs.layout import RECIPE
 from pipeline.runs.manifest import Entry, Manifest
 from pipeline.utils.children import end_children, environment_of_child
 from pipeline.utils.errors import ParameterError, RecipeError
@@ -66,9 +68,9 @@ def is_open(recipe: Recipe) -> bool:
 
 def as_begun(recipe: Recipe) -> Recipe:
     """Return the recipe with the base from which its run folder says that it was begun; itself for a new run."""
-    if not is_open(recipe) or not (recipe.output_dir / folder.RECIPE).is_file():
+    if not is_open(recipe) or not (recipe.output_dir / RECIPE).is_file():
         return recipe
-    model = folder.read_resolved(recipe.output_dir).get("model")
+    model = read_resolved(recipe.output_dir).get("model")
     base = {key: model.get(key) for key in ("model_name_or_path", "revision", "weights")} if model else {}
     if not all(isinstance(value, str) and value for value in base.values()) or not base:
         return recipe
@@ -82,8 +84,8 @@ def is_finished(recipe: Recipe) -> bool:
         RecipeError: when its folder holds something else.
     """
     begun = as_begun(recipe)
-    manifest = folder.open_run(begun)
-    return not is_open(begun) and folder.is_finished(begun, manifest)
+    manifest = opening.open_run(begun)
+    return not is_open(begun) and opening.is_finished(begun, manifest)
 
 
 def earlier(recipe: Recipe) -> list[Recipe]:
