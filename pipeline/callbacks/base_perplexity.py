@@ -31,7 +31,7 @@ class BasePerplexity(Callback):
     @classmethod
     def tiny(cls, folder: Path = Path()) -> BasePerplexity:
         text = folder / "text.txt"
-        text.write_text("a b\n" * 8)
+        text.write_text("a b\n" * 8, encoding="utf-8")
         return cls(str(text), length=4)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -21,6 +21,7 @@ from pipeline.config.fields import param
 from pipeline.runs.grokking import THRESHOLD, match_key
 from pipeline.runs.metrics import read_lines
 from pipeline.utils.format import duration
+from pipeline.utils.log import log
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 32  # columns of a sparkline
@@ -119,7 +120,7 @@ class Console(Callback):
         pace = f"  {_pace(speed)}" if speed > 0 else ""
         left = f"  {duration((state.max_steps - state.global_step) / speed)} left" if speed > 0 and not last else ""
         step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-        print(f"{step}{loss}{matches}{pace}{left}{news}", flush=True)
+        log.info(f"{step}{loss}{matches}{pace}{left}{news}")
 
     def _view(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")

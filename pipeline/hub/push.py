@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import refusal, write_json
 from pipeline.utils.format import size
 from pipeline.utils.inside import read_json
-from pipeline.utils.terminal import say
+from pipeline.utils.log import log
 
 PUSHED = "pushed.json"  # in a run's folder: which revisions were read back from which repository
 
@@ -215,8 +214,8 @@ def publish(recipe: Recipe) -> int:
     repository = recipe.training["hub_model_id"]
     try:
         for line in push(recipe.output_dir, repository, private=recipe.training.get("hub_private_repo")):
-            say(line)
+            log.info(line)
     except HubError as error:
-        say(f"{error}; the run is finished, and the same command pushes what is missing", file=sys.stderr)
+        log.warning(f"{error}; the run is finished, and the same command pushes what is missing")
         return 1
     return 0

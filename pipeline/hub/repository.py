@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import sys
 import tempfile
 import time
 import warnings
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pipeline.utils.files import REFUSALS, sha256
+from pipeline.utils.log import log
 from pipeline.utils.network import unreachable
 
 ATTEMPTS = 12
@@ -238,7 +238,7 @@ class Remote:
                 if attempt == ATTEMPTS or (status is not None and status not in PASSING):
                     raise HubError(f"{self.name}: {_reason(status, error, attempt)}") from None
                 if not self.retries:  # said once, and counted
-                    print(f"{self.name}: {_reason(status, error, attempt)}; trying again", file=sys.stderr, flush=True)
+                    log.warning(f"{self.name}: {_reason(status, error, attempt)}; trying again")
                 self.retries += 1
                 time.sleep(_wait(attempt, error))
         raise AssertionError  # the last attempt returns or raises

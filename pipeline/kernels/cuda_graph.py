@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainingArguments
 
+from pipeline.utils.log import log
+
 Update = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 WARM_UP = 3  # updates before the capture: they compile kernels, choose algorithms and create the optimizer's state
 
@@ -66,7 +68,7 @@ class Captured:
             except RuntimeError as error:
                 self.graph, self.failure = None, str(error).strip().splitlines()[0]
                 self.optimizer.zero_grad()
-                print(f"updates are not captured as a CUDA graph: {self.failure}", flush=True)
+                log.info(f"updates are not captured as a CUDA graph: {self.failure}")
                 return self._aside(rows_B, update)
         assert self.graph is not None
         self.rows_B.copy_(rows_B)

@@ -24,6 +24,7 @@ from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
 from pipeline.data.rows import AnswerPositions, Batch, Rows
 from pipeline.kernels.forward_check import foreign_hooks, hook_tables, why_not
+from pipeline.utils.log import log
 
 # Positions of the answers (B, A), or A, when they are the last A positions of every row.
 Answers = torch.Tensor | int
@@ -138,7 +139,7 @@ class Compiled:
         except torch._dynamo.exc.TorchDynamoException as error:
             self.compiled = None
             lines = [line for line in str(error).splitlines() if line.strip()]
-            print(f"the step is not compiled: {lines[0] if lines else type(error).__name__}", flush=True)
+            log.info(f"the step is not compiled: {lines[0] if lines else type(error).__name__}")
             return self.forward(block, *inputs, **kwargs)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 
 from pipeline.circuits.failures import record_failure, reminders
@@ -10,7 +9,7 @@ from pipeline.circuits.runner import explain
 from pipeline.report.run_report import draw_report, summary
 from pipeline.training.trackers import finish_trackers, tracked_name
 from pipeline.training.trainer import GrokTrainer
-from pipeline.utils.terminal import say
+from pipeline.utils.log import log
 
 
 def conclude(trainer: GrokTrainer) -> bool:
@@ -29,6 +28,8 @@ def conclude(trainer: GrokTrainer) -> bool:
     finish_trackers(trackers, run, tracked_name(recipe), args.project, recipe.options.track_steps)
     run.manifest.finished = trainer.outcome()
     run.manifest.save(path)
-    say(*summary(run).splitlines())
-    say(*reminders(path), file=sys.stderr)
+    for line in summary(run).splitlines():
+        log.info(line)
+    for line in reminders(path):
+        log.warning(line)
     return bool(reminders(path) or undrawn)

@@ -22,7 +22,7 @@ from pipeline.utils.drafts import clean, draft_folder, left_behind
 from pipeline.utils.errors import ParameterError
 from pipeline.utils.files import sha256, sync, writing
 from pipeline.utils.inside import exists, open_file, opened, remove_listed, remove_tree
-from pipeline.utils.terminal import say
+from pipeline.utils.log import log
 
 UNIVERSAL = ".universal.draft"  # where a ZeRO checkpoint is regrouped; a start removes what a crash has left of it
 
@@ -137,7 +137,7 @@ def remove(run: Path, entry: Entry) -> None:
     except OSError as error:
         problem = f"it cannot be deleted ({error.strerror})"
     if problem:
-        say(f"{run / entry.path} stays: {problem}")
+        log.info(f"{run / entry.path} stays: {problem}")
 
 
 def numbered(run: Path, folder: str, prefix: str) -> dict[int, Path]:

@@ -28,7 +28,7 @@ from pipeline.utils.drafts import flock
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import refusal
 from pipeline.utils.inside import open_file
-from pipeline.utils.terminal import say
+from pipeline.utils.log import log
 
 LOCK = "lock.json"
 BEAT = 5.0  # seconds between two beats
@@ -113,12 +113,12 @@ class RunLock:
             if owner and not (reaches and owner.get("boot") == self._facts["boot"]):
                 self._watch(owner)
             if owner:
-                say(f"the lock of {_name(owner)} is stale: that process is gone")
+                log.info(f"the lock of {_name(owner)} is stale: that process is gone")
             return file
 
     def _watch(self, owner: dict[str, Any]) -> None:
         """Waits whether the owner, on another machine as far as can be told, shows that it is alive."""
-        say(f"{self.run} was held by {_name(owner)}; watching for {PATIENCE:.0f} s whether it lives")
+        log.info(f"{self.run} was held by {_name(owner)}; watching for {PATIENCE:.0f} s whether it lives")
         for _ in range(int(PATIENCE / BEAT * 4)):
             time.sleep(BEAT / 4)
             now = json_of(self._path)
@@ -189,7 +189,9 @@ def _name(owner: dict[str, Any]) -> str:
 
 def _end(reason: str) -> None:
     """Ends the process where it stands, which a run survives as it does any other kill."""
-    print(f"\n{reason}", file=sys.stderr, flush=True)
+    # Not through `log`, whose lock the main thread may hold while nobody reads what it writes.
+    sys.stderr.write(f"\n{reason}\n")
+    sys.stderr.flush()
     os._exit(1)
 
 

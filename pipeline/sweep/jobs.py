@@ -16,8 +16,8 @@ from pipeline.sweep.grid import Point
 from pipeline.utils.children import end_children, environment_of_child
 from pipeline.utils.files import append
 from pipeline.utils.format import duration
+from pipeline.utils.log import log
 from pipeline.utils.signals import SAVED
-from pipeline.utils.terminal import say
 
 
 def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
@@ -32,7 +32,7 @@ def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
             return status
     done, statuses = len(points) - len(waiting), set[int]()
     if done:
-        print(f"{done} of {len(points)} runs are finished already")
+        log.info(f"{done} of {len(points)} runs are finished already")
     running: list[Point] = []
     slots = list(range(jobs))
     places: dict[str, int] = {}
@@ -50,7 +50,8 @@ def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
                 done += 1
                 assert point.process is not None
                 statuses.add(point.process.returncode)
-                say(*f"[{done}/{len(points)}] {point.name}: {_ending(point)}".splitlines())
+                for line in f"[{done}/{len(points)}] {point.name}: {_ending(point)}".splitlines():
+                    log.info(line)
     finally:
         end_children([point.process for point in running if point.process])
     return 1 if statuses - {0, SAVED} else SAVED if SAVED in statuses else 0

@@ -28,6 +28,7 @@ from pipeline.kernels.host import keep_memory
 from pipeline.kernels.onednn import quicken
 from pipeline.optim.base import attach, check_sharding, split
 from pipeline.optim.decay import decayed
+from pipeline.utils.log import log
 
 
 class StepTrainer(Trainer):
@@ -204,7 +205,7 @@ class StepTrainer(Trainer):
         if obstacle is None:
             return Captured(optimizer, self.rows_per_update, args.device)
         if args.device.type == "cuda" and self.is_world_process_zero():
-            print(f"updates are not captured as a CUDA graph: {obstacle}", flush=True)
+            log.info(f"updates are not captured as a CUDA graph: {obstacle}")
         return None
 
     def _run_epoch(

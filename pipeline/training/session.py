@@ -22,8 +22,8 @@ from pipeline.training.sharding import in_force, prepare_engine, regrouped, undi
 from pipeline.utils import launcher
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.inside import opened, remove_tree
+from pipeline.utils.log import log
 from pipeline.utils.signals import REQUEST
-from pipeline.utils.terminal import say
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import GrokTrainer
@@ -110,7 +110,8 @@ def train(trainer: GrokTrainer) -> None:
         for line in read_lines(path, "_exact_match"):
             trainer.grok.update(line["step"], line)
         opening.record_length(path, trainer.total_steps)
-        say(*announcement(trainer, checkpoint).splitlines())
+        for fact in announcement(trainer, checkpoint).splitlines():
+            log.info(fact)
     checkpoint, trainer.grok = broadcast_object_list([checkpoint, trainer.grok])
     if trainer.is_done(checkpoint):
         trainer.load_weights(checkpoint)

@@ -16,6 +16,7 @@ from pipeline.config.yaml_nodes import Block
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_text
 from pipeline.utils.inside import exists, read_text, refuse_links
+from pipeline.utils.log import log
 from pipeline.utils.network import unreachable
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def prepare_trackers(trackers: list[str], folder: Path, project: str) -> None:
             reason = "has no key" if not _has_wandb_key() else unreachable(server) and f"cannot reach {server}"
             if reason:
                 os.environ["WANDB_MODE"] = "offline"
-                print(
+                log.info(
                     f"wandb {reason}, so it logs offline; send it later with: wandb sync {folder}/wandb/offline-run-*"
                 )
 
@@ -71,7 +72,7 @@ def _shielded(callback: Any, act: Callable[..., Any]) -> Callable[..., Any]:
             return act(*args, **kwargs)
         except Exception as error:  # a bug of the tracker's too: days of training must not end for what only watches
             callback.has_failed = True
-            print(f"{type(callback).__name__} has failed and is left out: {error}; metrics.jsonl goes on", flush=True)
+            log.info(f"{type(callback).__name__} has failed and is left out: {error}; metrics.jsonl goes on")
             return None
 
     return try_to
@@ -129,7 +130,7 @@ def finish_trackers(trackers: list[str], results: RunFolder, name: str, project:
     try:
         _finish(trackers, results, name, project, send_steps)
     except Exception as error:  # as above; the run is trained, and its report written
-        print(f"a tracker has failed: {error}; the report has everything", flush=True)
+        log.info(f"a tracker has failed: {error}; the report has everything")
 
 
 def _finish(trackers: list[str], results: RunFolder, name: str, project: str, send_steps: bool) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.inside import FOLDER, PLAIN, exists, opened, refuse_links, remove_tree, sync_folder
+from pipeline.utils.log import log
 
 DRAFT = re.compile(r"\.draft-[0-9a-f]{16}(?:\.(?P<becomes>.+))?")
 
@@ -174,7 +175,7 @@ def set_aside(root: Path, name: str, why: str = "is not listed as this run's") -
             return
         number = next(number for number in range(1, 1 << 30) if not exists(root, f"{name}.old-{number}"))
         os.rename(where.name, f"{where.name}.old-{number}", src_dir_fd=folder, dst_dir_fd=folder)
-        print(f"{root / name} {why}; it is now {where.name}.old-{number}", flush=True)
+        log.info(f"{root / name} {why}; it is now {where.name}.old-{number}")
 
 
 def left_behind(root: Path, is_owner: bool) -> Iterator[tuple[str, str]]:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.utils.errors import RecipeError
+from pipeline.utils.log import log
 
 MEGABYTE = 1 << 20
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -33,7 +34,7 @@ def warn_once(path: Path) -> None:
     global _warned
     if not _warned:
         _warned = True
-        print(f"{path}: its file system cannot sync folders; a power cut may undo what was written last", flush=True)
+        log.info(f"{path}: its file system cannot sync folders; a power cut may undo what was written last")
 
 
 class LinkError(RecipeError):

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_text
+from pipeline.utils.log import log
 from pipeline.utils.signals import REQUEST, SAVED
 
 NUMBERS = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
@@ -129,7 +130,7 @@ def tell_status(status: int) -> None:
         try:
             write_text(path, f"{status}\n")
         except OSError as error:
-            print(f"GROKLAB_STATUS: {path} cannot be written: {error.strerror}; it is {status}", file=sys.stderr)
+            log.warning(f"GROKLAB_STATUS: {path} cannot be written: {error.strerror}; it is {status}")
 
 
 def end_with_parent() -> None:
