@@ -20,10 +20,10 @@ from pipeline.runs.manifest import Entry, Manifest
 from pipeline.utils.children import end_children, environment_of_child
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.launcher import is_under_launcher
+from pipeline.utils.log import log
 from pipeline.utils.paths import expanded
 from pipeline.utils.signals import SAVED
 from pipeline.utils.suggest import did_you_mean
-from pipeline.utils.terminal import say
 
 KEY = "model.recipe"
 
@@ -126,7 +126,7 @@ def train_earlier(recipe: Recipe) -> int:
     stage = stages[0]
     if is_under_launcher():
         refuse_unfinished(recipe, "a launcher trains one run alone")
-    say(f"{recipe.name}: {stage.source} is trained first, in {stage.output_dir}")
+    log.info(f"{recipe.name}: {stage.source} is trained first, in {stage.output_dir}")
     process = subprocess.Popen([sys.executable, "-m", "pipeline.run", stage.source], env=environment_of_child())
     try:
         status = process.wait()
@@ -135,7 +135,7 @@ def train_earlier(recipe: Recipe) -> int:
         raise
     if status and not is_finished(stage):  # an analysis that failed leaves a run that is finished
         if status != SAVED:
-            print(f"{recipe.name} was not begun: {stage.source} has failed", file=sys.stderr)
+            log.warning(f"{recipe.name} was not begun: {stage.source} has failed")
         return status if status in (SAVED, 2) else 1
     return 0
 
