@@ -22,8 +22,8 @@ from pipeline.utils.drafts import DRAFT, draft_folder, new_folder
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_json, write_text
 from pipeline.utils.inside import exists, opened, remove_file, remove_tree
+from pipeline.utils.log import log
 from pipeline.utils.paths import obstacle
-from pipeline.utils.terminal import say
 
 # Drafts of earlier versions, in which a start that was killed may have left nothing else.
 OLD_DRAFTS = tuple(f".{name}.draft" for name in (RECIPE, ENVIRONMENT, MANIFEST))
@@ -134,7 +134,7 @@ def go_back(folder: Path) -> str | None:
     manifest = Manifest.load(folder)
     step, passed_over = checkpoints.newest_good(folder, manifest)
     for line in passed_over:
-        say(line)
+        log.info(line)
     if step is None and manifest.finished:
         raise RecipeError(
             str(folder), "is finished, and has no whole checkpoint to go on from; train anew with another --output_dir"
