@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.runs.checkpoints import choose_steps
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.errors import MismatchError, RecipeError
+from pipeline.utils.errors import MismatchError, ParameterError, RecipeError
 from pipeline.utils.inside import MEGABYTE, exists, read_bytes, refuse_links
 
 if TYPE_CHECKING:
@@ -26,15 +26,23 @@ def shape_of(step: Path, granted: bool) -> PreTrainedModel:
 
     Raises:
         ParameterError: when it comes with code that is not of this package, and that was not granted.
+        MismatchError: when no model can be built from its configuration.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     from pipeline.config.trust import runs_code
 
-    trusted = runs_code(str(step), granted)
-    config = AutoConfig.from_pretrained(step, trust_remote_code=trusted)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trusted, dtype=torch.float32)
+    try:
+        trusted = runs_code(str(step), granted)
+        config = AutoConfig.from_pretrained(step, trust_remote_code=trusted)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, trust_remote_code=trusted, dtype=torch.float32
+        )
+    except ParameterError:
+        raise
+    except Exception as error:  # transformers, torch, json: no class in common
+        raise MismatchError(f"{step}: config.json is of no model: {' '.join(str(error).split())[:200]}") from None
     return model
 
 

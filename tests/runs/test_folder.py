@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -12,8 +13,12 @@ import pytest
 
 from pipeline.config import recipe, yaml_nodes
 from pipeline.corpora import store
+from pipeline.models.loading import load_step
 from pipeline.runs import folder
+from pipeline.runs.checkpoints import facts_of
 from pipeline.runs.folder import RunFolder, read_resolved
+from pipeline.runs.manifest import Manifest
+from pipeline.utils.errors import MismatchError
 from tests.bases import recipe_of
 from tests.tiny import COMPOSITION, run_here, run_process, write_recipe
 
@@ -87,3 +92,16 @@ def test_a_run_parses_its_recipe_once_and_opens_its_corpus_once(
     # What it went by is what its folder says.
     run = RunFolder(tmp_path / "run")
     assert RunFolder.of(run.recipe, run.stored).resolved == read_resolved(tmp_path / "run") == run.resolved
+
+
+@pytest.mark.parametrize("config", ["{", "[]", "{}", '{"model_type": "nobody"}', '{"model_type": "gpt2", "n_head": 7}'])
+def test_a_step_whose_configuration_is_of_no_model_is_a_line(config: str, finished: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished.parent / "run", tmp_path / "run"))
+    (run / "steps" / "step8" / "config.json").write_text(config)
+    manifest = Manifest.load(run)
+    facts = facts_of(run / "steps" / "step8", list(manifest.kept[8].files))
+    manifest.kept[8] = dataclasses.replace(manifest.kept[8], files=facts)
+    manifest.save(run)
+    with pytest.raises(MismatchError, match=r"step8: config\.json is of no model: ") as error:
+        load_step(RunFolder(run), 8)
+    assert "\n" not in str(error.value)
