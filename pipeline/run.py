@@ -19,7 +19,7 @@ from pipeline.circuits.failures import reminders
 from pipeline.config import help
 from pipeline.config.outside import check_outside
 from pipeline.config.recipe import Recipe, read_recipe
-from pipeline.runs import opening, stages
+from pipeline.runs import forks, opening, stages
 from pipeline.runs.lock import LOCK, RunLock
 from pipeline.utils import launcher
 from pipeline.utils.drafts import clean, left_behind
@@ -89,7 +89,7 @@ def run(recipe: Recipe) -> int:
     """Trains what the recipe says, from the start or from where an earlier run of it stopped, and reports."""
     if status := stages.train_earlier(recipe):
         return status
-    recipe = stages.on_step(recipe)
+    recipe = forks.pinned(stages.on_step(recipe))
     manifest = opening.open_run(recipe)
     if opening.is_finished(recipe, manifest):
         return _finished(recipe)

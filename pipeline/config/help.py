@@ -28,10 +28,12 @@ usage: python -m pipeline.run RECIPE [--key value ...]
 
 Trains what a recipe says, measures and keeps it, and writes a report, all in runs/<recipe>.
 The same command resumes a run that was interrupted.
+--fork RUN@STEP goes on from a step of another run, in a folder of its own, under other keys.
 An earlier stage, which model.recipe names, is trained first where it is not finished.
 
   python -m pipeline.run recipes/quickstart.yaml
   python -m pipeline.run recipes/quickstart.yaml --seed 1 --output_dir runs/seed1
+  python -m pipeline.run recipes/quickstart.yaml --fork runs/quickstart@900 --weight_decay 0.1 --output_dir runs/less
   python -m pipeline.run recipes/grok_gpt2.yaml --corpus.ratio 18 --max_steps 20
 
 Code that comes with a base model runs only with --trust-remote-code, whatever the recipe says.

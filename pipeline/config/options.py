@@ -23,6 +23,9 @@ class Options(Parameters):
         "rows of each split used while training, drawn once and the same in all runs; the last evaluation takes all",
         ge=1,
     )
+    fork: str | None = param(
+        None, "RUN@STEP: go on from that step of another run under these keys; STEP is a number, grok, fit or last"
+    )
     fast: bool = param(True, "the training step of this pipeline; false: transformers' own, to compare with")
     track_steps: bool = param(False, "send every kept step to wandb, as an artifact")
     stop_when: Literal["never", "grokked"] = param(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -67,8 +68,12 @@ def split_pens(splits: Collection[str], held_out: Collection[str]) -> dict[str, 
 
 
 @rc_context(STYLE)
-def grokking_curve(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker, scale: StepScale) -> Figure:
+def grokking_curve(
+    columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker, scale: StepScale, fork: ForkMark | None = None
+) -> Figure:
     """Exact match of every split over log steps, with the steps marked at which the run fits and generalizes.
+
+    Before a fork the curves are those of its parent, thin and grey.
 
     `pens` names the splits. A dot on a curve is the evaluation that first reached 0.99.
     """
@@ -78,7 +83,8 @@ def grokking_curve(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker,
     match_axis(axes, scale)
     lines = [Line(split, columns[match_key(split)], pen) for split, pen in pens.items() if match_key(split) in columns]
     for line in [*lines[:1], *lines[:0:-1]]:  # where curves meet, the first held-out split is on top
-        draw(axes, line, scale)
+        draw_forked(axes, line, scale, fork)
+    mark_fork(axes, fork, scale)
     label_ends(axes, lines, scale)
     mark_steps(axes, marks, grok.is_delayed)
     for split, step in (("train", grok.fit_step), (grok.held_out, grok.gen_step)):
@@ -96,6 +102,37 @@ def grokking_curve(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker,
         start, stop = (float(scale.position(mark.step)) for mark in marks)
         _gap_arrow(axes, f"{times(gap)}×", start, stop, above=0.12 / height)
     return figure
+
+
+class ForkMark(NamedTuple):
+    """Where a run went on from another one: its name, and the step."""
+
+    parent: str
+    step: int
+
+
+def draw_forked(axes: Axes, line: Line, scale: StepScale, fork: ForkMark | None) -> None:
+    """Draws a curve; what comes before a fork is thin and grey."""
+    if fork is None:
+        draw(axes, line, scale)
+        return
+    steps, values = line.series
+    first, after = bisect_left(steps, fork.step), bisect_right(steps, fork.step)
+    draw(axes, Line("", Series(steps[:after], values[:after]), Pen(GREY, 0.7, line.pen.dashes)), scale)
+    first = first if first < after else max(first - 1, 0)  # joined to the last point of the parent
+    draw(axes, line._replace(series=Series(steps[first:], values[first:])), scale)
+
+
+def mark_fork(axes: Axes, fork: ForkMark | None, scale: StepScale) -> None:
+    """A line at the fork, with the parent's name along it."""
+    if fork is None:
+        return
+    axes.axvline(fork.step, color="#000000", linewidth=1, linestyle=":", zorder=1.5)
+    name = fork.parent if len(fork.parent) <= LONGEST else f"{fork.parent[:LONGEST]}…"
+    left = float(scale.position(fork.step)) - 0.06 / axes_size(axes)[0]
+    axes.text(left, 0.5, f"forks from {name} at {fork.step:,}", transform=axes.transAxes, rotation=90,
+              fontsize=SIZE - 1, color=GREY, ha="right", va="center", zorder=5,
+              bbox={"color": "white", "alpha": 0.7, "pad": 1})  # fmt: skip
 
 
 def _right(pens: Mapping[str, Pen], grok: GrokTracker, scale: StepScale) -> float:
@@ -140,7 +177,9 @@ def _shown(columns: Columns, key: str) -> bool:
 
 
 @rc_context(STYLE)
-def training(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker, scale: StepScale) -> Figure:
+def training(
+    columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker, scale: StepScale, fork: ForkMark | None = None
+) -> Figure:
     """The loss of what is trained and held out, and below it norms and softmax collapse, as far as they were logged.
 
     `pens` names the splits; thin ones are probes, and their losses are left out.
@@ -156,13 +195,14 @@ def training(columns: Columns, pens: Mapping[str, Pen], grok: GrokTracker, scale
     if losses:
         axes = rest.pop(0)
         for line in losses:
-            draw(axes, line, scale)
+            draw_forked(axes, line, scale, fork)
         quantity_axis(axes, LOSS, [line.series for line in losses], log=True)
         label_ends(axes, losses, scale)
     for key, axes in zip(below, rest):
         title, log = INTERNALS[key]
-        draw(axes, Line("", columns[key], Pen(GREY, 1.4)), scale)
+        draw_forked(axes, Line("", columns[key], Pen(GREY, 1.4)), scale, fork)
         quantity_axis(axes, title, [columns[key]], log)
+    mark_fork(rows[0], fork, scale)
     for axes in rows:
         scale.apply(axes, labelled=axes is rows[-1])
         mark_steps(axes, step_marks(grok), grok.is_delayed)

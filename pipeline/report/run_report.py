@@ -36,12 +36,13 @@ def draw_report(run: RunFolder) -> list[str]:
     pens = plots.split_pens(run.splits, run.held_out)
     matches = [run.series[match_key(split)] for split in run.splits if match_key(split) in run.series]
     scale = StepScale.over(run.last_step, matches)
+    fork = plots.ForkMark(*run.fork) if run.fork else None
     figures, curve, training = {}, list[Part](), list[Part]()
     if matches:
-        figures["curve"] = plots.grokking_curve(run.series, pens, run.grok, scale)
+        figures["curve"] = plots.grokking_curve(run.series, pens, run.grok, scale, fork)
         curve = [Figure("curve", _curve_alt(run), _curve_caption(run)), Paragraph(method(run), note=True)]
     if shown := plots.panel_titles(run.series):
-        figures["training"] = plots.training(run.series, pens, run.grok, scale)
+        figures["training"] = plots.training(run.series, pens, run.grok, scale, fork)
         training = [
             Heading("Loss and norms"),
             Figure("training", f"Over training steps: {'; '.join(shown)}.", _training_caption(run)),
@@ -86,6 +87,8 @@ def _curve_caption(run: RunFolder) -> str:
         caption += f" A dot is the first evaluation at {THRESHOLD} or above."
     if run.grok.is_delayed:
         caption += f" Tinted: the training set is fitted, and `{run.grok.held_out}` is not yet learned."
+    if run.fork:
+        caption += f" Thin and grey, up to step {run.fork[1]:,}: its parent, {code(run.fork[0])}."
     probes = [split for split in run.splits if split != "train" and split not in run.held_out]
     return caption + (" Thin lines are probes of facts that are trained." if probes else "")
 

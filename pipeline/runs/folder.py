@@ -128,6 +128,13 @@ class RunFolder:
         return self.path.resolve().name
 
     @property
+    def fork(self) -> tuple[str, int] | None:
+        """The name of the run that this one went on from, and the step; None where it began by itself."""
+        parent, _, step = str(self.resolved.get("fork") or "").rpartition("@")
+        is_step = step.isascii() and step.isdigit() and len(step) < 16
+        return (Path(parent).name, int(step)) if parent and is_step else None
+
+    @property
     def splits(self) -> list[str]:
         return list(self.corpus["sizes"])
 

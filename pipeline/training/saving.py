@@ -21,6 +21,8 @@ from pipeline.models.adapters import ADAPTER, adapter, layers, merged, save_adap
 from pipeline.models.loading import load_weights
 from pipeline.models.readers import complete, for_readers
 from pipeline.runs import checkpoints
+from pipeline.runs.forks import Fork
+from pipeline.training.forking import apply_keys
 from pipeline.training.loop import StepTrainer
 from pipeline.training.writer import Writer
 from pipeline.utils.drafts import draft_folder
@@ -37,6 +39,7 @@ class SavingTrainer(StepTrainer):
         self.began = time.perf_counter()
         self.failure: str | None = None  # why training cannot go on
         self.stopped_by: str | None = None  # the signal after which it was saved and ended
+        self.fork: Fork | None = None  # where it begins, until it has a checkpoint of its own
         self._home: Path | None = None  # of the checkpoint that is being saved
         super().__init__(*inputs, **kwargs)
 
@@ -60,6 +63,24 @@ class SavingTrainer(StepTrainer):
         load_weights(
             self.accelerator.unwrap_model(self.model if model is None else model), Path(resume_from_checkpoint)
         )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Of a fork, with the keys of its own recipe in place of its parent's."""
+        if not self.fork:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        kept = ("params", "lr")
+        fresh = [{key: value for key, value in group.items() if key not in kept} for group in self._groups]
+        rates = list(getattr(self.lr_scheduler, "base_lrs", ()))
+        if self.fork.is_resumable:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        else:
+            self.lr_scheduler.last_epoch = self.fork.step
+        apply_keys(self._groups, self.lr_scheduler, fresh, rates)
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return cast("list[dict[str, Any]]", cast(Any, self.optimizer).param_groups)
 
     def shares(self) -> dict[str, float]:
         """The share of the time since training began that training waited for evaluation and for saving."""

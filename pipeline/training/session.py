@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pickle
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from pipeline.callbacks.base import with_defaults
 from pipeline.config.outside import check_outside
 from pipeline.config.recipe import Recipe
 from pipeline.kernels.host import wait_briefly
-from pipeline.runs import opening
+from pipeline.runs import forks, opening
 from pipeline.runs.checkpoints import UNIVERSAL
 from pipeline.runs.folder import RunFolder, check_corpus
 from pipeline.runs.grokking import PROBE, judged_split
@@ -18,6 +19,7 @@ from pipeline.runs.manifest import Manifest
 from pipeline.runs.metrics import read_lines
 from pipeline.training.announcement import announcement
 from pipeline.training.arguments import training_arguments
+from pipeline.training.forking import check_fork, fork_line, has_checkpoint
 from pipeline.training.sharding import in_force, prepare_engine, regrouped, undivided
 from pipeline.utils import launcher
 from pipeline.utils.errors import ParameterError, RecipeError
@@ -82,6 +84,8 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     with undivided(args):
         model = recipe.model.for_corpus(stored)
     check_model(recipe, model, chosen)
+    fork = forks.find(recipe.options.fork) if recipe.options.fork and not has_checkpoint(recipe) else None
+    differing = check_fork(fork, recipe, model, stored) if fork else []
     if args.should_save:
         opening.write_description(recipe, stored)
         prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
@@ -95,6 +99,9 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     trainer = GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, callbacks)
     trainer.folder = RunFolder.of(recipe, stored)
     found = in_force(trainer)
+    if fork:
+        trainer.fork, found = fork, {**found, "fork": fork.facts()}
+        trainer.notes.append(fork_line(fork, differing))
     if args.should_save and (changed := opening.record_start(recipe.output_dir, found)):
         trainer.notes.append(f"since the last start: {'; '.join(changed)}; bits may differ from there on")
     return trainer
@@ -107,6 +114,8 @@ def train(trainer: GrokTrainer) -> None:
     path, checkpoint = trainer.recipe.output_dir, None
     if trainer.is_world_process_zero():
         checkpoint = opening.go_back(path)
+        if trainer.fork and checkpoint is None:
+            forks.copy_history(trainer.fork, path)
         for line in read_lines(path, "_exact_match"):
             trainer.grok.update(line["step"], line)
         opening.record_length(path, trainer.total_steps)
@@ -116,9 +125,12 @@ def train(trainer: GrokTrainer) -> None:
     if trainer.is_done(checkpoint):
         trainer.load_weights(checkpoint)
     else:
-        trainer.args.eval_on_start = checkpoint is None
+        trainer.fork = trainer.fork if checkpoint is None else None
+        trainer.args.eval_on_start = checkpoint is None and not trainer.fork
         try:
-            trainer.train(resume_from_checkpoint=checkpoint and regrouped(trainer, checkpoint))
+            rows = trainer.args.train_batch_size
+            with forks.checkpoint_of(trainer.fork, rows) if trainer.fork else nullcontext(checkpoint) as begin:
+                trainer.train(resume_from_checkpoint=begin and regrouped(trainer, begin))
         except pickle.UnpicklingError:
             raise RecipeError(
                 "output_dir", f"{checkpoint} holds code in the place of weights, which is not run; delete it to go on"

@@ -1,0 +1,98 @@
+"""A fork goes on from a step of another run: to the bit, or under its own keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.runs.folder import RunFolder
+from pipeline.runs.manifest import Manifest
+from tests.tiny import RECIPE, run_here, write_recipe
+
+PARENT = RECIPE.replace("max_steps: 24", "max_steps: 12") + "save_total_limit: 8\n"
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parent")
+    assert run_here(write_recipe(folder, PARENT)) == 0
+    return folder / "run"
+
+
+def fork(parent: Path, folder: Path, step: str, *words: str) -> int:
+    path = write_recipe(folder, PARENT)
+    return run_here(path, f"--fork={parent}@{step}", f"--output_dir={folder / 'fork'}", *words)
+
+
+def last_weights(run: Path) -> str:
+    return str(Manifest.load(run).kept[12].files["model.safetensors"]["sha256"])
+
+
+def test_a_fork_without_other_keys_is_the_straight_run(
+    parent: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert fork(parent, tmp_path, "6") == 0
+    run = tmp_path / "fork"
+    assert last_weights(run) == last_weights(parent)
+    assert "goes on from step 6 of" in (out := capfd.readouterr().out) and "with its optimizer" in out
+    found = json.loads((run / "environment.json").read_text())[0]["fork"]
+    assert (found["parent"], found["step"], found["optimizer"]) == (str(parent), 6, True)
+    key = "eval_id_exact_match"
+    assert RunFolder(run).series[key] == RunFolder(parent).series[key]
+    assert f"forks from {parent.name} at 6" in (run / "figures" / "curve.svg").read_text()
+    assert min(Manifest.load(run).kept) > 6
+
+    # It is finished, and needs its parent no more.
+    assert fork(parent, tmp_path, "6") == 0 and "is finished" in capfd.readouterr().out
+
+
+def test_other_keys_are_in_force(parent: Path, tmp_path: Path) -> None:
+    assert (
+        fork(
+            parent,
+            tmp_path,
+            "6",
+            "--learning_rate=1e-3",
+            "--weight_decay=0.5",
+            "--max_steps=24",
+            "--lr_scheduler_type=linear",
+        )
+        == 0
+    )
+    lines = [json.loads(line) for line in (tmp_path / "fork" / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["step"]: line["learning_rate"] for line in lines if "learning_rate" in line}
+    assert rates[3] == 1e-2  # of the parent
+    assert rates[9] == pytest.approx(1e-3 * (24 - 8) / 24, rel=0.1)
+
+
+def test_from_a_kept_step_with_a_new_optimizer(parent: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert fork(parent, tmp_path, "8") == 0
+    assert "with a new optimizer" in capfd.readouterr().out
+    assert last_weights(tmp_path / "fork") != last_weights(parent)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "fork" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 12
+
+
+@pytest.mark.parametrize(
+    ("step", "words", "message"),
+    [
+        ("7", (), "has not kept 7; kept are step0, step1, step2, step4, step8, step10, step12"),
+        ("grok", (), "has not generalized"),
+        ("12", (), "max_steps: 12 is not beyond step 12"),
+        ("6", ("--model.n_embd=32",), "has another architecture: "),
+        ("6", ("--corpus.group=Z13",), "has another vocabulary: "),
+    ],
+)
+def test_a_mistake_is_a_line(
+    step: str, words: tuple[str, ...], message: str, parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fork(parent, tmp_path, step, *words) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1, error
+
+
+def test_no_such_run_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fork(tmp_path / "none", tmp_path, "6") == 2 and "is not the folder of a run" in capsys.readouterr().err
+    assert run_here(write_recipe(tmp_path), "--fork=6") == 2 and "'6' is not RUN@STEP" in capsys.readouterr().err
