@@ -6,7 +6,6 @@ python -m pipeline.run --help
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from contextlib import nullcontext
@@ -17,8 +16,8 @@ if not __package__:  # started as a script: Python has put pipeline/ on the path
 
 from pipeline.circuits.failures import reminders
 from pipeline.config import help
-from pipeline.config.outside import check_outside
-from pipeline.config.recipe import Recipe, read_recipe
+from pipeline.config.outside import read_here
+from pipeline.config.recipe import Recipe
 from pipeline.runs import forks, opening, stages
 from pipeline.runs.lock import LOCK, RunLock
 from pipeline.utils import launcher
@@ -77,12 +76,7 @@ def _read(argv: list[str]) -> Recipe:
     path, overrides = help.split_words(argv)
     if path is None:
         raise RecipeError("command line", "no recipe; name one, such as recipes/quickstart.yaml")
-    recipe = read_recipe(path, overrides)
-    try:
-        check_outside(recipe)
-    except ParameterError as error:
-        raise recipe.located(error) from None
-    return recipe
+    return read_here(path, overrides)
 
 
 def run(recipe: Recipe) -> int:
@@ -99,7 +93,7 @@ def run(recipe: Recipe) -> int:
     from pipeline.training.announcement import ending
     from pipeline.training.session import leave_group, measure_all, prepare, train
 
-    lock = RunLock(recipe.output_dir, lost=_end_at_once) if launcher.is_first() else nullcontext()
+    lock = RunLock(recipe.output_dir, lost=launcher.end_at_once) if launcher.is_first() else nullcontext()
     with lock, writing(recipe.output_dir):
         try:
             trainer = prepare(recipe)
@@ -128,13 +122,6 @@ def _finished(recipe: Recipe) -> int:
     REQUEST.release()
     print("".join(f"{line}\n" for line in reminders(path)), end="")
     return publish(recipe)
-
-
-def _end_at_once(reason: str) -> None:
-    """Ends this process, whatever it does: its folder belongs to another run now, and nothing more is written to it."""
-    print(f"\n{reason}", file=sys.stderr, flush=True)
-    launcher.tell_status(1)
-    os._exit(1)
 
 
 if __name__ == "__main__":

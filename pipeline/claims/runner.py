@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.claims.base import Claim, Found, Measured
-from pipeline.config.outside import check_outside
-from pipeline.config.recipe import read_recipe
+from pipeline.config.outside import read_here
 from pipeline.config.registry import room_name
 from pipeline.runs.folder import RunFolder
 from pipeline.sweep.grid import Point
 from pipeline.sweep.jobs import run_all
-from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.errors import RecipeError
 from pipeline.utils.paths import folder_name
 from pipeline.utils.shipped import RECIPES
 
@@ -44,11 +43,7 @@ def points_of(claim: Claim, folder: Path) -> Points:
             name = folder_name({"arm": arm, "seed": str(seed)})
             words = [f"--{key}={value}" for key, value in {**overrides, "seed": str(seed)}.items()]
             words += [f"--output_dir={folder / name}", f"--run_name={room_name(claim)} {arm} seed {seed}"]
-            recipe = read_recipe(recipe_path(claim), words)
-            try:
-                check_outside(recipe)
-            except ParameterError as error:
-                raise recipe.located(error) from None
+            recipe = read_here(recipe_path(claim), words)
             found[arm].append(Point(name, recipe, words))
     return found
 

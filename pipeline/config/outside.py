@@ -7,17 +7,16 @@ environment variables, and variables of an earlier session are left over; a valu
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from pipeline.config.deepspeed import AUTO, check_deepspeed
+from pipeline.config.recipe import Recipe, read_recipe
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.launcher import NUMBERS, START, processes
 from pipeline.utils.paths import expanded
 from pipeline.utils.suggest import did_you_mean
-
-if TYPE_CHECKING:
-    from pipeline.config.recipe import Recipe
 
 TRUE, FALSE = ("true", "1", "yes", "on", "y", "t"), ("false", "0", "no", "off", "n", "f")
 
@@ -228,3 +227,17 @@ def _check_trackers(training: Mapping[str, Any], environ: Mapping[str, str], nam
     if environ.get("WANDB_LOG_MODEL", "false").strip().lower() not in ("", "false"):
         said = f"{environ['WANDB_LOG_MODEL']!r} would send other weights than the kept steps"
         raise _contradiction("WANDB_LOG_MODEL", f"{said}; write track_steps: true, and unset WANDB_LOG_MODEL")
+
+
+def read_here(path: str | Path, overrides: Sequence[str]) -> Recipe:
+    """Reads a recipe that is to be trained here, where nothing from outside may contradict it.
+
+    Raises:
+        RecipeError: at the first mistake.
+    """
+    recipe = read_recipe(path, overrides)
+    try:
+        check_outside(recipe)
+    except ParameterError as error:
+        raise recipe.located(error) from None
+    return recipe

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import trainer_keys as arguments
-from pipeline.config.coerce import convert, fill, shown, written
+from pipeline.config.blocks import KEYS, entries, entry, filled
+from pipeline.config.coerce import fill, written
 from pipeline.config.fields import Parameters, default_of, parameters_of
 from pipeline.config.identity import decides
 from pipeline.config.options import Options, Paper
-from pipeline.config.registry import BLOCKS, ROOMS, block, load, names, room_name
+from pipeline.config.registry import ROOMS, load, names, room_name
 from pipeline.config.renamed import MOVED, renamed_nodes
 from pipeline.config.requirements import check_here
 from pipeline.config.trainer_policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
@@ -27,17 +28,6 @@ from pipeline.config.yaml_writer import lists, resolved_recipe
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.launcher import processes
 from pipeline.utils.paths import expanded
-from pipeline.utils.suggest import did_you_mean
-
-KEYS = (
-    "corpus",
-    "model",
-    "objective",
-    "optimizer",
-    *BLOCKS,
-    "callbacks",
-    "circuits",
-)  # that have blocks as their values
 
 
 @dataclass(frozen=True)
@@ -205,16 +195,16 @@ def _recipe(source: str, tree: Block, world: int) -> Recipe:
     recipe = Recipe(
         source=source,
         tree=tree,
-        corpus=_entry("corpora", tree),
-        model=_entry("models", tree),
-        objective=_entry("objectives", tree, "next_token"),
-        optimizer=_entries("optim", "optimizer", tree),
-        peft=_filled("peft", tree) if "peft" in tree.entries else None,
-        replay=_filled("replay", tree) if "replay" in tree.entries else None,
-        checkpoints=_filled("checkpoints", tree),
-        callbacks=_entries("callbacks", "callbacks", tree),
-        circuits=_entries("circuits", "circuits", tree),
-        paper=_filled("paper", tree),
+        corpus=entry("corpora", tree),
+        model=entry("models", tree),
+        objective=entry("objectives", tree, "next_token"),
+        optimizer=entries("optim", "optimizer", tree),
+        peft=filled("peft", tree) if "peft" in tree.entries else None,
+        replay=filled("replay", tree) if "replay" in tree.entries else None,
+        checkpoints=filled("checkpoints", tree),
+        callbacks=entries("callbacks", "callbacks", tree),
+        circuits=entries("circuits", "circuits", tree),
+        paper=filled("paper", tree),
         options=chosen,
         training=training,
     )
@@ -256,47 +246,6 @@ def _unknown(key: str, tree: Block, options: Sequence[str]) -> ParameterError:
     if key in MOVED:
         return ParameterError(key, f"is part of a block now, such as {MOVED[key]}")
     return arguments.refuse(key, [*KEYS, *options])
-
-
-def _block(tree: Block, key: str, form: str, prefix: str = "") -> Block:
-    """The block under a key, empty where there is none; `form` shows how one is written."""
-    node = tree.entries.get(key, Block({}, tree.where))
-    if isinstance(node, Scalar) and node.is_null:
-        return Block({}, node.where)
-    if not isinstance(node, Block):
-        what = "has no value" if node.text is None and isinstance(node, Scalar) else f"{shown(node)} is not a block"
-        raise RecipeError(node.where, f"{prefix}{key}: {what}; write {key}: {form}")
-    return node
-
-
-def _filled(key: str, tree: Block) -> Any:
-    """A block that has one kind."""
-    return fill(block(key), _block(tree, key, "{key: value}"), key)
-
-
-def _entry(room: str, tree: Block, default: str | None = None) -> Any:
-    """The corpus, the model or the objective."""
-    key = ROOMS[room]
-    entries = dict(_block(tree, key, "{name: NAME}").entries)
-    if "name" not in entries and ("model_name_or_path" in entries or "recipe" in entries):
-        name = "pretrained"
-    elif "name" not in entries and default:
-        name = default
-    elif "name" not in entries:
-        raise ParameterError(key, f"has no name; write {key}: {{name: NAME}}{did_you_mean('', names(room))}")
-    else:
-        name = convert(entries.pop("name"), str, f"{key}.name")
-    return fill(load(room, name, f"{key}.name"), Block(entries, tree.where), key, name)
-
-
-def _entries(room: str, key: str, tree: Block) -> dict[str, Any]:
-    """The callbacks, the analyses, or what changes the optimizer."""
-    given = _block(tree, key, "{NAME: {}}")
-    found = {}
-    for name in given.entries:
-        kind = load(room, name, f"{key}.{name}")
-        found[name] = fill(kind, _block(given, name, "{}", f"{key}."), f"{key}.{name}", name)
-    return found
 
 
 def _global_batch(options: Options, training: dict[str, Any], world: int) -> int:

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.config.outside import check_outside
-from pipeline.config.recipe import Recipe, read_recipe
+from pipeline.config.outside import read_here
+from pipeline.config.recipe import Recipe
 from pipeline.config.trust import without_option
 from pipeline.config.yaml_nodes import pairs
 from pipeline.runs import stages
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import THRESHOLD
-from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.errors import RecipeError
 from pipeline.utils.paths import folder_name
 
 LOG = "log.txt"  # beside a run's folder, with its name before it
@@ -94,11 +94,7 @@ def grid(path: str, words: Sequence[str], output: Path | None) -> list[Point]:
         name = folder_name({key.rpartition(".")[2]: at[key] for key in swept})
         overrides = [f"--{key}={value}" for key, value in at.items()]
         overrides += [f"--output_dir={output / name}", f"--run_name={Path(path).stem} {name}"]
-        recipe = read_recipe(path, overrides)
-        try:
-            check_outside(recipe)
-        except ParameterError as error:
-            raise recipe.located(error) from None
+        recipe = read_here(path, overrides)
         points.append(Point(name, recipe, overrides))
     return points
 

@@ -173,3 +173,11 @@ def end_launcher() -> None:
         sys.stderr.flush()
         with suppress(OSError):
             os.kill(os.getppid(), signal.SIGUSR1)
+
+
+def end_at_once(reason: str) -> None:
+    """Ends this process, whatever it does: its folder belongs to another run now, and nothing more is written to it."""
+    sys.stderr.write(f"\n{reason}\n")
+    sys.stderr.flush()
+    tell_status(1)
+    os._exit(1)
