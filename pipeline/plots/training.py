@@ -84,7 +84,9 @@ def grokking_curve(
     lines = [Line(split, columns[match_key(split)], pen) for split, pen in pens.items() if match_key(split) in columns]
     for line in [*lines[:1], *lines[:0:-1]]:  # where curves meet, the first held-out split is on top
         draw_forked(axes, line, scale, fork)
-    mark_fork(axes, fork, scale)
+    mark_fork(axes, fork)
+    if fork:
+        _name_fork(axes, fork, scale)
     label_ends(axes, lines, scale)
     mark_steps(axes, marks, grok.is_delayed)
     for split, step in (("train", grok.fit_step), (grok.held_out, grok.gen_step)):
@@ -123,11 +125,14 @@ def draw_forked(axes: Axes, line: Line, scale: StepScale, fork: ForkMark | None)
     draw(axes, line._replace(series=Series(steps[first:], values[first:])), scale)
 
 
-def mark_fork(axes: Axes, fork: ForkMark | None, scale: StepScale) -> None:
-    """A line at the fork, with the parent's name along it."""
-    if fork is None:
-        return
-    axes.axvline(fork.step, color="#000000", linewidth=1, linestyle=":", zorder=1.5)
+def mark_fork(axes: Axes, fork: ForkMark | None) -> None:
+    """A dotted line at the fork."""
+    if fork is not None:
+        axes.axvline(fork.step, color="#000000", linewidth=1, linestyle=":", zorder=1.5)
+
+
+def _name_fork(axes: Axes, fork: ForkMark, scale: StepScale) -> None:
+    """The parent's name along the line of the fork."""
     name = fork.parent if len(fork.parent) <= LONGEST else f"{fork.parent[:LONGEST]}…"
     left = float(scale.position(fork.step)) - 0.06 / axes_size(axes)[0]
     axes.text(left, 0.5, f"forks from {name} at {fork.step:,}", transform=axes.transAxes, rotation=90,
@@ -202,8 +207,8 @@ def training(
         title, log = INTERNALS[key]
         draw_forked(axes, Line("", columns[key], Pen(GREY, 1.4)), scale, fork)
         quantity_axis(axes, title, [columns[key]], log)
-    mark_fork(rows[0], fork, scale)
     for axes in rows:
+        mark_fork(axes, fork)
         scale.apply(axes, labelled=axes is rows[-1])
         mark_steps(axes, step_marks(grok), grok.is_delayed)
     return figure
