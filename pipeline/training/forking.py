@@ -8,6 +8,7 @@ from pipeline.config.outside import is_asked
 from pipeline.config.recipe import Recipe
 from pipeline.corpora.store import StoredCorpus
 from pipeline.runs import forks
+from pipeline.runs.checkpoints import newest_good
 from pipeline.runs.manifest import Manifest
 from pipeline.utils.errors import ParameterError
 
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
 
 
 def has_checkpoint(recipe: Recipe) -> bool:
-    """Whether the run goes on from a checkpoint of its own."""
-    return bool(Manifest.load(recipe.output_dir).resumable)
+    """Whether the run goes on from a checkpoint of its own, which is whole."""
+    manifest = Manifest.load(recipe.output_dir)
+    return bool(manifest.resumable) and newest_good(recipe.output_dir, manifest)[0] is not None
 
 
 def check_fork(fork: forks.Fork, recipe: Recipe, model: PreTrainedModel, stored: StoredCorpus) -> list[str]:

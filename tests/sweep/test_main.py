@@ -16,7 +16,7 @@ import pytest
 from pipeline.runs.manifest import Manifest
 from pipeline.sweep import __main__ as sweep
 from pipeline.sweep.__main__ import main
-from pipeline.sweep.grid import grid, moved_by_seeds, values_of
+from pipeline.sweep.grid import LOG, grid, moved_by_seeds, values_of
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.paths import folder_name
 from pipeline.utils.signals import SAVED
@@ -108,7 +108,7 @@ def test_runs_are_finished_resumed_and_reported(tmp_path: Path, capsys: pytest.C
     assert main([*words, "--jobs", "2"]) == 0
     out = capsys.readouterr().out
     assert "[2/2]" in out and "id 0." in out and str(output / "report.html") in out
-    assert "resumes after step 6" in (output / f"{name}.{sweep.LOG}").read_text()
+    assert "resumes after step 6" in (output / f"{name}.{LOG}").read_text()
     assert [Manifest.load(output / f"seed={seed}").finished["step"] for seed in (0, 1)] == [8, 8]
     page = (output / "report.html").read_text()
     assert "2 runs over seed" in page
@@ -156,7 +156,7 @@ def test_runs_end_with_their_sweep_and_have_saved(number: signal.Signals, tmp_pa
         time.sleep(0.1)
     for run in runs:
         assert len(Manifest.load(run).resumable) == 1
-        assert "stopped by SIGTERM after step" in (out / f"{run.name}.{sweep.LOG}").read_text()
+        assert "stopped by SIGTERM after step" in (out / f"{run.name}.{LOG}").read_text()
     if number == signal.SIGTERM:
         said = (tmp_path / "log").read_text()
         assert (

@@ -48,19 +48,27 @@ def test_a_fork_without_other_keys_is_the_straight_run(
     assert fork(parent, tmp_path, "6") == 0 and "is finished" in capfd.readouterr().out
 
 
+def test_a_fork_goes_on_from_its_own_checkpoint_or_from_its_step_again(
+    parent: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    saving = ("--save_steps=2", "--save_total_limit=8")
+    assert fork(parent, tmp_path, "6", *saving, "--max_steps=10") == 0
+    assert fork(parent, tmp_path, "6", *saving) == 0
+    run = tmp_path / "fork"
+    assert "resumes after step 10" in capfd.readouterr().out and last_weights(run) == last_weights(parent)
+    # Not one of its checkpoints is whole any more: it begins where it began, and not at step 0.
+    manifest = Manifest.load(run)
+    manifest.finished = None
+    manifest.save(run)
+    for path in run.glob("checkpoint-*/optimizer.pt"):
+        path.write_bytes(b"damaged")
+    assert fork(parent, tmp_path, "6", *saving) == 0
+    assert "goes on from step 6 of" in capfd.readouterr().out and last_weights(run) == last_weights(parent)
+
+
 def test_other_keys_are_in_force(parent: Path, tmp_path: Path) -> None:
-    assert (
-        fork(
-            parent,
-            tmp_path,
-            "6",
-            "--learning_rate=1e-3",
-            "--weight_decay=0.5",
-            "--max_steps=24",
-            "--lr_scheduler_type=linear",
-        )
-        == 0
-    )
+    words = ("--learning_rate=1e-3", "--weight_decay=0.5", "--max_steps=24", "--lr_scheduler_type=linear")
+    assert fork(parent, tmp_path, "6", *words) == 0
     lines = [json.loads(line) for line in (tmp_path / "fork" / "metrics.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["learning_rate"] for line in lines if "learning_rate" in line}
     assert rates[3] == 1e-2  # of the parent
