@@ -16,6 +16,7 @@ from pipeline.config.registry import load, names
 if TYPE_CHECKING:
     from pipeline.config.recipe import Recipe
     from pipeline.data.rows import Rows
+    from pipeline.data.text import Texts
     from pipeline.runs.grokking import GrokTracker
 
 
@@ -59,6 +60,10 @@ class Callback(Parameters):
 
     if TYPE_CHECKING:
         trainer: ClassVar[Trainer]
+
+    def texts(self) -> Texts | None:
+        """The text that it reads beside the corpus, of a model that is continued; this one reads none."""
+        return None
 
     def attach(self, trainer: Trainer) -> None:
         """Joins a trainer, as a real TrainerCallback with these parameters."""

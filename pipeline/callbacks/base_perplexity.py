@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.callbacks.base import Callback, Trainer
 from pipeline.config.fields import param
 from pipeline.utils.errors import ParameterError
 from pipeline.utils.paths import expanded
+
+if TYPE_CHECKING:
+    from pipeline.data.text import Texts
 
 
 @dataclass
@@ -38,19 +41,20 @@ class BasePerplexity(Callback):
         if self._tokens is not None:
             self.trainer.log({"base_perplexity": perplexity(self.trainer.model, self._tokens, args.eval_batch_size)})
 
-    def attach(self, trainer: Trainer) -> None:
-        """Reads the text before anything is trained."""
+    def texts(self) -> Texts:
+        """The text it reads. What has no splits is read as it is by default."""
         from pipeline.data.sources import is_whole as is_whole_source
         from pipeline.data.text import Texts
 
+        is_whole = self.split == "test" and is_whole_source(expanded(self.source, "source"))
+        return Texts(self.source, self.config, "train" if is_whole else self.split, self.column, self.length)
+
+    def attach(self, trainer: Trainer) -> None:
+        """Reads the text before anything is trained."""
         tokenizer = trainer.recipe.model.own_tokenizer()
         if tokenizer is not None:
             try:
-                # What has no splits is read as it is by default.
-                is_whole = self.split == "test" and is_whole_source(expanded(self.source, "source"))
-                split = "train" if is_whole else self.split
-                texts = Texts(self.source, self.config, split, self.column, self.length)
-                self._tokens = texts.blocks(tokenizer, self.rows).to(trainer.args.device)
+                self._tokens = self.texts().blocks(tokenizer, self.rows).to(trainer.args.device)
             except ParameterError as error:
                 raise error.inside("callbacks.base_perplexity") from None
         super().attach(trainer)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pipeline.utils.errors import ParameterError
+from pipeline.utils.files import sha256
 from pipeline.utils.paths import expanded
 
 # Ending -> builder of datasets, and its options. A file may be compressed beyond that, as .jsonl.gz is.
@@ -56,10 +58,47 @@ def open_rows(source: str, config: str | None, split: str) -> Any:
             saved = saved[split]
         return saved.to_iterable_dataset()
     if path.is_dir():
-        return _open_folder(path, source, config, split)
+        return _folder_builder(path, source, config).as_streaming_dataset(split=split)
     if reason := hub_unreachable():
         raise ParameterError("source", f"{source} is no file here, and the Hub cannot be reached ({reason})")
     return datasets.load_dataset(source, config, split=split, streaming=True)
+
+
+def content_hash(source: str, config: str | None, split: str, known: dict[Path, str]) -> str | None:
+    """A hash of the files here that a split of a source is read from; None where it is read from elsewhere.
+
+    Args:
+        source: As of `open_rows`, like the next two.
+        config: Configuration of a dataset.
+        split: Of a folder or a dataset.
+        known: Hashes of files that were read before, to which those of this source are added.
+
+    Raises:
+        ParameterError: as `open_rows`.
+    """
+    files = _files(source, config, split)
+    if not files:
+        return None
+    digest = hashlib.sha256()
+    for file in files:  # in the order in which they are read
+        if file not in known:
+            known[file] = sha256(file)
+        digest.update(f"{_ending(file)} {known[file]}\n".encode())
+    return digest.hexdigest()
+
+
+def _files(source: str, config: str | None, split: str) -> list[Path]:
+    """The files here that a split of a source is read from, in their order."""
+    path = expanded(source, "source")
+    if path.is_file():
+        return [path]
+    if _is_saved(path):
+        part = path if is_whole(path) else path / split
+        return sorted(part.glob("*.arrow"))
+    if not path.is_dir():
+        return []
+    found = _folder_builder(path, source, config).config.data_files or {}
+    return [Path(name) for part, names in found.items() if str(part) == split for name in names if Path(name).is_file()]
 
 
 def is_whole(path: Path) -> bool:
@@ -72,13 +111,14 @@ def _is_saved(path: Path) -> bool:
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def _open_folder(path: Path, source: str, config: str | None, split: str) -> Any:
+def _folder_builder(path: Path, source: str, config: str | None) -> Any:
+    """What of `datasets` reads a folder."""
     import datasets
     from datasets.data_files import DataFilesDict, get_data_patterns
 
     card = path / "README.md"
     if card.is_file() and "\nconfigs:" in card.read_text(encoding="utf-8", errors="replace"):
-        return datasets.load_dataset(str(path), config, split=split, streaming=True)
+        return datasets.load_dataset_builder(str(path), config)
     base = glob.escape(str(path))
     try:
         found = DataFilesDict.from_patterns(get_data_patterns(base), base)
@@ -93,7 +133,7 @@ def _open_folder(path: Path, source: str, config: str | None, split: str) -> Any
     }
     if config not in (None, "default"):
         raise ParameterError("config", f"{source} has no configuration {config}; its README.md names none")
-    return datasets.load_dataset(name, data_files=chosen, split=split, streaming=True, **options)
+    return datasets.load_dataset_builder(name, data_files=chosen, **options)
 
 
 def _ending(file: Path) -> str:

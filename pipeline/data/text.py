@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.fields import Parameters, param
-from pipeline.data.sources import open_rows
+from pipeline.data.sources import content_hash, open_rows
 from pipeline.utils.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -34,9 +36,7 @@ class Texts(Parameters):
         Raises:
             ParameterError: when there is no such source, or it has no such column.
         """
-        if not self.source:
-            raise ParameterError("source", "is missing; write a file, a folder or a dataset's name")
-        try:
+        with self._readable():
             rows = open_rows(self.source, self.config, self.split)
             for number, row in enumerate(rows.skip(skip), skip):
                 if self.column not in row:
@@ -49,6 +49,27 @@ class Texts(Parameters):
                     )
                 if text := (text or "").removeprefix("\ufeff"):  # a byte order mark
                     yield number, text
+
+    def identity(self, known: dict[Path, str]) -> dict[str, str | None]:
+        """Which text it is: what it is called and, of one that lies here, a hash of its files.
+
+        Args:
+            known: Hashes of files that were read before, to which those of this text are added.
+
+        Raises:
+            ParameterError: when there is no such source.
+        """
+        with self._readable():
+            found = content_hash(self.source, self.config, self.split, known)
+        return {"source": self.source, "config": self.config, "split": self.split, "sha256": found}
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Says in a line why a source cannot be read."""
+        if not self.source:
+            raise ParameterError("source", "is missing; write a file, a folder or a dataset's name")
+        try:
+            yield
         except ParameterError:
             raise
         except Exception as error:  # Arrow's, json's, the Hub's and datasets' own have no class in common

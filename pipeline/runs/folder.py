@@ -243,9 +243,15 @@ def _is_typed(start: dict[str, Any]) -> bool:
         "processes": int,
         "total_steps": int,
         "random_streams": int,
+        "texts": dict,
     }
-    texts = (*start.get("command", ()), *start.get("packages", {}).values()) if _has(start, kinds) else (None,)
-    return all(isinstance(text, str) for text in texts)
+    if not _has(start, kinds):
+        return False
+    told = start.get("texts", {}).values()
+    words = (*start.get("command", ()), *start.get("packages", {}).values())
+    return all(isinstance(word, str) for word in words) and all(
+        isinstance(text, dict) and all(isinstance(part, str | None) for part in text.values()) for text in told
+    )
 
 
 def _has(start: dict[str, Any], kinds: dict[str, type]) -> bool:

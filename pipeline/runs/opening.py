@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.recipe import Recipe
+from pipeline.config.registry import room_name
 from pipeline.corpora.export import write_parquet
 from pipeline.corpora.store import INDEX, StoredCorpus
 from pipeline.runs import checkpoints
@@ -19,12 +20,13 @@ from pipeline.runs.manifest import MANIFEST, REBUILD, Manifest
 from pipeline.runs.metrics import rewind_history
 from pipeline.utils import seeds
 from pipeline.utils.drafts import DRAFT, draft_folder, new_folder
-from pipeline.utils.errors import RecipeError
+from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import write_json, write_text
 from pipeline.utils.inside import exists, opened, remove_file, remove_tree
 from pipeline.utils.log import log
 from pipeline.utils.paths import obstacle
 
+TextsRead = dict[str, dict[str, str | None]]  # key of a recipe -> which text was read there
 # Drafts of earlier versions, in which a start that was killed may have left nothing else.
 OLD_DRAFTS = tuple(f".{name}.draft" for name in (RECIPE, ENVIRONMENT, MANIFEST))
 
@@ -111,11 +113,52 @@ def record_length(run: Path, total_steps: int) -> None:
     write_json(run / ENVIRONMENT, [*starts[:-1], *({**start, "total_steps": total_steps} for start in starts[-1:])])
 
 
-def record_start(run: Path, in_force: Mapping[str, Any]) -> list[str]:
+def record_start(run: Path, in_force: Mapping[str, Any], texts: TextsRead) -> list[str]:
     """Adds a start to environment.json; returns where it differs from the one before in what can change the bits."""
-    starts, now = read_starts(run), describe_environment(in_force)
+    starts, now = read_starts(run), {**describe_environment(in_force), "texts": texts}
     write_json(run / ENVIRONMENT, [*starts, now])
     return changes(starts[-1], now) if starts else []
+
+
+def texts_of(recipe: Recipe) -> TextsRead:
+    """Which texts a run reads beside its corpus, by their keys in the recipe; no file is read twice.
+
+    Raises:
+        ParameterError: when one is not there.
+    """
+    found, known = TextsRead(), dict[Path, str]()
+    if room_name(recipe.model) != "pretrained":  # others read none
+        return found
+    callbacks: Mapping[str, Any] = recipe.callbacks
+    choices: dict[str, Any] = {"replay": lambda: recipe.replay}
+    choices |= {f"callbacks.{name}": callback.texts for name, callback in callbacks.items()}
+    for key, chosen in choices.items():
+        try:
+            if texts := chosen():
+                found[key] = texts.identity(known)
+        except ParameterError as error:
+            raise error.inside(key) from None
+    return found
+
+
+def check_texts(run: Path, texts: TextsRead) -> None:
+    """Refuses a text that was replaced since a start of the run read it; earlier code did not note which it was.
+
+    Raises:
+        ParameterError: with both hashes.
+    """
+    for start in read_starts(run) if run.is_dir() else []:
+        for key, before in start.get("texts", {}).items():
+            now, begun = texts.get(key), before.get("sha256")
+            if now is None or not begun or any(before.get(part) != now[part] for part in now.keys() - {"sha256"}):
+                continue  # it is another text by what the recipe says, or was not here
+            if begun != now["sha256"]:
+                has = f"has {now['sha256'][:16]} now" if now["sha256"] else "is not here any more"
+                raise ParameterError(
+                    f"{key}.source",
+                    f"{run} was begun with a text of sha256 {begun[:16]}, and {now['source']} {has}; "
+                    "put the text back as it was, or choose another --output_dir",
+                )
 
 
 def write_tokenizer(folder: Path, tokenizer: Any) -> None:

@@ -64,6 +64,8 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         except ParameterError as error:
             raise error.inside("corpus") from None
     check_corpus(recipe.output_dir, stored)
+    texts = opening.texts_of(recipe)
+    opening.check_texts(recipe.output_dir, texts)
     if recipe.options.stop_when == "grokked" and judged_split(stored.held_out) is None:
         raise ParameterError("stop_when", "the corpus has no held-out split to generalize to; write never")
     train_rows = recipe.model.rows(stored, "train")
@@ -102,7 +104,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     if fork:
         trainer.fork, found = fork, {**found, "fork": fork.facts()}
         trainer.notes.append(fork_line(fork, differing))
-    if args.should_save and (changed := opening.record_start(recipe.output_dir, found)):
+    if args.should_save and (changed := opening.record_start(recipe.output_dir, found, texts)):
         trainer.notes.append(f"since the last start: {'; '.join(changed)}; bits may differ from there on")
     return trainer
 
