@@ -44,6 +44,7 @@ def methods_of_trainer() -> dict[str, str]:
         "_save_checkpoint": "self, model, trial",
         "_get_output_dir": "self, trial",
         "_load_from_checkpoint": "self, resume_from_checkpoint, model",
+        "_load_optimizer_and_scheduler": "self, checkpoint",
         "_load_rng_state": "self, checkpoint",
         "_get_learning_rate": "self",
         "_get_num_items_in_batch": "self, batch_samples, device",
@@ -70,6 +71,7 @@ LISTED: dict[str, Callable[[], bool]] = {
     "_tr_loss": source_has(Trainer, "self._tr_loss = torch.tensor(0.0"),
     "_n_gpu": lambda: "self._n_gpu" in inspect.getsource(transformers.TrainingArguments.n_gpu.fget),
     "_attn_implementation": has(GPT2Config(), "_attn_implementation"),
+    "_tied_weights_keys": has(transformers.GPT2LMHeadModel, "_tied_weights_keys"),
     "_from_model_config": has(transformers.GenerationConfig(), "_from_model_config"),
     "_tokenizer": source_has(PreTrainedTokenizerFast.backend_tokenizer.fget, "return self._tokenizer"),
     # torch
@@ -78,6 +80,7 @@ LISTED: dict[str, Callable[[], bool]] = {
         f"_global_{name[1:]}": has(MODULE, f"_global_{name[1:]}")
         for name in HOOKS
     },
+    "_last_lr": source_has(torch.optim.lr_scheduler.LRScheduler.get_last_lr, "return self._last_lr"),
     "_parameters": has(torch.nn.Linear(1, 1), "_parameters"),
     "_DropoutNd": lambda: issubclass(torch.nn.Dropout, importlib.import_module("torch.nn.modules.dropout")._DropoutNd),
     "_dynamo": lambda: issubclass(importlib.import_module("torch._dynamo.exc").TorchDynamoException, Exception),
