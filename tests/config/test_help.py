@@ -7,8 +7,8 @@ import pytest
 from pipeline.config import trainer_policy as policy
 from pipeline.config.fields import parameters_of
 from pipeline.config.help import help_text, split_words, wants_help
-from pipeline.config.recipe import BLOCKS, Options
-from pipeline.config.registry import ROOMS, load, names
+from pipeline.config.options import Options
+from pipeline.config.registry import BLOCKS, ROOMS, load, names
 from pipeline.config.trainer_keys import keys
 from pipeline.run import main
 from pipeline.utils.errors import RecipeError

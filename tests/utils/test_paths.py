@@ -10,8 +10,7 @@ from pipeline.circuits import __main__ as explaining
 from pipeline.config.fields import parameters_of
 from pipeline.config.habits import HABITS
 from pipeline.config.options import Options
-from pipeline.config.recipe import BLOCKS
-from pipeline.config.registry import load
+from pipeline.config.registry import BLOCKS, load
 from pipeline.config.trainer_keys import keys, refuse
 from pipeline.config.trainer_policy import REFUSED, REMOVED
 from pipeline.corpora.published import Published
