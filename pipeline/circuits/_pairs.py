@@ -237,7 +237,9 @@ class FilePairs(Source):
             return []
         try:
             ids = list(self.tokenizer(value, add_special_tokens=False)["input_ids"])
-        except Exception:  # tokenizers raises this very class at a word it has no token for, not even an unknown one
+        except Exception as error:
+            if type(error) is not Exception:  # what tokenizers raises at a word it has no token for, not even unknown
+                raise
             return []
         return [] if unknown_words(self.tokenizer, value, ids) else ids
 

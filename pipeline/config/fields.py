@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pipeline.utils.errors import ParameterError
 
@@ -63,6 +63,9 @@ class Parameters:
 
     tiny_values: ClassVar[Mapping[str, Any]] = {}  # parameters small enough for tests and documents
 
+    if TYPE_CHECKING:  # subclasses are dataclasses, some frozen and some not, so that this class can be neither
+        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
     @classmethod
     def tiny(cls: type[P], folder: Path = Path()) -> P:
         """Return an entry small enough for tests and documents, which name no entry but take every one by this.
@@ -91,8 +94,7 @@ class Parameters:
 
 def parameters_of(kind: Parameters | type[Parameters]) -> list[dataclasses.Field[Any]]:
     """The fields that a recipe may set; others, `field(init=False)`, are state."""
-    # Only subclasses are dataclasses: frozen ones and those that hold state cannot derive from one that is either.
-    return [field for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+    return [field for field in dataclasses.fields(kind) if field.init]
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:

@@ -13,10 +13,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.config.coerce import written
+from pipeline.config.coerce import fill, written
 from pipeline.config.fields import Parameters, param, parameters_of
 from pipeline.config.help import help_text, wants_help
-from pipeline.config.recipe import fill
 from pipeline.config.registry import load, names, room_name
 from pipeline.config.yaml_nodes import Block, override
 from pipeline.corpora.base import Corpus

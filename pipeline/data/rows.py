@@ -18,11 +18,11 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from pipeline.config.recipe import Recipe
 from pipeline.corpora.store import StoredCorpus
 from pipeline.data.buckets import Shape, widths
+from pipeline.data.labels import IGNORED
 from pipeline.utils.errors import ParameterError
 from pipeline.utils.seeds import row_order, sample
 
 Batch = dict[str, Any]  # tensors, and under `tail` a number
-IGNORED = -100  # a label that cross-entropy passes over
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING
 from pipeline.config.fields import Parameters
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from pipeline.data.rows import Rows
-
-IGNORED = -100  # a label that is no target, as in transformers
 
 
 @dataclass(frozen=True)
 class Objective(Parameters, abc.ABC):
-    """What training minimizes: the mean of `token_losses` over all targets of an update, and `penalty`.
+    """What training minimizes: the mean of `token_losses` over all targets of an update.
 
     The sum over the targets is divided by their number in the whole update, so that neither gradient accumulation nor
     the number of processes changes it. Tensor names carry their shape: B rows, A places of answers, V words.
@@ -30,8 +28,4 @@ class Objective(Parameters, abc.ABC):
 
     @abc.abstractmethod
     def token_losses(self, logits_BAV: Tensor, labels_BA: Tensor) -> Tensor:
-        """The loss of every token, (B, A), 0 where the label is `IGNORED`; the splits are measured by it too."""
-
-    def penalty(self, model: nn.Module) -> Tensor | None:
-        """A term of the weights alone that is added to the mean, a scalar; None: there is none."""
-        return None
+        """The loss of every token, (B, A), 0 where the label is IGNORED; the splits are measured by it too."""

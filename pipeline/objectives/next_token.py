@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.config.fields import param
-from pipeline.objectives.base import IGNORED, Objective
+from pipeline.data.labels import IGNORED
+from pipeline.objectives.base import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor

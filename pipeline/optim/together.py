@@ -31,8 +31,10 @@ def together(parts: Sequence[torch.optim.Optimizer]) -> torch.optim.Optimizer:
             super().__setstate__(state)
             self._share()
 
-        def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        def step(self, closure: Callable[[], float] | None = None) -> Any:
+            loss = None if closure is None else closure()
             for part in parts:
                 part.step()
+            return loss
 
     return Together()

@@ -12,14 +12,7 @@ import pyarrow as pa
 
 from pipeline.circuits.base import Explanation
 from pipeline.circuits.failures import again, as_line, read_failure, show
-from pipeline.circuits.tables import (
-    ALL,
-    MADE_OF,
-    TableError,
-    analysis_code,
-    paths_by_step,
-    read_one,
-)
+from pipeline.circuits.tables import ALL, MADE_OF, TableError, analysis_code, paths_by_step, read_one
 from pipeline.config.coerce import fill
 from pipeline.config.fields import parameters_of
 from pipeline.config.registry import load

@@ -11,7 +11,8 @@ from statistics import mean
 from typing import Any
 
 from pipeline.config.identity import decides
-from pipeline.config.recipe import FREE, flat
+from pipeline.config.recipe import flat
+from pipeline.config.trainer_policy import FREE
 from pipeline.plots import training as plots
 from pipeline.plots.axes import StepScale
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page

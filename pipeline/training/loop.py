@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from pipeline.config.recipe import Recipe
-from pipeline.data.rows import IGNORED, Batch, Rows, loader
+from pipeline.data.labels import IGNORED
+from pipeline.data.rows import Batch, Rows, loader
 from pipeline.data.stream import Replayed
 from pipeline.kernels.cuda_graph import Captured, why_not_captured
 from pipeline.kernels.forward import Guarded, Logits, fast_logits, stock_logits
@@ -154,8 +155,6 @@ class StepTrainer(Trainer):
         labels = inputs["labels"]
         losses_BA = self.recipe.objective.token_losses(logits_BAV, labels)
         total = losses_BA.sum()
-        if (penalty := self.recipe.objective.penalty(model)) is not None:
-            total = total + penalty * (labels != IGNORED).sum()  # so that parts of an update add up to it once
         if self.of_text is not None:
             losses_B = losses_BA.detach().sum(1)
             self.of_text += torch.stack([(losses_B * inputs["replayed"]).sum(), losses_B.sum()])

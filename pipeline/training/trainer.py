@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from pipeline.callbacks.base import Callback
 from pipeline.config.recipe import Recipe
-from pipeline.data.rows import IGNORED, Batch, Rows, stack
+from pipeline.data.labels import IGNORED
+from pipeline.data.rows import Batch, Rows, stack
 from pipeline.kernels.devices import widest
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import GrokTracker, judged_split, match_key

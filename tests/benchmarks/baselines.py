@@ -33,7 +33,8 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from pipeline.config.recipe import read_recipe
 from pipeline.corpora.store import build
-from pipeline.data.rows import IGNORED, Rows, load_rows
+from pipeline.data.labels import IGNORED
+from pipeline.data.rows import Rows, load_rows
 from pipeline.training.session import prepare
 
 ROOT = Path(__file__).parent.parent.parent

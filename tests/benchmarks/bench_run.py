@@ -167,7 +167,8 @@ def mixed() -> dict[str, float]:
     from baselines import Setting, Size
     from machine import device
 
-    from pipeline.data.rows import IGNORED, Batch, Rows, joined
+    from pipeline.data.labels import IGNORED
+    from pipeline.data.rows import Batch, Rows, joined
     from pipeline.kernels.forward import install, short_logits
 
     setting = Setting.of(Size(2, 128, 4, 512), device())

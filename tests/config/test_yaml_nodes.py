@@ -12,17 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config.coerce import plain
-from pipeline.config.yaml_nodes import (
-    DEEPEST,
-    Block,
-    Items,
-    Scalar,
-    override,
-    pairs,
-    parse,
-    place,
-    read,
-)
+from pipeline.config.yaml_nodes import DEEPEST, Block, Items, Scalar, override, pairs, parse, place, read
 from pipeline.utils.errors import LONGEST, RecipeError
 
 

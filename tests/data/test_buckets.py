@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.data.buckets import MOST, WORTH, Shape, widths
-from pipeline.data.rows import IGNORED, Rows, from_lists
+from pipeline.data.labels import IGNORED
+from pipeline.data.rows import Rows, from_lists
 from pipeline.kernels.forward import install, short_logits, stock_logits
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.pythia import Pythia

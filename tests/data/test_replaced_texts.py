@@ -69,8 +69,8 @@ def test_another_text_to_watch_may_be_named_and_earlier_runs_go_on(recipe: Path,
     assert run_here(recipe, "--max_steps", "4") == 0
 
 
-def hashed(path: Path, **facts: str) -> str | None:
-    return Texts(str(path), **facts).identity({})["sha256"]  # type: ignore[arg-type]
+def hashed(path: Path, config: str | None = None, split: str = "train") -> str | None:
+    return Texts(str(path), config, split).identity({})["sha256"]
 
 
 def as_files(folder: Path, word: str) -> None:

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from pipeline.config.recipe import read_recipe
+from pipeline.data.labels import IGNORED
 from pipeline.data.replay import Replay
-from pipeline.data.rows import IGNORED, Rows
+from pipeline.data.rows import Rows
 from pipeline.data.stream import PLACES, Replayed
 from pipeline.runs.metrics import read_history
 from pipeline.training.session import prepare

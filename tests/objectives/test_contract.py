@@ -10,7 +10,7 @@ import torch
 
 from pipeline.config.recipe import read_recipe
 from pipeline.config.registry import load, names
-from pipeline.objectives.base import IGNORED
+from pipeline.data.labels import IGNORED
 from pipeline.training.session import prepare
 from tests.tiny import write_recipe
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pipeline.objectives.base import IGNORED
+from pipeline.data.labels import IGNORED
 from pipeline.objectives.next_token import NextToken
 
 
