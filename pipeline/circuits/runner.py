@@ -20,7 +20,6 @@ from pipeline.circuits.tables import (
     fingerprint,
     is_made_of,
     read_one,
-    weights_hash,
     write_table,
 )
 from pipeline.config.recipe import Recipe
@@ -85,7 +84,7 @@ def explain(
         common = {"parameters": parameters, "pairs": fingerprint(pairs), "shared": shared, "code": code}
         for step in steps:
             path = folder / name / f"step{step}.parquet"
-            made_of = {**common, "weights": weights_hash(run.manifest.kept[step])}
+            made_of = {**common, "weights": run.manifest.kept[step].weights_hash}
             if not is_made_of(path, made_of):
                 table = add_step(analysis.run(at(step), pairs, **shared), step)
                 write_table(run.path, f"{CIRCUITS}/{name}/{path.name}", table, made_of)

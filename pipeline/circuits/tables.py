@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 
 from pipeline.circuits.base import Explanation, Pairs
 from pipeline.runs.layout import CIRCUITS
-from pipeline.runs.manifest import Entry
 from pipeline.utils.code_hash import code_hash
 from pipeline.utils.drafts import write_inside
 from pipeline.utils.errors import ParameterError, RecipeError
@@ -42,10 +41,6 @@ def fingerprint(pairs: Pairs) -> str:
 def analysis_code(kind: type[Explanation]) -> str:
     """A hash of the code of an analysis and of the helpers that it imports."""
     return code_hash([kind.__module__], "pipeline.circuits")
-
-
-def weights_hash(entry: Entry) -> str:
-    return "".join(facts["sha256"] for name, facts in sorted(entry.files.items()) if name.endswith(".safetensors"))
 
 
 def add_step(table: pa.Table, step: int) -> pa.Table:

@@ -9,7 +9,6 @@ python -m pipeline.claims --gallery                          one page of all tha
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +18,24 @@ from pipeline.claims.record import description, ours, recorded, with_table
 from pipeline.claims.runner import default_folder, measured, points_of, run_missing
 from pipeline.config.registry import load, names
 from pipeline.runs.lock import RunLock
-from pipeline.sweep.jobs import cores, gpu_names
-from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.sweep.jobs import at_a_time, resumable
+from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_bytes, write_json, write_text, writing
 from pipeline.utils.paths import expand_arguments
 from pipeline.utils.shipped import RECIPES
-from pipeline.utils.signals import Stopped, stop_signals
+from pipeline.utils.signals import stop_signals
 from pipeline.utils.terminal import in_a_line, run_command, say
 
 RESULTS = RECIPES / "results"
 
 
 @in_a_line
+@resumable
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake, 75 stopped and saved."""
     chosen = _parser().parse_args(argv)
-    try:
-        expand_arguments(chosen, "output_dir")
-        if chosen.name is None:
-            return _all(chosen)
-        return _one(chosen)
-    except (RecipeError, ParameterError) as error:
-        say(error, file=sys.stderr)
-        return 2
-    except Stopped as stop:
-        print(f"\nstopped by {stop.name}; the same command goes on with what is unfinished", file=sys.stderr)
-        return stop.status
+    expand_arguments(chosen, "output_dir")
+    return _all(chosen) if chosen.name is None else _one(chosen)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,9 +81,7 @@ def _all(chosen: argparse.Namespace) -> int:
 def _one(chosen: argparse.Namespace) -> int:
     """Runs what is missing of a claim, and says and writes what was found."""
     claim = _claim(chosen)
-    jobs = chosen.jobs if chosen.jobs is not None else len(gpu_names()) or max(1, cores() // 2)
-    if jobs < 1:
-        raise RecipeError("--jobs", f"{jobs} is not a number of runs at a time, 1 or more")
+    jobs = at_a_time(chosen.jobs)
     if chosen.record and claim.budget == "smoke":
         raise RecipeError("--record", "a smoke run shows nothing; record cpu or paper")
     folder = chosen.output_dir or default_folder(claim)

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipeline.claims._sizes import PAPER, SMOKE
 from pipeline.claims.base import Claim, Found, Paper, Target
 from pipeline.plots.axes import StepScale
 from pipeline.plots.base import Drawing
+from pipeline.plots.seeds import Group, comparison
 from pipeline.plots.style import HUES
-from pipeline.plots.training import Group, comparison
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import match_key
 
@@ -36,20 +37,11 @@ class OodBridgeSaid(Claim):
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
         budget = {
-            "smoke": {
-                "max_steps": "4", "eval_steps": "2", "corpus.num_entities": "30", "corpus.num_relations": "6",
-                "corpus.out_degree": "6", "corpus.ratio": "3", "checkpoints.every": "[]",
-            },
+            "smoke": SMOKE,
             "cpu": {"max_steps": "4000", "stop_when": "never"},
-            "paper": {
-                "corpus.num_entities": "2000", "corpus.num_relations": "200", "corpus.ratio": "7.2",
-                "model.n_layer": "8", "model.n_embd": "768", "model.n_head": "12", "learning_rate": "1e-4",
-                "weight_decay": "0.1", "warmup_steps": "2000", "max_steps": "20000", "stop_when": "never",
-            },
-        }  # fmt: skip
-        return {
-            bridge: {"corpus.bridge": bridge, "circuits": "{}", **budget[self.budget]} for bridge in ("silent", "said")
-        }
+            "paper": {**PAPER, "corpus.ratio": "7.2", "max_steps": "20000", "stop_when": "never"},
+        }[self.budget]
+        return {bridge: {"corpus.bridge": bridge, "circuits": "{}", **budget} for bridge in ("silent", "said")}
 
     def measure(self, run: RunFolder) -> Mapping[str, float | None]:
         ends = {split: run.at_end(split, "exact_match") for split in ("train", "id", *SPLITS)}

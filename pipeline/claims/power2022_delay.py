@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from pipeline.claims.base import Claim, Found, Paper, Target
 from pipeline.plots.base import Drawing
-from pipeline.plots.training import Outcome, sweep
+from pipeline.plots.seeds import Outcome, sweep
 from pipeline.runs.folder import RunFolder
 
 SHARES = ("0.28", "0.3", "0.4", "0.5")

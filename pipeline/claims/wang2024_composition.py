@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from pipeline.claims._sizes import PAPER, SMOKE
 from pipeline.claims.base import Claim, Found, Paper, Target
 from pipeline.plots.axes import StepScale
 from pipeline.plots.base import Drawing
-from pipeline.plots.training import Group, comparison, split_pens
+from pipeline.plots.seeds import Group, comparison
+from pipeline.plots.training import split_pens
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import match_key
 
@@ -35,20 +37,9 @@ class Wang2024Composition(Claim):
     }
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
-        size = {"num_entities": "2000", "num_relations": "200", "out_degree": "20"}
-        budget = {
-            "smoke": {
-                "max_steps": "4", "eval_steps": "2", "corpus.num_entities": "30", "corpus.num_relations": "6",
-                "corpus.out_degree": "6", "corpus.ratio": "3", "checkpoints.every": "[]",
-            },
-            "cpu": {},
-            "paper": {
-                **{f"corpus.{key}": value for key, value in size.items()}, "model.n_layer": "8", "model.n_embd": "768",
-                "model.n_head": "12", "learning_rate": "1e-4", "weight_decay": "0.1", "warmup_steps": "2000",
-                "max_steps": "1500000", "stop_patience": "10",
-            },
-        }  # fmt: skip
-        return {ARM: {"circuits": "{}", **budget[self.budget]}}
+        paper = {**PAPER, "max_steps": "1500000", "stop_patience": "10"}
+        budget = {"smoke": SMOKE, "cpu": {}, "paper": paper}[self.budget]
+        return {ARM: {"circuits": "{}", **budget}}
 
     def measure(self, run: RunFolder) -> Mapping[str, float | None]:
         ends = {split: run.at_end(split, "exact_match") for split in SPLITS}

@@ -1,4 +1,4 @@
-"""Embedding rows of added words that are trained while the matrix that they stand in stays as it is.
+"""Embedding rows of added words: drawn, and trained while the matrix that they stand in stays as it is.
 
 A hook on the layer puts them in the place of the matrix's own rows. They are a parameter of their own, so that neither
 gradients nor weight decay reach the rows of the base's words, and no gradient of the whole matrix is computed.
@@ -8,13 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 ROWS = "added_rows"  # the parameter, in the layer whose matrix it belongs to
+
+
+def draw_rows(model: Any, base: int, size: int, how: Literal["mean", "normal"]) -> None:
+    """Draw embeddings for the tokens from `base` to `size`; a matrix that has room for them keeps its size.
+
+    how: a tenth of their spread around the mean of the others, so that the tokens differ (Hewitt 2021 takes the mean),
+        or as the model's weights are drawn.
+    """
+    if size > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(size, mean_resizing=False)
+    matrices = {id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    with torch.no_grad():
+        for weight in matrices.values():
+            old, new = weight[:base].float(), weight[base:size]
+            if how == "mean":
+                drawn = old.mean(0) + 0.1 * old.std(0) * torch.randn(new.shape)
+            else:
+                drawn = model.config.initializer_range * torch.randn(new.shape)
+            new.copy_(drawn.to(weight.dtype))
 
 
 def train_rows(model: Any, ids: range) -> None:

@@ -16,7 +16,7 @@ from pipeline.models._readable import KEY, NO_VOCABULARY, check_saved, readable,
 from pipeline.models.base import Architecture
 from pipeline.models.families import edges_of, forward_of, longest
 from pipeline.runs.manifest import Manifest
-from pipeline.runs.stages import choose_kept, weights_hash
+from pipeline.runs.stages import choose_kept
 from pipeline.utils.errors import ParameterError
 from pipeline.utils.paths import expanded
 from pipeline.utils.suggest import did_you_mean
@@ -116,8 +116,8 @@ class Pretrained(Architecture):
         _, entry = choose_kept(path, manifest, self.revision, "model.revision")
         if damage := entry.damage(path):
             raise ParameterError(KEY, f"{path / entry.path}: {damage}")
-        if self.weights not in (None, weights_hash(entry)):
-            raise ParameterError("model.weights", f"{path / entry.path} has others: {weights_hash(entry)}")
+        if self.weights not in (None, entry.weights_hash):
+            raise ParameterError("model.weights", f"{path / entry.path} has others: {entry.weights_hash}")
         return str(path / entry.path), None
 
     @cached_property
@@ -190,7 +190,9 @@ class Pretrained(Architecture):
                 KEY, f"its tokenizer has {added.start:,} tokens, and its embeddings only {rows:,} rows"
             )
         if added:
-            self._extend(model, added.start, added.stop)
+            from pipeline.models.added_rows import draw_rows
+
+            draw_rows(model, added.start, added.stop, self.new_embeddings)
         check_saved(self.model_name_or_path, model)
         self._freeze(model)
         return model
@@ -207,25 +209,6 @@ class Pretrained(Architecture):
                 )
             for name in chosen:
                 weights[name].requires_grad_(False)
-
-    def _extend(self, model: Any, base: int, size: int) -> None:
-        """Embeddings for the tokens from `base` to `size`; a matrix that has room for them keeps its size."""
-        import torch
-
-        if size > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(size, mean_resizing=False)
-        matrices = {
-            id(part.weight): part.weight for part in (model.get_input_embeddings(), model.get_output_embeddings())
-        }
-        with torch.no_grad():
-            for weight in matrices.values():
-                old, new = weight[:base].float(), weight[base:size]
-                if self.new_embeddings == "mean":
-                    # A tenth of their spread apart, so that the tokens differ (Hewitt 2021 takes the mean).
-                    drawn = old.mean(0) + 0.1 * old.std(0) * torch.randn(new.shape)
-                else:
-                    drawn = model.config.initializer_range * torch.randn(new.shape)
-                new.copy_(drawn.to(weight.dtype))
 
     # Words
 

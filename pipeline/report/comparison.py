@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.config.identity import decides
 from pipeline.config.recipe import flat
 from pipeline.config.trainer_policy import FREE
-from pipeline.plots import training as plots
+from pipeline.plots import seeds as plots
 from pipeline.plots.axes import StepScale
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
 from pipeline.runs.folder import RunFolder

@@ -16,7 +16,7 @@ from pipeline.runs.folder import read_resolved
 from pipeline.runs.layout import CORPUS, RECIPE
 from pipeline.runs.manifest import Entry, Manifest
 from pipeline.runs.metrics import METRICS, read_lines
-from pipeline.runs.stages import choose_kept, weights_hash
+from pipeline.runs.stages import choose_kept
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import write_text
 from pipeline.utils.inside import exists, read_json
@@ -35,7 +35,7 @@ class Fork(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """What environment.json says of it."""
-        return {"parent": str(self.parent), "step": self.step, "weights": weights_hash(self.entry),
+        return {"parent": str(self.parent), "step": self.step, "weights": self.entry.weights_hash,
                 "optimizer": self.is_resumable}  # fmt: skip
 
 

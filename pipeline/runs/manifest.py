@@ -48,6 +48,13 @@ class Entry:
     parent: str = ""
     link: str = ""
 
+    @property
+    def weights_hash(self) -> str:
+        """The sha256 of the weights; where they are several files, that of their hashes."""
+        names = sorted(name for name in self.files if name.endswith(".safetensors") and "/" not in name)
+        hashes = [self.files[name]["sha256"] for name in names]
+        return str(hashes[0]) if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
     def after(self, parent: str) -> Entry:
         """The same as the successor of the kept step with this link."""
         entry = dataclasses.replace(self, parent=parent)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shlex
 import subprocess
 import sys
@@ -51,13 +50,6 @@ def choose_kept(run: Path, manifest: Manifest, step: str | None, key: str) -> tu
         kept = ", ".join(f"step{kept}" for kept in sorted(manifest.kept))
         raise ParameterError(key, f"{run} has not kept {step}; kept are {kept}")
     return number, manifest.kept[number]
-
-
-def weights_hash(entry: Entry) -> str:
-    """Return the sha256 of a kept step's weights; where they are several files, that of their hashes."""
-    hashes = [facts["sha256"] for name, facts in sorted(entry.files.items()) if Path(name).match("*.safetensors")
-              and "/" not in name]  # fmt: skip
-    return str(hashes[0]) if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def is_open(recipe: Recipe) -> bool:
@@ -174,7 +166,7 @@ def on_step(recipe: Recipe) -> Recipe:
         recipe.model,
         model_name_or_path=str(stage.training["output_dir"]),
         revision=f"step{number}",
-        weights=weights_hash(entry),
+        weights=entry.weights_hash,
     )
     return dataclasses.replace(recipe, model=base)
 

@@ -17,12 +17,11 @@ from pipeline.report.comparison import write_comparison
 from pipeline.runs import stages
 from pipeline.runs.layout import CORPUS
 from pipeline.sweep.grid import Point, grid, moved_by_seeds
-from pipeline.sweep.jobs import cores, gpu_names, run_all
+from pipeline.sweep.jobs import at_a_time, resumable, run_all
 from pipeline.sweep.slurm import submit
-from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import writing
 from pipeline.utils.paths import expanded
-from pipeline.utils.signals import Stopped, stop_signals
+from pipeline.utils.signals import stop_signals
 from pipeline.utils.terminal import in_a_line, run_command
 
 
@@ -45,6 +44,7 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 
 @in_a_line
+@resumable
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake in a recipe, 75 stopped and saved."""
     argv = sys.argv[1:] if argv is None else argv
@@ -61,33 +61,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--slurm", metavar="OPTIONS", help='as a Slurm array with these: "--gpus=1 --time=8:00:00"')
     parser.add_argument("--report", action="store_true", help="only report what there is")
     chosen, words = parser.parse_known_args(_joined(argv))
-    jobs = chosen.jobs if chosen.jobs is not None else len(gpu_names()) or max(1, cores() // 2)
-    try:
-        if jobs < 1:
-            raise RecipeError("command line", f"--jobs {jobs}: is not a number of runs at a time, 1 or more")
-        if chosen.output_dir is not None:
-            chosen.output_dir = expanded(chosen.output_dir, "--output_dir")
-        points = grid(chosen.recipe, words, chosen.output_dir)
-        if line := moved_by_seeds([point.recipe for point in points]):
-            print(line, flush=True)
-        if chosen.slurm is not None and not chosen.report:
-            for point in points:
-                stages.refuse_unfinished(point.recipe, "runs of an array would all begin it")
-            again = [sys.executable, "-m", "pipeline.sweep", *argv, "--report"]
-            if number := submit(points, chosen.recipe, jobs, chosen.slurm, again):
-                print(f"submitted as job {number}; the report comes after it: {points[0].folder.parent}/report.html")
-                return 0
-        with stop_signals(), writing(points[0].folder.parent):
-            status = 0 if chosen.report else run_all(points, chosen.recipe, jobs)
-        if page := report(points):
-            print(page)
-        return status
-    except (RecipeError, ParameterError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except Stopped as stop:
-        print(f"\nstopped by {stop.name}; the same command goes on with what is unfinished", file=sys.stderr)
-        return stop.status
+    jobs = at_a_time(chosen.jobs)
+    if chosen.output_dir is not None:
+        chosen.output_dir = expanded(chosen.output_dir, "--output_dir")
+    points = grid(chosen.recipe, words, chosen.output_dir)
+    if line := moved_by_seeds([point.recipe for point in points]):
+        print(line, flush=True)
+    if chosen.slurm is not None and not chosen.report:
+        for point in points:
+            stages.refuse_unfinished(point.recipe, "runs of an array would all begin it")
+        again = [sys.executable, "-m", "pipeline.sweep", *argv, "--report"]
+        if number := submit(points, chosen.recipe, jobs, chosen.slurm, again):
+            print(f"submitted as job {number}; the report comes after it: {points[0].folder.parent}/report.html")
+            return 0
+    with stop_signals(), writing(points[0].folder.parent):
+        status = 0 if chosen.report else run_all(points, chosen.recipe, jobs)
+    if page := report(points):
+        print(page)
+    return status
 
 
 if __name__ == "__main__":

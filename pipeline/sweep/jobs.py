@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ParamSpec
 
 from pipeline.circuits.failures import reminders
 from pipeline.runs import stages
 from pipeline.sweep.grid import Point
 from pipeline.utils.children import end_children, environment_of_child
+from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import append
 from pipeline.utils.format import duration
 from pipeline.utils.log import log
-from pipeline.utils.signals import SAVED
+from pipeline.utils.signals import SAVED, Stopped
+
+P = ParamSpec("P")
 
 
 def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
@@ -93,6 +98,34 @@ def _last_line(path: Path) -> str:
         if line.strip() and line[:2] != "$ "
     ]
     return lines[-1] if lines else "it said nothing"
+
+
+def at_a_time(jobs: int | None) -> int:
+    """How many runs go at a time: as many as are asked for, else one for each GPU, or half of the cores.
+
+    Raises:
+        RecipeError: when that is none.
+    """
+    if jobs is not None and jobs < 1:
+        raise RecipeError("command line", f"--jobs {jobs}: is not a number of runs at a time, 1 or more")
+    return jobs or len(gpu_names()) or max(1, cores() // 2)
+
+
+def resumable(main: Callable[P, int]) -> Callable[P, int]:
+    """Lets a command that starts runs say a mistake in a line, and that it was stopped; returns 2, or as a run does."""
+
+    @functools.wraps(main)
+    def command(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except (RecipeError, ParameterError) as error:
+            log.error(error)
+            return 2
+        except Stopped as stop:
+            log.error(f"stopped by {stop.name}; the same command goes on with what is unfinished")
+            return stop.status
+
+    return command
 
 
 def cores() -> int:

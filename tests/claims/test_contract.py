@@ -87,7 +87,7 @@ def test_a_record_is_of_the_claim_as_it_is(claim: str) -> None:
         (["power2022_delay", "--budget", "smoke", "--record"], "a smoke run shows nothing"),
         (["power2022_delay", "--seeds", "0,0"], "seeds: (0, 0) are not one or more different numbers"),
         (["power2022_delay", "--seeds", "a"], "'a' is not a list of numbers"),
-        (["power2022_delay", "--jobs", "0"], "--jobs: 0 is not a number of runs"),
+        (["power2022_delay", "--jobs", "0"], "--jobs 0: is not a number of runs"),
         (["--record"], "goes with the name of a claim"),
     ],
 )

@@ -227,60 +227,6 @@ def test_values_that_are_not_finite_interrupt_the_curve() -> None:
     assert list(dot.get_xdata()) == [4]  # a point without neighbours is a dot
 
 
-# Several runs
-
-
-def test_runs_that_differ_in_their_seed_are_averaged_where_all_were_measured() -> None:
-    runs = [series([0, 10, 20, 25], [0, 0.2, 0.4, 1]), series([0, 10, 20, 30], [0, 0.4, 0.8, 1])]
-    mean, low, high = plots.over_seeds(runs)
-    assert list(mean.steps) == [0, 10, 20] and list(mean.values) == pytest.approx([0, 0.3, 0.6])
-    assert list(low) == [0, 0.2, 0.4] and list(high) == [0, 0.4, 0.8]
-    figure = plots.comparison([plots.Group("2 seeds", runs, HUES[0])], "id", StepScale(1, 30))
-    drawn = [line for line in figure.axes[0].lines if line.get_color() == HUES[0] and len(line.get_xdata()) > 2]
-    assert [line.get_linewidth() for line in drawn] == [0.6, 0.6, 1.8]
-    assert [list(line.get_xdata()) for line in drawn[:2]] == [list(run.steps) for run in runs]
-
-
-@pytest.mark.parametrize("count", [2, 7, 20])
-def test_runs_are_told_apart_and_named_without_collisions(count: int) -> None:
-    runs = [series(STEPS, rising(100 + 10 * i)) for i in range(count)]
-    colours = plots.colours(count, ordered=False)
-    groups = [plots.Group(f"weight_decay {i}, ratio 18", [run], colours[i]) for i, run in enumerate(runs)]
-    figure = plots.comparison(groups, "id", StepScale.over(2000, runs))
-    canvas = FigureCanvasAgg(figure)
-    boxes = [text.get_window_extent(canvas.get_renderer()) for text in figure.axes[0].texts]
-    assert len(boxes) == count and len(set(colours)) == count
-    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
-    assert all(box.x1 <= figure.bbox.width for box in boxes)
-
-
-def test_a_sweep_shows_what_was_reached_and_what_was_not() -> None:
-    reached = [
-        plots.Outcome(1.0, 100, 800, 2000),
-        plots.Outcome(1.0, 200, 1000, 2000),
-        plots.Outcome(3.0, 100, 400, 900),
-    ]
-    missed = [plots.Outcome(0.1, 100, None, 2000), plots.Outcome(3.0, 100, None, 900)]
-    axes = plots.sweep("weight_decay", reached + missed).axes[0]
-    points = {line.get_marker(): [] for line in axes.lines}
-    for line in axes.lines:
-        if line.get_color() == HUES[0]:
-            points[line.get_marker()] += list(zip(line.get_xdata(), line.get_ydata()))
-    assert points["o"] == [(1.0, 800), (1.0, 1000), (3.0, 400)]
-    assert points["^"] == [(0.1, 2000), (3.0, 900)]
-    assert points["None"] == [(1.0, 900)]  # no mean over 3.0, where a seed is missing
-    assert "not by then" in {text.get_text() for text in axes.get_legend().get_texts()}
-
-
-def test_ticks_of_a_sweep_do_not_touch() -> None:
-    outcomes = [plots.Outcome(0.2 + 0.01 * i, 100, 1000, 2000) for i in range(40)]
-    figure = plots.sweep("corpus.train_fraction", outcomes)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    boxes = [label.get_window_extent(canvas.get_renderer()) for label in figure.axes[0].get_xticklabels()]
-    assert len(boxes) > 5 and not any(one.overlaps(other) for one, other in combinations(boxes, 2))
-
-
 def test_a_million_points_make_a_small_drawing() -> None:
     values = np.random.default_rng(0).uniform(0.1, 1, 1_000_000)
     figure = training({"grad_norm": series(range(1_000_000), values)})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.plots.training import colours
+from pipeline.plots.seeds import colours
 from pipeline.report.__main__ import main
 from pipeline.report.comparison import Differences
 from pipeline.runs.folder import RunFolder

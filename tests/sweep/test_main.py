@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.runs.manifest import Manifest
-from pipeline.sweep import __main__ as sweep
 from pipeline.sweep.__main__ import main
 from pipeline.sweep.grid import LOG, grid, moved_by_seeds, values_of
+from pipeline.sweep.jobs import gpu_names
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.paths import folder_name
 from pipeline.utils.signals import SAVED
@@ -223,9 +223,9 @@ def test_without_slurm_it_says_so(
 
 def test_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert sweep.gpu_names() == ["2", "3"]
+    assert gpu_names() == ["2", "3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert sweep.gpu_names() == []
+    assert gpu_names() == []
 
 
 def test_mistakes_need_no_torch(tmp_path: Path) -> None:

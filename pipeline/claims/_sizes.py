@@ -1,0 +1,14 @@
+"""Sizes of the two-hop corpus and its model that several claims run at."""
+
+from __future__ import annotations
+
+# Seconds, in tests.
+SMOKE = {
+    "max_steps": "4", "eval_steps": "2", "corpus.num_entities": "30", "corpus.num_relations": "6",
+    "corpus.out_degree": "6", "corpus.ratio": "3", "checkpoints.every": "[]",
+}  # fmt: skip
+# Wang et al. 2024, section 3.
+PAPER = {
+    "corpus.num_entities": "2000", "corpus.num_relations": "200", "model.n_layer": "8", "model.n_embd": "768",
+    "model.n_head": "12", "learning_rate": "1e-4", "weight_decay": "0.1", "warmup_steps": "2000",
+}  # fmt: skip
