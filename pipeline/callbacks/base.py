@@ -51,7 +51,8 @@ class Callback(Parameters):
 
     `always`: it is part of every run, and a recipe only sets its parameters. `priority`: those with lower numbers are
     called first. `intervenes`: it changes weights, gradients or what is trained. It then is part of the recipe, as the
-    learning rate is: a run does not go on without it or with other parameters, and is named by it.
+    learning rate is: a run does not go on without it or with other parameters, and is named by it. What it remembers
+    from step to step goes through `state_dict`, so that a run that is resumed ends as one that was not.
     """
 
     always: ClassVar[bool] = False
@@ -65,12 +66,21 @@ class Callback(Parameters):
         """The text that it reads beside the corpus, of a model that is continued; this one reads none."""
         return None
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers, for checkpoints: tensors, and values that JSON has."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state_dict` gave; tensors lie on the CPU."""
+
     def attach(self, trainer: Trainer) -> None:
         """Joins a trainer, as a real TrainerCallback with these parameters."""
         from transformers import TrainerCallback
 
         kind = type(self)
-        attached: TrainerCallback = object.__new__(type(kind.__name__, (kind, TrainerCallback), {}))
+        attached: TrainerCallback = object.__new__(
+            type(kind.__name__, (kind, TrainerCallback), {"__module__": kind.__module__})
+        )
         attached.__dict__.update(self.__dict__, trainer=trainer)
         trainer.add_callback(attached)
 

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pipeline.callbacks._states import load_states, save_states
 from pipeline.data.rows import Rows
 from pipeline.data.stream import Replayed
 from pipeline.models.adapters import ADAPTER, adapter, layers, merged, save_adapter
@@ -44,8 +45,10 @@ class SavingTrainer(StepTrainer):
         super().__init__(*inputs, **kwargs)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(self.train_rows, Replayed) and resume_from_checkpoint:
-            self.train_rows.stream.resume(Path(resume_from_checkpoint))
+        if resume_from_checkpoint:
+            load_states(self.callback_handler.callbacks, Path(resume_from_checkpoint))
+            if isinstance(self.train_rows, Replayed):
+                self.train_rows.stream.resume(Path(resume_from_checkpoint))
         # Going on, the generators' states of the checkpoint take their place, where this process left them there.
         begin = int(str(resume_from_checkpoint).rpartition("-")[2]) if resume_from_checkpoint else 0
         seed_dropout(self.args.seed, self.args.process_index, begin)
@@ -136,8 +139,10 @@ class SavingTrainer(StepTrainer):
         with writing(run / name), draft_folder(run, name) if first else nullcontext() as draft:
             home = self._home = broadcast_object_list([draft.home if draft else None])[0]
             super()._save_checkpoint(model, trial)
-            if isinstance(self.train_rows, Replayed) and first:
-                self.train_rows.stream.save(home / name)
+            if first:
+                save_states(self.callback_handler.callbacks, home / name)
+                if isinstance(self.train_rows, Replayed):
+                    self.train_rows.stream.save(home / name)
             if self.args.world_size > 1:
                 dist.barrier()
             facts = self._hash_together(home / name)
