@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     signal. Launchers make a 1 of them all: the first process also writes the status to the file that GROKLAB_STATUS
     names.
     """
+    launcher.quiet_torch()
     launcher.end_with_parent()
     status = _main(sys.argv[1:] if argv is None else argv)
     launcher.tell_status(status)
@@ -54,10 +55,9 @@ def _main(argv: list[str]) -> int:
         with stop_signals(is_bound=launcher.processes().world > 1):
             return run(_read(argv))
     except RecipeError as error:
-        if launcher.speaks():
-            print(error, file=sys.stderr)
-        else:
-            time.sleep(launcher.LAST_WORDS)
+        if not launcher.speaks():
+            time.sleep(launcher.LAST_WORDS)  # in which the launcher ends it, where another one has found the same
+        print(error, file=sys.stderr)
         return MISTAKE
     except Stopped as stop:
         if launcher.is_first():

@@ -101,7 +101,7 @@ def test_the_commands_of_the_recipes_are_understood() -> None:
     lines = [line for block in blocks("bash", RECIPES) for line in block.splitlines()]
     ran = {"run": 0, "sweep": 0}
     for line in lines:
-        words = shlex.split(line)
+        words = shlex.split(line, comments=True)
         kind = words[2].removeprefix("pipeline.") if words[:2] == ["python", "-m"] else ""
         if kind == "run":
             read_recipe(words[3], words[4:])

@@ -233,7 +233,7 @@ class FilePairs(Source):
         if isinstance(value, list):
             known = 2**31 if self.tokenizer is None else len(self.tokenizer)
             return value if all(type(token) is int and 0 <= token < known for token in value) else []
-        if not isinstance(value, str) or self.tokenizer is None:
+        if not isinstance(value, str) or self.tokenizer is None or not _is_unicode(value):
             return []
         try:
             ids = list(self.tokenizer(value, add_special_tokens=False)["input_ids"])
@@ -242,6 +242,11 @@ class FilePairs(Source):
                 raise
             return []
         return [] if unknown_words(self.tokenizer, value, ids) else ids
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, which JSON can write and no tokenizer takes."""
+    return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def corpus_source(recipe: Recipe, stored: StoredCorpus, tokenizer: Path | None = None) -> Source:

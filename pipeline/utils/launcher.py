@@ -133,6 +133,15 @@ def tell_status(status: int) -> None:
             log.warning(f"GROKLAB_STATUS: {path} cannot be written: {error.strerror}; it is {status}")
 
 
+def quiet_torch() -> None:
+    """Keeps torch from printing a C++ stack in each process whose peer has ended; to be called before it is imported.
+
+    What it raises then is heard all the same, and the process that ended first has said why. A level of the user's
+    stays.
+    """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+
+
 def end_with_parent() -> None:
     """Asks the system for SIGTERM when the launcher or the sweep dies, so that a run does not outlive it unseen."""
     sweep = os.environ.pop(SWEEP, None)
