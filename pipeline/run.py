@@ -100,11 +100,11 @@ def run(recipe: Recipe) -> int:
             train(trainer)
         except ParameterError as error:
             raise recipe.located(error) from None
-        if trainer.failure or trainer.stopped_by:
+        if trainer.saving.failure or trainer.stopped_by:
             leave_group(trainer)
             if launcher.is_first():
                 print(ending(trainer), file=sys.stderr)
-            return 1 if trainer.failure else SAVED
+            return 1 if trainer.saving.failure else SAVED
         measure_all(trainer)
         failed = conclude(trainer) if trainer.is_world_process_zero() else False
         return max(publish(recipe), int(failed))

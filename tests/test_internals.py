@@ -23,7 +23,7 @@ HOME = ROOT / "pipeline"
 PUBLIC = {"_asdict", "_fields", "_replace", "_exit"}
 # Our own that another file uses than the one that defines it.
 OURS = {("circuits/_edge_patching.py", "_qkv"), ("circuits/_stream.py", "_qkv")}
-TRAINER = ("training/loop.py", "training/saving.py", "training/trainer.py")
+TRAINER = "training/trainer.py"
 
 
 def parameters(owner: Any, name: str) -> str:
@@ -124,7 +124,7 @@ def defined(tree: ast.Module) -> Iterator[str]:
 def private_uses(trees: dict[str, ast.Module]) -> Iterator[tuple[str, int, str]]:
     """Yield file, line and name of each private name that is read, set, called or imported and is not our own.
 
-    Behind `self`, a name is our own where any file of ours defines it, but for the Trainer's in its subclasses;
+    Behind `self`, a name is our own where any file of ours defines it, but for the Trainer's in its subclass;
     behind anything else, where the same file defines it.
     """
     everywhere = {name for tree in trees.values() for name in defined(tree)}
@@ -135,7 +135,7 @@ def private_uses(trees: dict[str, ast.Module]) -> Iterator[tuple[str, int, str]]
             found: list[str] = []
             if isinstance(node, ast.Attribute):
                 if ast.unparse(node.value) in ("self", "cls", "super()"):
-                    ours = node.attr in everywhere and not (file in TRAINER and node.attr in of_trainer)
+                    ours = node.attr in everywhere and not (file == TRAINER and node.attr in of_trainer)
                 else:
                     ours = node.attr in here or (file, node.attr) in OURS
                 found = [] if ours else [node.attr]

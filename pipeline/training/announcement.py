@@ -37,6 +37,5 @@ def ending(trainer: GrokTrainer) -> str:
         return f"stopped by {trainer.stopped_by} after step {step}, saved in {path}; the same command goes on"
     last = max(Manifest.load(path).resumable, default=None)
     good = f"checkpoint-{last} in {path}" if last is not None else "none"
-    return (
-        f"{trainer.failure}; the last good checkpoint: {good}. A lower learning_rate or max_grad_norm, or bf16: false"
-    )
+    advice = "A lower learning_rate or max_grad_norm, or bf16: false"
+    return f"{trainer.saving.failure}; the last good checkpoint: {good}. {advice}"

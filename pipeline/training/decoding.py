@@ -1,6 +1,6 @@
 """Exact match as the field defines it: greedy decoding, compared answer by answer.
 
-Training measures the same number with one teacher-forced pass (`GrokTrainer.evaluate`); this slower way is what that is
+Training measures the same number with one teacher-forced pass (`Evaluation.measure`); this slower way is what that is
 checked against, at the end of every run and in the tests.
 """
 

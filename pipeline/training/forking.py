@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.outside import is_asked
@@ -75,13 +76,29 @@ def fork_line(fork: forks.Fork, differing: list[str]) -> str:
     return f"goes on from step {fork.step:,} of {fork.parent}, {how}{others}"
 
 
-def apply_keys(groups: list[dict[str, Any]], scheduler: Any, fresh: list[dict[str, Any]], rates: list[float]) -> None:
-    """Gives a loaded optimizer what the recipe says, and the learning rate of the step that its scheduler is at."""
-    for group, new in zip(groups, fresh):
+def begin_fork(fork: forks.Fork, optimizer: Any, scheduler: Any, load: Callable[[], None]) -> None:
+    """Gives an optimizer the parent's moments where there are any, and the keys of the fork's own recipe.
+
+    Its learning rate is that of the step at which the fork begins.
+
+    Args:
+        fork: Where it begins.
+        optimizer: With what the recipe says, and no step made.
+        scheduler: Of its learning rate.
+        load: Loads both from the checkpoint, with the parent's keys.
+    """
+    kept = ("params", "lr")
+    fresh = [{key: value for key, value in group.items() if key not in kept} for group in optimizer.param_groups]
+    rates = list(getattr(scheduler, "base_lrs", ()))
+    if fork.is_resumable:
+        load()
+    else:
+        scheduler.last_epoch = fork.step
+    for group, new in zip(optimizer.param_groups, fresh):
         group.update(new)
     if not hasattr(scheduler, "lr_lambdas"):
         return
     scheduler.base_lrs = rates
-    for group, rate, factor in zip(groups, rates, scheduler.lr_lambdas):
+    for group, rate, factor in zip(optimizer.param_groups, rates, scheduler.lr_lambdas):
         group["lr"] = rate * factor(scheduler.last_epoch)
-    scheduler._last_lr = [group["lr"] for group in groups]
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]

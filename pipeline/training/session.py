@@ -140,11 +140,11 @@ def train(trainer: GrokTrainer) -> None:
         if trainer.is_world_process_zero():
             with opened(path) as top:
                 remove_tree(top, UNIVERSAL)
-    if trainer.failure or trainer.stopped_by:
+    if trainer.saving.failure or trainer.stopped_by:
         return
     if trainer.state.global_step not in Manifest.load(path).kept:
         trainer.keep_step(trainer.latest)
-        trainer.writer.wait()
+        trainer.saving.writer.wait()
 
 
 def measure_all(trainer: GrokTrainer) -> None:

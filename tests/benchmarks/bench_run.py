@@ -112,7 +112,7 @@ def overhead() -> dict[str, float]:
         rows = [order.update_rows(step) for step in range(steps)]
         started = setting.now()
         for chosen in rows:
-            trainer._update(trainer.model, weights, chosen)
+            trainer.loop.update(trainer.model, weights, chosen)
         bare = (setting.now() - started) / steps
         for name in silent:
             del events.__dict__[name]
@@ -207,7 +207,7 @@ def saving() -> dict[str, float]:
     trainer = ours.trainer
     run = trainer.recipe.output_dir
     trainer.keep_step({})  # takes memory for the copies, once
-    trainer.writer.wait()
+    trainer.saving.writer.wait()
     waited, written = [], []
     for number in range(3):
         trainer.state.global_step = 1000 + number
@@ -216,7 +216,7 @@ def saving() -> dict[str, float]:
         started = time.perf_counter()
         trainer.keep_step({})
         waited.append(time.perf_counter() - started)
-        trainer.writer.wait()
+        trainer.saving.writer.wait()
         written.append(time.perf_counter() - started)
     content = (run / "steps" / "step1000" / "model.safetensors").read_bytes()
     started = time.perf_counter()

@@ -31,7 +31,7 @@ def gradients_of(folder: Path, *words: str) -> dict[str, torch.Tensor]:
         raise StopError
 
     trainer.create_optimizer_and_scheduler(1)
-    trainer._optimizer.register_step_pre_hook(keep)
+    trainer.loop.optimizer.register_step_pre_hook(keep)
     with pytest.raises(StopError):
         trainer.train()
     return found

@@ -68,7 +68,7 @@ def check_against_transformers(tmp_path: Path, text: str, *micro: str) -> GrokTr
     """Trains 200 steps in both ways, and compares every loss and norm; the trainer of the fast way."""
     fast = trained(tmp_path / "fast", text, *LONG, *CALM[text], *micro)
     stock = trained(tmp_path / "stock", text, *LONG, *CALM[text], *micro, "--fast", "false")
-    assert fast.has_own_loop and not stock.has_own_loop and not fast.notes
+    assert fast.loop.is_own and not stock.loop.is_own and not fast.notes
     ours, theirs = curves(tmp_path / "fast"), curves(tmp_path / "stock")
     assert len(ours) == len(theirs) == 200
     for one, other in zip(ours, theirs):
@@ -111,7 +111,7 @@ def test_what_keeps_the_own_loop_away_is_said(tmp_path: Path, capsys: pytest.Cap
     from pipeline.training.announcement import announcement
 
     trainer = trainer_of(tmp_path, RECIPE, "--include_num_input_tokens_seen", "all")
-    assert not trainer.has_own_loop
+    assert not trainer.loop.is_own
     (note,) = trainer.notes
     assert "the Trainer's own loop is used: include_num_input_tokens_seen" in note
     assert note in announcement(trainer, None)
@@ -144,15 +144,15 @@ def test_a_step_on_a_gpu_says_once_why_it_is_no_graph(
 ) -> None:
     trainer = trainer_of(tmp_path, RECIPE)
     trainer.create_optimizer()
-    assert trainer.captured is None and not capsys.readouterr().out  # nobody asks for a graph on a CPU
-    del trainer.captured
+    assert trainer.loop.captured is None and not capsys.readouterr().out  # nobody asks for a graph on a CPU
+    del trainer.loop.captured
 
     class Several:
         device, world_size = torch.device("cuda"), 2
 
     monkeypatch.setattr(trainer, "args", Several())
     monkeypatch.setattr(trainer, "is_world_process_zero", lambda: True)
-    assert trainer.captured is None and trainer.captured is None
+    assert trainer.loop.captured is None and trainer.loop.captured is None
     said = capsys.readouterr().out
     assert said == "updates are not captured as a CUDA graph: gradients are exchanged between processes\n"
 
@@ -162,7 +162,7 @@ def test_a_step_on_a_gpu_says_once_why_it_is_no_graph(
 def test_a_captured_update_trains_as_transformers_does(text: str, tmp_path: Path) -> None:
     words = (*LONG, "--use_cpu", "false", "--lr_scheduler_type", "linear")
     fast = trained(tmp_path / "fast", text, *words)
-    assert isinstance(fast.captured, Captured) and fast.captured.graph is not None
+    assert isinstance(fast.loop.captured, Captured) and fast.loop.captured.graph is not None
     trained(tmp_path / "stock", text, *words, "--fast", "false")
     for one, other in zip(curves(tmp_path / "fast"), curves(tmp_path / "stock"), strict=True):
         assert one == pytest.approx(other, rel=1e-2, abs=1e-3)

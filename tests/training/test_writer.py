@@ -37,7 +37,7 @@ def test_training_goes_on_while_a_step_is_written(tmp_path: Path, monkeypatch: p
             weight.add_(1.0)  # training goes on
     assert time.perf_counter() - started < 5 and not (tmp_path / "run" / "steps").exists()
     may_write.set()
-    trainer.writer.wait()
+    trainer.saving.writer.wait()
     # Written are the weights of the moment when they were kept.
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "steps" / "step0")
     for name, weight in model.state_dict().items():
