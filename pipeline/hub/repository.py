@@ -9,6 +9,7 @@ import hashlib
 import random
 import tempfile
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -231,7 +232,7 @@ class Remote:
                 if isinstance(error, OSError) and error.errno in REFUSALS:  # of the disk here, not of the network
                     raise
                 network = isinstance(error, (OSError, LocalEntryNotFoundError)) or "httpx" in type(error).__module__
-                if status is None and not network:
+                if status is None and not network and not _is_answer(error):
                     if not isinstance(error, (ValueError, RuntimeError)):  # of its checks, and of Xet; others are bugs
                         raise
                     raise HubError(f"{self.name}: {' '.join(str(error).split())}") from None
@@ -242,6 +243,14 @@ class Remote:
                 self.retries += 1
                 time.sleep(_wait(attempt, error))
         raise AssertionError  # the last attempt returns or raises
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the client has failed at what the Hub answered, such as a 409 of `create_repo` that names no address."""
+    if not isinstance(error, (LookupError, TypeError, AttributeError)):
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("huggingface_hub")
 
 
 def printable(path: str) -> str:
@@ -275,6 +284,8 @@ def _reason(status: int | None, error: Exception, attempts: int) -> str:
         404: "there is no such repository",
         429: f"the Hub is asked too often (429){tried}",
     }
+    if _is_answer(error):
+        return f"the Hub answers what its client does not expect ({error!r}){tried}"
     if status is None:
         return f"the Hub does not answer ({type(error).__name__}){tried}"
     return reasons.get(status, f"the Hub answers {status}{tried}")
