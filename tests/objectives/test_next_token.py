@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from pipeline.data.labels import IGNORED
 from pipeline.objectives.next_token import NextToken
+from pipeline.utils.errors import ParameterError
 
 
 def test_stablemax_is_its_formula_and_keeps_a_gradient() -> None:
@@ -37,3 +38,14 @@ def test_cross_entropy_is_torch_s_and_zero_where_ignored() -> None:
     )
     labels[1] = IGNORED
     assert not NextToken().token_losses(logits.bfloat16(), labels)[1].any()
+
+
+def test_smoothed_targets_are_a_mixture_with_all_words() -> None:
+    logits, labels = torch.randn(5, 2, 8), torch.randint(8, (5, 2))
+    labels[2, 0] = IGNORED
+    losses = NextToken(label_smoothing=0.3).token_losses(logits, labels)
+    target = 0.7 * F.one_hot(labels.clamp(min=0), 8) + 0.3 / 8
+    expected = -(target * logits.log_softmax(-1)).sum(-1).masked_fill(labels == IGNORED, 0)
+    torch.testing.assert_close(losses, expected)
+    with pytest.raises(ParameterError, match="label_smoothing.*cross_entropy, not stablemax"):
+        NextToken(label_smoothing=0.3, loss="stablemax")
