@@ -47,5 +47,5 @@ def test_smoothed_targets_are_a_mixture_with_all_words() -> None:
     target = 0.7 * F.one_hot(labels.clamp(min=0), 8) + 0.3 / 8
     expected = -(target * logits.log_softmax(-1)).sum(-1).masked_fill(labels == IGNORED, 0)
     torch.testing.assert_close(losses, expected)
-    with pytest.raises(ParameterError, match="label_smoothing.*cross_entropy, not stablemax"):
+    with pytest.raises(ParameterError, match=r"label_smoothing.*cross_entropy, not stablemax"):
         NextToken(label_smoothing=0.3, loss="stablemax")
