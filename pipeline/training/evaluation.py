@@ -1,0 +1,108 @@
+"""What a trainer measures of a model: loss and exact match of every split, by one pass and by decoding."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers import Trainer
+
+from pipeline.data.labels import IGNORED
+from pipeline.data.rows import Batch, Rows, stack
+from pipeline.kernels.devices import widest
+from pipeline.kernels.forward import Logits
+from pipeline.objectives.base import Objective
+from pipeline.runs.grokking import match_key
+
+
+class Evaluation:
+    """Measures the splits of a corpus, whose rows lie on the trainer's device."""
+
+    def __init__(self, trainer: Trainer, objective: Objective, logits: Logits, splits: Mapping[str, Rows]):
+        self.trainer: Any = trainer
+        self.objective, self.logits, self.splits = objective, logits, splits
+        self._stacked: dict[int | None, tuple[Rows, torch.Tensor]] = {}
+
+    @torch.no_grad()
+    def measure(self, prefix: str, most: int | None) -> dict[str, float]:
+        """Loss and exact match of at most `most` rows of every split, in one teacher-forced pass.
+
+        An answer counts when the argmax is right at each of its tokens, given the ones before: exactly then would
+        greedy decoding produce it. Also `<prefix>_train_softmax_collapse`, the share of training answer tokens whose
+        softmax is exactly 1 in float32 and has no gradient left (Prieto et al. 2025).
+        """
+        model, device = self.trainer.model, self.trainer.args.device
+        if device.type == "cuda":
+            torch.cuda.synchronize()  # steps that are under way are no part of the time it takes
+        started = time.perf_counter()
+        was_training = model.training
+        model.eval()
+        if most not in self._stacked:
+            self._stacked[most] = stack([rows.sample(most, split) for split, rows in self.splits.items()])
+        rows, split_N = self._stacked[most]
+        sums_S4 = self._sums(rows, split_N).tolist()
+        model.train(was_training)
+        metrics: dict[str, float] = {}
+        for split, count, (right, loss, tokens, collapsed) in zip(self.splits, split_N.bincount().tolist(), sums_S4):
+            metrics[match_key(split, prefix)] = right / count
+            metrics[f"{prefix}_{split}_loss"] = loss / tokens
+            if split == "train":
+                metrics[f"{prefix}_train_softmax_collapse"] = collapsed / tokens
+        return {**metrics, f"{prefix}_seconds": time.perf_counter() - started}
+
+    def _sums(self, rows: Rows, split_N: torch.Tensor) -> torch.Tensor:
+        """For each split, over all processes: rows right, loss, answer tokens, collapsed softmaxes, (S, 4)."""
+        args = self.trainer.args
+        exact = widest(args.device)
+        sums_S4 = torch.zeros(len(self.splits), 4, dtype=exact, device=args.device)
+        # As many batches on every process, as ZeRO-3 gathers weights together; rows past the end count for nothing.
+        for start in range(0, len(rows), args.eval_batch_size * args.world_size):
+            stop = min(start + args.eval_batch_size * args.world_size, len(rows))
+            place_B = torch.arange(start + args.process_index, stop + args.world_size - 1, args.world_size)
+            place_B = place_B.to(args.device)
+            real_B1 = (place_B < stop)[:, None]
+            place_B = place_B.clamp(max=stop - 1)
+            batch = rows.__getitems__(place_B)
+            right_B, loss_BA, collapsed_BA = self._judge(batch)
+            counts_BA = (batch["labels"] != IGNORED) & real_B1
+            parts = (right_B[:, None] & real_B1, loss_BA * counts_BA, counts_BA, collapsed_BA & counts_BA)
+            sums_S4.index_add_(0, split_N[place_B], torch.stack([part.sum(1, dtype=exact) for part in parts], 1))
+        if args.world_size > 1:
+            dist.all_reduce(sums_S4)
+        return sums_S4
+
+    @torch.no_grad()
+    def _judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Which rows are right (B,), the loss (B, A), and whether the softmax is exactly 1 in float32 (B, A)."""
+        labels_BA = batch["labels"]
+        logits_BAV = self.logits(self.trainer.model_wrapped, batch).float()
+        right_B = ((logits_BAV.argmax(-1) == labels_BA) | (labels_BA == IGNORED)).all(-1)
+        loss_BA = self.objective.token_losses(logits_BAV, labels_BA)
+        collapsed_BA = (logits_BAV - logits_BAV.amax(-1, keepdim=True)).exp().sum(-1) == 1
+        return right_B, loss_BA, collapsed_BA
+
+    def decode(self, splits: Sequence[str], most: int) -> dict[str, float]:
+        """Decodes at most so many rows of each of these splits as a user would.
+
+        `final_<split>_greedy_exact_match`, and `final_<split>_greedy_agreement`: the share of these rows that decoding
+        and the teacher-forced pass judge alike, which is 1 but for ties between tokens.
+        """
+        from pipeline.training.decoding import ExactMatch, decode_greedily
+
+        metrics = {}
+        model = self.trainer.model
+        model.eval()
+        for split in splits:
+            rows = self.splits[split].sample(most, split)
+            decoded, true = decode_greedily(model, rows)
+            forced_B = self._judge(rows.__getitems__(torch.arange(len(rows), device=self.trainer.args.device)))[
+                0
+            ].tolist()
+            alike = [(ours == answer) == forced for ours, answer, forced in zip(decoded, true, forced_B)]
+            matches = ExactMatch().compute(predictions=decoded, references=true)
+            metrics[f"final_{split}_greedy_exact_match"] = matches["exact_match"]
+            metrics[f"final_{split}_greedy_agreement"] = sum(alike) / len(alike)
+        return metrics
