@@ -54,7 +54,7 @@ REFUSED = {
     "ignore_data_skip": "a resumed run continues with the very next batch",
     "include_for_metrics": "metrics are computed on the device",
     "label_names": "the corpus says which tokens are the answer",
-    "label_smoothing_factor": "write objective: {name: next_token, label_smoothing: ...}",
+    "label_smoothing_factor": "the objective smooths its targets; see objective.label_smoothing",
     "length_column_name": _LENGTHS,
     "liger_kernel_config": _LIGER,
     "load_best_model_at_end": _BEST,
