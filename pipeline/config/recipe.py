@@ -109,9 +109,9 @@ class Recipe:
         ]
 
     def _whole(self, other: Mapping[str, Any]) -> dict[str, Any]:
-        """Another resolved recipe, in which a corpus or a model that lacked a parameter yet has its default."""
+        """Another resolved recipe, with defaults for what its corpus, model or objective lacked yet."""
         found = dict(other)
-        for key, part in (("corpus", self.corpus), ("model", self.model)):
+        for key, part in (("corpus", self.corpus), ("model", self.model), ("objective", self.objective)):
             if isinstance(block := other.get(key), Mapping):
                 defaults = {field.name: default_of(field) for field in parameters_of(type(part))}
                 found[key] = {**defaults, **block}
