@@ -99,13 +99,14 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         opening.write_tokenizer(recipe.output_dir, for_readers(tokenizer, model.config))
     callbacks = with_defaults(recipe.callbacks)
     trainer = GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, callbacks)
-    trainer.folder = RunFolder.of(recipe, stored)
     found = in_force(trainer)
     if fork:
         trainer.fork, found = fork, {**found, "fork": fork.facts()}
         trainer.notes.append(fork_line(fork, differing))
-    if args.should_save and (changed := opening.record_start(recipe.output_dir, found, texts)):
-        trainer.notes.append(f"since the last start: {'; '.join(changed)}; bits may differ from there on")
+    if args.should_save:  # others may be here before the first process has written anything
+        trainer.folder = RunFolder.of(recipe, stored)
+        if changed := opening.record_start(recipe.output_dir, found, texts):
+            trainer.notes.append(f"since the last start: {'; '.join(changed)}; bits may differ from there on")
     return trainer
 
 

@@ -47,7 +47,7 @@ class GrokTrainer(Trainer):
 
     model: Any
     lr_scheduler: Any
-    folder: RunFolder  # for what comes after training
+    folder: RunFolder  # of the first process, for what comes after training
 
     def __init__(
         self,

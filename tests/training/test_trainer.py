@@ -11,6 +11,7 @@ import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from transformers import TrainingArguments
 
 from pipeline.config.recipe import read_recipe
 from pipeline.data.rows import Rows
@@ -24,6 +25,14 @@ from tests.tiny import COMPOSITION, RECIPE, write_recipe
 def trainer_of(folder: Path, text: str, *overrides: str) -> GrokTrainer:
     path = write_recipe(folder, text)
     return prepare(read_recipe(path, ["--output_dir", str(folder / "run"), *overrides]))
+
+
+def test_a_process_that_writes_nothing_needs_nothing_in_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be far ahead of the first process, which has not yet written what runs are described by."""
+    monkeypatch.setattr(TrainingArguments, "should_save", False)
+    assert trainer_of(tmp_path, RECIPE).recipe.name == "tiny" and not (tmp_path / "run").exists()
 
 
 def test_the_loss_is_that_of_the_answer_tokens_alone(tmp_path: Path) -> None:
