@@ -143,7 +143,10 @@ def train(trainer: GrokTrainer) -> None:
                 remove_tree(top, UNIVERSAL)
     if trainer.saving.failure or trainer.stopped_by:
         return
-    if trainer.state.global_step not in Manifest.load(path).kept:
+    # The first process says so for all: for others its writer may not have come to the end, and keeping is collective.
+    first = trainer.is_world_process_zero()
+    (is_kept,) = broadcast_object_list([first and trainer.state.global_step in Manifest.load(path).kept])
+    if not is_kept:
         trainer.keep_step(trainer.latest)
         trainer.saving.writer.wait()
 

@@ -35,6 +35,22 @@ def test_a_process_that_writes_nothing_needs_nothing_in_the_folder(
     assert trainer_of(tmp_path, RECIPE).recipe.name == "tiny" and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_the_first_process_says_whether_the_last_step_is_kept(
+    is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its writer may still be at it when another one looks, and keeping is for all processes together."""
+    monkeypatch.setattr(TrainingArguments, "should_save", False)
+    trainer = trainer_of(tmp_path, RECIPE, "--max_steps", "5", "--save_strategy", "no")
+    said: list[list[object]] = [[is_kept], [None, trainer.grok]]
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", lambda mine: said.pop())
+    monkeypatch.setattr(trainer, "is_world_process_zero", lambda: False)
+    kept: list[int] = []
+    monkeypatch.setattr(trainer, "keep_step", lambda metrics: kept.append(trainer.state.global_step))
+    train(trainer)
+    assert not said and kept.count(5) == (0 if is_kept else 1)  # 5 is not in the schedule
+
+
 def test_the_loss_is_that_of_the_answer_tokens_alone(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path, COMPOSITION)
     trainer.model.eval()
