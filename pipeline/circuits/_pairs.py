@@ -228,25 +228,15 @@ class FilePairs(Source):
 
     def _ids(self, value: Any) -> list[int]:
         """The token ids of a cell; none where it is neither text that the tokenizer knows nor a list of token ids."""
-        from pipeline.data.tokenizer import unknown_words
+        from pipeline.data.tokenizer import encode, unknown_words
 
         if isinstance(value, list):
             known = 2**31 if self.tokenizer is None else len(self.tokenizer)
             return value if all(type(token) is int and 0 <= token < known for token in value) else []
-        if not isinstance(value, str) or self.tokenizer is None or not _is_unicode(value):
+        if not isinstance(value, str) or self.tokenizer is None:
             return []
-        try:
-            ids = list(self.tokenizer(value, add_special_tokens=False)["input_ids"])
-        except Exception as error:
-            if type(error) is not Exception:  # what tokenizers raises at a word it has no token for, not even unknown
-                raise
-            return []
+        (ids,) = encode(self.tokenizer, [value], add_special_tokens=False) or [[]]
         return [] if unknown_words(self.tokenizer, value, ids) else ids
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair, which JSON can write and no tokenizer takes."""
-    return not any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def corpus_source(recipe: Recipe, stored: StoredCorpus, tokenizer: Path | None = None) -> Source:

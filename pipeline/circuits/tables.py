@@ -86,13 +86,12 @@ def read_one(path: Path) -> pa.Table:
         TableError: when it is not there, damaged, or no table of a step.
     """
     try:
-        with open(
-            open_file(path.parent, path.name), "rb"
-        ) as file:  # whatever the path names, one file: pyarrow would read a folder as a data set
+        # Whatever the path names, one file: pyarrow would read a folder as a data set.
+        with open(open_file(path.parent, path.name), "rb") as file:
             table = pq.ParquetFile(file, page_checksum_verification=True).read()
         written, columns = _made_of(table), _with_columns(table, {})["columns"]
-    except Exception as error:  # of a changed byte pyarrow makes errors of many classes, such as UnicodeDecodeError
-        raise TableError(str(path), f"is no whole table: {' '.join(str(error).split())[:200]}") from None
+    except (RecipeError, OSError, UnicodeDecodeError, pa.ArrowException) as error:
+        raise TableError(str(path), f"is no whole table: {' '.join(str(error).split())[:200]}") from error
     is_ours = MADE_OF in (table.schema.metadata or {}) and "step" in columns
     if not is_ours or written.get("columns") not in (None, columns):  # earlier code wrote no columns
         raise TableError(str(path), "is no table of an analysis")

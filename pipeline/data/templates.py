@@ -61,10 +61,10 @@ def render(
         named = words if "{prompt}" not in head else np.array(stored.tokens, dtype=object)
         for row in block.answers:
             answers.append(stored.corpus.separator.join(named[token] for token in row if token not in ends))
-    return _encode(tokenizer, prompts, answers)
+    return encode_rows(tokenizer, prompts, answers)
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]) -> Rows:
+def encode_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]) -> Rows:
     """Rows of a text each; spaces between prompt and answer are tokenized with the answer, as inside any text.
 
     Raises:
@@ -72,14 +72,18 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers:
             has none for a word.
     """
     from pipeline.data.rows import from_lists
-    from pipeline.data.tokenizer import unknown_words
+    from pipeline.data.tokenizer import encode, unknown_words
 
     heads, tails = list[list[int]](), list[list[int]]()
     for start in range(0, len(prompts), TOGETHER):
         begun = prompts[start : start + TOGETHER]
         texts = [prompt + answer for prompt, answer in zip(begun, answers[start : start + TOGETHER])]
         begun = [prompt.rstrip(" ") for prompt in begun]
-        for prompt, text, head, whole in zip(begun, texts, _tokens(tokenizer, begun), _tokens(tokenizer, texts)):
+        begun_ids, whole_ids = encode(tokenizer, begun), encode(tokenizer, texts)
+        if begun_ids is None or whole_ids is None:
+            text = next(text for text in texts if encode(tokenizer, [text]) is None)
+            raise ParameterError("model.templates", f"{text!r} has words that the model has no tokens for")
+        for prompt, text, head, whole in zip(begun, texts, begun_ids, whole_ids):
             if lacking := unknown_words(tokenizer, text, whole):
                 raise ParameterError(
                     "model.templates", f"{text!r} has words that the model has no tokens for: {', '.join(lacking[:5])}"
@@ -96,7 +100,3 @@ def _encode(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers:
             heads.append(head)
             tails.append(whole[len(head) :])
     return from_lists(heads, tails)
-
-
-def _tokens(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    return tokenizer(list(texts))["input_ids"]

@@ -36,19 +36,19 @@ class Texts(Parameters):
         Raises:
             ParameterError: when there is no such source, or it has no such column.
         """
+        for number, row in enumerate(self._rows(skip), skip):
+            if self.column not in row:
+                raise ParameterError("column", f"{self.source} has no {self.column}, but {', '.join(row)}")
+            text = row[self.column]
+            if not isinstance(text, str | None):
+                kind = type(text).__name__
+                raise ParameterError("column", f"{self.column} of {self.source} is no text, but {kind}: {text!r:.80}")
+            if text := (text or "").removeprefix("\ufeff"):  # a byte order mark
+                yield number, text
+
+    def _rows(self, skip: int) -> Iterator[dict[str, Any]]:
         with self._readable():
-            rows = open_rows(self.source, self.config, self.split)
-            for number, row in enumerate(rows.skip(skip), skip):
-                if self.column not in row:
-                    raise ParameterError("column", f"{self.source} has no {self.column}, but {', '.join(row)}")
-                text = row[self.column]
-                if not isinstance(text, str | None):
-                    kind = type(text).__name__
-                    raise ParameterError(
-                        "column", f"{self.column} of {self.source} is no text, but {kind}: {text!r:.80}"
-                    )
-                if text := (text or "").removeprefix("\ufeff"):  # a byte order mark
-                    yield number, text
+            yield from open_rows(self.source, self.config, self.split).skip(skip)
 
     def identity(self, known: dict[Path, str]) -> dict[str, str | None]:
         """Which text it is: what it is called and, of one that lies here, a hash of its files.
@@ -72,7 +72,7 @@ class Texts(Parameters):
             yield
         except ParameterError:
             raise
-        except Exception as error:  # Arrow's, json's, the Hub's and datasets' own have no class in common
+        except Exception as error:  # within stand calls of datasets alone, which lets through what any reader raises
             key = "split" if str(error).startswith("Bad split") else "source"
             raise ParameterError(key, f"{self.source} {_reason(error)}") from error
 
@@ -84,13 +84,19 @@ class Texts(Parameters):
         Raises:
             ParameterError: as `documents`, and when the tokenizer has no tokens for a word.
         """
-        from pipeline.data.tokenizer import unknown_words
+        from pipeline.data.tokenizer import encode, unknown_words
 
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         first, passed = place
         documents = self.documents(first)
         while some := list(itertools.islice(documents, TOGETHER)):
-            for (number, text), ids in zip(some, tokenizer([text for _, text in some])["input_ids"]):
+            encoded = encode(tokenizer, [text for _, text in some])
+            if encoded is None:
+                text = next(text for _, text in some if encode(tokenizer, [text]) is None)
+                raise ParameterError(
+                    "source", f"{self.source} has words that the model has no tokens for, in {text!r:.80}"
+                )
+            for (number, text), ids in zip(some, encoded):
                 if lacking := unknown_words(tokenizer, text, ids):
                     raise ParameterError(
                         "source", f"{self.source} has words that the model has no tokens for: {', '.join(lacking[:5])}"

@@ -34,6 +34,25 @@ def build_tokenizer(tokens: Sequence[str], separator: str) -> PreTrainedTokenize
     )
 
 
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: bool) -> list[list[int]] | None:
+    """The token ids of each text; None where one has a word that the tokenizer has no token for, not even unknown."""
+    if not texts:
+        return []
+    if any(_is_half(text) for text in texts):
+        return None
+    try:
+        return tokenizer(list(texts), **options)["input_ids"]
+    except Exception as error:
+        if type(error) is not Exception:  # the library raises the bare class for such a word, and nothing else so
+            raise
+        return None
+
+
+def _is_half(text: str) -> bool:
+    """Whether a text has half of a surrogate pair, which JSON can write and no tokenizer takes."""
+    return any("\ud800" <= sign <= "\udfff" for sign in text)
+
+
 def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[str]:
     """The words of a text that a tokenizer has no tokens for, given the ids that it made of the text."""
     unknown = tokenizer.unk_token_id

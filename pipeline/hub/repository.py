@@ -223,7 +223,8 @@ class Remote:
                 return action()
             except (RevisionNotFoundError, HubError):
                 raise
-            except Exception as raised:  # the client's are of httpx or httpx2, by the version of huggingface_hub
+            # All kinds, as those of the network are of a library that the client may change; the others go on below.
+            except Exception as raised:
                 error, cause = raised, raised.__cause__
                 if isinstance(raised, ValueError) and isinstance(cause, Exception):
                     error = cause  # of a download, which itself says only that it has failed

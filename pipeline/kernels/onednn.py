@@ -50,7 +50,7 @@ def _multiplies() -> bool:
     try:
         ready = torch.ops.mkldnn._reorder_linear_weight(right, None)
         found = multiply(left, right), multiply(left, ready)
-    except (AttributeError, NotImplementedError, RuntimeError, TypeError):  # they are private, and may change
+    except (AttributeError, RuntimeError):  # the private names are gone, or take other arguments in this torch
         return False
     return all(torch.allclose(product, left @ right.T) for product in found)
 

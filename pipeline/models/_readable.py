@@ -45,7 +45,7 @@ def usable_generation_config(name: str, config: Any, **where: Any) -> tuple[Any,
             raise TypeError(f"{wrong[0]!r} is no token id")
     except OSError:  # there is none, or none that is JSON: transformers makes one of the configuration
         return None, None
-    except Exception as error:  # of generate's many checks; what is said is the reason
+    except (ValueError, TypeError, AttributeError) as error:  # a value of the file that is not allowed, or no such kind
         plain = {key: getattr(config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         reason = " ".join(str(error).split())[:160]
         return GenerationConfig(

@@ -42,7 +42,7 @@ def shape_of(step: Path, granted: bool) -> PreTrainedModel:
     except ParameterError:
         raise
     except Exception as error:  # transformers, torch, json: no class in common
-        raise MismatchError(f"{step}: config.json is of no model: {' '.join(str(error).split())[:200]}") from None
+        raise MismatchError(f"{step}: config.json is of no model: {' '.join(str(error).split())[:200]}") from error
     return model
 
 

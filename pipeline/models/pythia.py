@@ -36,8 +36,18 @@ class Pythia(Architecture):
 
     tiny_values: ClassVar[Mapping[str, Any]] = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 12}
 
-    # Its choices are the keys of the table, so that none stands twice; mypy knows only choices that are written out.
-    preset: Literal[tuple(PRESETS)] = param("pythia-70m", "sizes where none are given")  # type: ignore[valid-type]
+    preset: Literal[
+        "pythia-14m",
+        "pythia-31m",
+        "pythia-70m",
+        "pythia-160m",
+        "pythia-410m",
+        "pythia-1b",
+        "pythia-1.4b",
+        "pythia-2.8b",
+        "pythia-6.9b",
+        "pythia-12b",
+    ] = param("pythia-70m", "sizes where none are given")
     n_layer: int | None = param(None, "blocks", ge=1)
     n_embd: int | None = param(None, "width of the residual stream", ge=1)
     n_head: int | None = param(None, "attention heads", ge=1)

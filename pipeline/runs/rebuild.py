@@ -106,7 +106,7 @@ def _problem(run: Path, path: str, step: int | None) -> str | None:
         return "it holds no weights"
     for name in names:
         try:
-            damage = _damage(run, f"{path}/{name}")
+            damage = damage_of(run, f"{path}/{name}")
         except RecipeError as error:
             damage = error.message
         if damage:
@@ -120,7 +120,7 @@ def _problem(run: Path, path: str, step: int | None) -> str | None:
     return None
 
 
-def _damage(run: Path, name: str) -> str | None:
+def damage_of(run: Path, name: str) -> str | None:
     """What is wrong with a file, as far as its format tells."""
     with open(open_file(run, name), "rb") as file:
         size = file.seek(0, 2)
@@ -138,9 +138,12 @@ def _damage(run: Path, name: str) -> str | None:
         if name.endswith((".pt", ".pth")):
             try:
                 with zipfile.ZipFile(file) as archive:
+                    if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                        return "is damaged"  # torch compresses nothing
                     return "is corrupted" if archive.testzip() else None
-            # What zipfile raises at changed bytes; NotImplementedError where they name another compression.
-            except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError):
+            # Of changed bytes: names that are no text, places and sizes beyond the file, flags of encryption and of
+            # later versions of the format (RuntimeError).
+            except (zipfile.BadZipFile, OSError, ValueError, OverflowError, EOFError, RuntimeError):
                 return "is damaged"
     if name.endswith(".json"):
         read_json(run, name, 256 * MEGABYTE)

@@ -70,7 +70,7 @@ def _shielded(callback: Any, act: Callable[..., Any]) -> Callable[..., Any]:
             return None
         try:
             return act(*args, **kwargs)
-        except Exception as error:  # a bug of the tracker's too: days of training must not end for what only watches
+        except Exception as error:  # whatever it is, a bug of the tracker's too, training does not end for what watches
             callback.has_failed = True
             log.info(f"{type(callback).__name__} has failed and is left out: {error}; metrics.jsonl goes on")
             return None
@@ -129,7 +129,7 @@ def finish_trackers(trackers: list[str], results: RunFolder, name: str, project:
     """
     try:
         _finish(trackers, results, name, project, send_steps)
-    except Exception as error:  # as above; the run is trained, and its report written
+    except Exception as error:  # whatever it is: the run is trained and reported, and is finished without the tracker
         log.info(f"a tracker has failed: {error}; the report has everything")
 
 

@@ -212,6 +212,20 @@ def test_a_table_is_whole_or_another(tmp_path: Path) -> None:
         read_one(tmp_path / "a")
 
 
+def test_a_table_with_a_flipped_bit_is_an_error_or_the_same(tmp_path: Path) -> None:
+    path, table = tmp_path / "step1.parquet", pa.table({"step": [1, 1], "name": ["a", "b"], "value": [0.5, None]})
+    write_table(tmp_path, path.name, table, {"weights": "a"})
+    content, refused = path.read_bytes(), 0
+    for place in range(len(content)):
+        for mask in (1, 128):
+            path.write_bytes(content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :])
+            try:
+                read_one(path)
+            except TableError:
+                refused += 1
+    assert refused > len(content)
+
+
 def test_two_commands_at_once_do_not_break_each_other(copy: Path) -> None:
     """Each computes all tables and draws the report, and both end with what one alone makes."""
     script = (

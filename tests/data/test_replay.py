@@ -144,7 +144,7 @@ def test_the_share_of_the_loss_that_is_text_is_logged(bases: Path, tmp_path: Pat
     path = write_recipe(tmp_path, text)
     assert run_here(path, "--max_steps", "1") == 0
     trainer = prepare(read_recipe(path, [f"--output_dir={tmp_path / 'again'}"]))
-    rows_B = trainer.get_train_dataloader().batch_sampler.update_rows(0)  # type: ignore[union-attr]
+    rows_B = trainer.get_train_dataloader().batch_sampler.update_rows(0)
     rows = trainer.train_rows
     base = AutoModelForCausalLM.from_pretrained(bases / "gpt_neox").eval()
     losses = {True: 0.0, False: 0.0}

@@ -8,15 +8,36 @@ from pathlib import Path
 
 import datasets
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
+from pipeline.data.templates import encode_rows
 from pipeline.data.text import Texts
+from pipeline.data.tokenizer import encode
+from pipeline.data.words import without_template
 from pipeline.utils.errors import ParameterError
 from tests.bases import END, recipe_of, sentences
 from tests.tiny import run_here, write_recipe
 
 
 def read(path: Path, **facts: str) -> list[str]:
-    return [text for _, text in Texts(str(path), **facts).documents()]  # type: ignore[arg-type]
+    return [text for _, text in Texts(str(path), **facts).documents()]
+
+
+def test_a_word_that_a_tokenizer_has_nothing_for_is_one_line(tmp_path: Path) -> None:
+    """Not even a token for unknown words, at which the library raises a bare Exception; or half a character."""
+    words = Tokenizer(models.WordLevel({"the": 0, "cat": 1}))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
+    assert encode(tokenizer, ["the cat", "cat"]) == [[0, 1], [1]] and encode(tokenizer, []) == []
+    assert encode(tokenizer, ["the cat", "the dog"]) is None and encode(tokenizer, ["\ud800"]) is None
+    path = tmp_path / "text.txt"
+    path.write_text("the cat\nthe dog\n")
+    with pytest.raises(ParameterError, match=r"source.*no tokens for, in 'the dog'"):
+        list(Texts(str(path)).tokens(tokenizer))
+    with pytest.raises(ParameterError, match=r"model.templates.*'the dog' has words that the model has no tokens for"):
+        encode_rows(tokenizer, ["the"], [" dog"])
+    without_template(tokenizer)
 
 
 def write(folder: Path, **files: str | bytes) -> Path:

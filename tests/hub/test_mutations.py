@@ -81,7 +81,7 @@ def check(pushed: tuple[Path, HubServer], revision: str, place: int, kind: str, 
                 ["pull", REPO, "--output", str(target), "--steps", STEPS],
                 ["verify", str(run), "--repo", REPO, "--steps", STEPS],
             ):
-                status, printed, problem = call(lambda words=words: main(words))  # type: ignore[misc]
+                status, printed, problem = call(lambda words=words: main(words))
                 where = f"{words[0]} with {revision}: {name!r:.80} {kind} (seed {seed})"
                 assert problem is None, (where, problem)
                 assert status in (0, 1, 2) and (status != 2 or printed.count("\n") == 1), (where, status, printed)

@@ -45,7 +45,7 @@ def wide_places(source: str) -> list[int]:
             and isinstance(function.value, ast.Name)
             and (function.value.id, function.attr) in [("torch", name) for name in FACTORIES]
         )
-        return is_factory and not any(word.arg == "device" for word in above.keywords)  # type: ignore[union-attr]
+        return is_factory and not any(word.arg == "device" for word in above.keywords)
 
     found = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in WIDE]
     return [node.lineno for node in found if not is_fine(node)]

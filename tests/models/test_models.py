@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 
+from pipeline.models import gpt2
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.gpt2_bare import Gpt2Bare
 from pipeline.models.gpt2_looped import Gpt2Looped
@@ -24,6 +27,11 @@ def test_the_paper_s_model_has_its_size() -> None:
     assert parameters(model.transformer.h) == 8 * 7_087_872
     assert parameters(model) == 8 * 7_087_872 + (2216 + 1024) * 768 + 2 * 768
     assert parameters(Gpt2().build(50257)) == 124_439_808
+
+
+@pytest.mark.parametrize(("kind", "presets"), [(Gpt2, gpt2.PRESETS), (Pythia, PRESETS)])
+def test_every_preset_that_a_recipe_may_name_has_sizes(kind: type, presets: dict[str, object]) -> None:
+    assert get_args(get_type_hints(kind)["preset"]) == tuple(presets)
 
 
 @pytest.mark.parametrize(("preset", "count"), [("pythia-14m", 14_067_712), ("pythia-70m", 70_426_624)])

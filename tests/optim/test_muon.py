@@ -62,7 +62,7 @@ def test_a_run_takes_the_steps_of_torch_s_muon_and_adamw(tmp_path: Path) -> None
 
 
 def _rows(trainer: object, updates: int) -> list[torch.Tensor]:
-    loader = trainer.get_train_dataloader()  # type: ignore[attr-defined]
+    loader = trainer.get_train_dataloader()
     return [loader.batch_sampler.update_rows(update) for update in range(updates)]
 
 

@@ -6,16 +6,19 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from pipeline.circuits.tables import TableError, read_one
 from pipeline.models.loading import tokenizer_of
 from pipeline.report import __main__ as report
 from pipeline.runs import __main__ as upkeep
 from pipeline.runs.manifest import Manifest
+from pipeline.runs.rebuild import damage_of
 from pipeline.utils.errors import RecipeError
 from tests.tiny import run_here, tree
 
@@ -63,6 +66,21 @@ def test_a_tokenizer_and_a_table_are_plain_files_of_a_size(run: Path) -> None:
     os.mkfifo(run / "step1.parquet")
     with pytest.raises(TableError, match="is not a plain file"):
         read_one(run / "step1.parquet")
+
+
+def test_no_flipped_bit_of_a_checkpoint_breaks_its_rebuilding(tmp_path: Path) -> None:
+    """Of names, sizes, places, compression, flags and versions; one that changes nothing which is read is no damage."""
+    torch.save({"state": torch.arange(3.0)}, tmp_path / "optimizer.pt")
+    content = (tmp_path / "optimizer.pt").read_bytes()
+    assert damage_of(tmp_path, "optimizer.pt") is None
+    found = Counter[str | None]()
+    for place in range(len(content)):
+        for mask in (1, 8, 128, 255):
+            (tmp_path / "optimizer.pt").write_bytes(
+                content[:place] + bytes([content[place] ^ mask]) + content[place + 1 :]
+            )
+            found[damage_of(tmp_path, "optimizer.pt")] += 1
+    assert found.keys() <= {None, "is damaged", "is corrupted"} and found["is damaged"] > 500
 
 
 def test_a_schedule_of_a_million_million_steps_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
