@@ -44,7 +44,7 @@ class Answers(BaseHTTPRequestHandler):
             self.rfile.read(length // 2)
             return self._hang_up()
         body = self.rfile.read(length)
-        if dropped and not after:
+        if len(body) < length or (dropped and not after):  # a client that was interrupted while it sent
             return self._hang_up()
         self._lose_answer = dropped
         if kind.isdigit():

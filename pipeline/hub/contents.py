@@ -22,9 +22,10 @@ from pipeline.corpora.store import INDEX
 from pipeline.hub import cards
 from pipeline.hub.anonymous import Anonymous
 from pipeline.hub.repository import HubError, Source
+from pipeline.runs.entry import Entry
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.layout import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
-from pipeline.runs.manifest import MANIFEST, Entry, Manifest
+from pipeline.runs.manifest import MANIFEST, Manifest
 from pipeline.runs.metrics import METRICS
 from pipeline.utils.inside import refuse_links
 

@@ -19,9 +19,10 @@ from pipeline.corpora.store import INDEX
 from pipeline.hub.contents import MAIN, WEIGHTS
 from pipeline.hub.repository import HubError, Remote, RemoteFile, printable
 from pipeline.runs.checkpoints import choose_steps, remove
+from pipeline.runs.entry import FOLDERS, Entry
 from pipeline.runs.layout import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
 from pipeline.runs.lock import LOCK, RunLock
-from pipeline.runs.manifest import FOLDERS, MANIFEST, VERSION, Entry, Manifest
+from pipeline.runs.manifest import MANIFEST, VERSION, Manifest
 from pipeline.runs.metrics import METRICS
 from pipeline.utils.drafts import clean, draft_folder, new_folder, write_inside
 from pipeline.utils.errors import ParameterError, RecipeError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from pipeline.circuits.failures import record_failure, reminders
 from pipeline.circuits.runner import explain
@@ -26,10 +27,18 @@ def conclude(trainer: GrokTrainer) -> bool:
     undrawn = draw_report(run)
     trackers = list(args.report_to or ())
     finish_trackers(trackers, run, tracked_name(recipe), args.project, recipe.options.track_steps)
-    run.manifest.finished = trainer.outcome()
+    run.manifest.finished = _outcome(trainer)
     run.manifest.save(path)
     for line in summary(run).splitlines():
         log.info(line)
     for line in reminders(path):
         log.warning(line)
     return bool(reminders(path) or undrawn)
+
+
+def _outcome(trainer: GrokTrainer) -> dict[str, Any]:
+    """What the manifest says of a finished run: where it ended, how long it was to be, and what was reached."""
+    step, args = trainer.state.global_step, trainer.args
+    ended = {"step": step, "stopped": step < trainer.total_steps}
+    asked = {} if args.max_steps > 0 else {"num_train_epochs": args.num_train_epochs}
+    return {**ended, **asked, "streak": trainer.grok.streak, **trainer.grok.summary()}

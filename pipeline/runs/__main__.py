@@ -18,10 +18,11 @@ from pipeline.circuits.failures import MISTAKES
 from pipeline.config.recipe import read_kept_recipe
 from pipeline.config.trust import HELP, OPTION
 from pipeline.runs.checkpoints import choose_steps, remove, unlisted
+from pipeline.runs.entry import Entry
 from pipeline.runs.folder import check_corpus
 from pipeline.runs.layout import RECIPE
 from pipeline.runs.lock import RunLock
-from pipeline.runs.manifest import MANIFEST, REBUILD, Entry, Manifest
+from pipeline.runs.manifest import MANIFEST, REBUILD, Manifest
 from pipeline.runs.rebuild import rebuild
 from pipeline.runs.verify import verify
 from pipeline.utils.errors import RecipeError

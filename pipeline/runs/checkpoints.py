@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.fields import Parameters, param
-from pipeline.runs.manifest import Entry, Manifest, add, listed_checkpoints, strike_off
+from pipeline.runs.entry import Entry
+from pipeline.runs.manifest import Manifest, add, listed_checkpoints, strike_off
 from pipeline.runs.metrics import METRICS
 from pipeline.utils.drafts import clean, draft_folder, left_behind
 from pipeline.utils.errors import ParameterError
@@ -62,6 +63,11 @@ class KeepSchedule(Parameters):
         for every, until in self.every:
             kept |= set(range(every, min(last if until is None else until, last) + 1, every))
         return kept
+
+
+def step_of(checkpoint: str | Path) -> int:
+    """The step of a `checkpoint-N`, by its name."""
+    return int(str(checkpoint).rpartition("-")[2])
 
 
 def files_of(folder: Path) -> list[str]:

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from pipeline.config.recipe import Recipe
 from pipeline.corpora.store import INDEX, StoredCorpus
+from pipeline.runs.entry import Entry
 from pipeline.runs.folder import read_resolved
 from pipeline.runs.layout import CORPUS, RECIPE
-from pipeline.runs.manifest import Entry, Manifest
+from pipeline.runs.manifest import Manifest
 from pipeline.runs.metrics import METRICS, read_lines
 from pipeline.runs.stages import choose_kept
 from pipeline.utils.errors import ParameterError, RecipeError

@@ -10,18 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.runs.checkpoints import facts_of, files_of, numbered
+from pipeline.runs.entry import Entry, read_entry
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.lock import RunLock
-from pipeline.runs.manifest import (
-    MANIFEST,
-    MOST,
-    Entry,
-    Manifest,
-    ManifestError,
-    NewerManifestError,
-    journals,
-    read_entry,
-)
+from pipeline.runs.manifest import MANIFEST, MOST, Manifest, ManifestError, NewerManifestError, journals
 from pipeline.runs.metrics import METRICS, read_series
 from pipeline.utils.drafts import set_aside
 from pipeline.utils.errors import RecipeError

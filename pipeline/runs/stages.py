@@ -12,10 +12,11 @@ from typing import Any
 from pipeline.config.outside import check_outside
 from pipeline.config.recipe import Recipe, read_recipe
 from pipeline.runs import opening
+from pipeline.runs.entry import Entry
 from pipeline.runs.folder import read_resolved
 from pipeline.runs.grokking import known_gen_step
 from pipeline.runs.layout import RECIPE
-from pipeline.runs.manifest import Entry, Manifest
+from pipeline.runs.manifest import Manifest
 from pipeline.utils.children import end_children, environment_of_child
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.launcher import is_under_launcher

@@ -12,7 +12,7 @@ from pipeline.config.outside import check_outside
 from pipeline.config.recipe import Recipe
 from pipeline.kernels.host import wait_briefly
 from pipeline.runs import forks, opening
-from pipeline.runs.checkpoints import UNIVERSAL
+from pipeline.runs.checkpoints import UNIVERSAL, step_of
 from pipeline.runs.folder import RunFolder, check_corpus
 from pipeline.runs.grokking import PROBE, judged_split
 from pipeline.runs.manifest import Manifest
@@ -125,7 +125,7 @@ def train(trainer: GrokTrainer) -> None:
         for fact in announcement(trainer, checkpoint).splitlines():
             log.info(fact)
     checkpoint, trainer.grok = broadcast_object_list([checkpoint, trainer.grok])
-    if trainer.is_done(checkpoint):
+    if _is_done(trainer, checkpoint):
         trainer.load_weights(checkpoint)
     else:
         trainer.fork = trainer.fork if checkpoint is None else None
@@ -149,6 +149,15 @@ def train(trainer: GrokTrainer) -> None:
     if not is_kept:
         trainer.keep_step(trainer.latest)
         trainer.saving.writer.wait()
+
+
+def _is_done(trainer: GrokTrainer, checkpoint: str | None) -> bool:
+    """Whether a run that stopped at this checkpoint had been trained to its end."""
+    if checkpoint is None:
+        return False
+    options = trainer.recipe.options
+    grokked = options.stop_when == "grokked" and trainer.grok.streak >= options.stop_patience
+    return grokked or step_of(checkpoint) >= trainer.total_steps
 
 
 def measure_all(trainer: GrokTrainer) -> None:

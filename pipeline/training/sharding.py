@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.outside import is_asked, uses_cpu
-from pipeline.runs.checkpoints import UNIVERSAL
+from pipeline.runs.checkpoints import UNIVERSAL, step_of
 from pipeline.utils.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def regrouped(trainer: GrokTrainer, checkpoint: str) -> str:
     """
     if not trainer.is_deepspeed_enabled:
         return checkpoint
-    step = int(checkpoint.rpartition("-")[2])
+    step = step_of(checkpoint)
     folder = Path(checkpoint) / f"global_step{step}"
     shards, now = len(list(folder.glob("*_optim_states.pt"))), trainer.args.world_size
     plugin = trainer.accelerator.state.deepspeed_plugin

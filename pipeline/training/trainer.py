@@ -26,6 +26,7 @@ from pipeline.data.stream import Replayed
 from pipeline.models.loading import load_weights
 from pipeline.optim.base import attach, check_sharding, split
 from pipeline.optim.decay import decayed
+from pipeline.runs.checkpoints import step_of
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.forks import Fork
 from pipeline.runs.grokking import GrokTracker, judged_split
@@ -92,28 +93,14 @@ class GrokTrainer(Trainer):
         updates = -(-len(self.get_train_dataloader()) // self.args.gradient_accumulation_steps)
         return math.ceil(self.args.num_train_epochs * updates)
 
-    def is_done(self, checkpoint: str | None) -> bool:
-        """Whether a run that stopped at this checkpoint had been trained to its end."""
-        if checkpoint is None:
-            return False
-        options = self.recipe.options
-        grokked = options.stop_when == "grokked" and self.grok.streak >= options.stop_patience
-        return grokked or _step_of(checkpoint) >= self.total_steps
-
-    def outcome(self) -> dict[str, Any]:
-        """What the manifest says of a finished run: where it ended, how long it was to be, and what was reached."""
-        ended = {"step": self.state.global_step, "stopped": self.state.global_step < self.total_steps}
-        asked = {} if self.args.max_steps > 0 else {"num_train_epochs": self.args.num_train_epochs}
-        return {**ended, **asked, "streak": self.grok.streak, **self.grok.summary()}
-
     def load_weights(self, checkpoint: str) -> None:
         """The weights of a checkpoint, to be measured and not trained further."""
         self._load_from_checkpoint(checkpoint)
-        self.state.global_step = _step_of(checkpoint)
+        self.state.global_step = step_of(checkpoint)
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         # Going on, the generators' states of the checkpoint take their place, where this process left them there.
-        begin = _step_of(str(resume_from_checkpoint)) if resume_from_checkpoint else 0
+        begin = step_of(resume_from_checkpoint) if resume_from_checkpoint else 0
         seed_dropout(self.args.seed, self.args.process_index, begin)
         self.saving.begin(resume_from_checkpoint)
         try:
@@ -308,7 +295,3 @@ class GrokTrainer(Trainer):
             begin_fork(self.fork, self.optimizer, self.lr_scheduler, lambda: load(checkpoint))
         else:
             super()._load_optimizer_and_scheduler(checkpoint)
-
-
-def _step_of(checkpoint: str) -> int:
-    return int(checkpoint.rpartition("-")[2])

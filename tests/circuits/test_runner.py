@@ -28,8 +28,9 @@ from pipeline.models.gpt2 import Gpt2
 from pipeline.models.loading import load_weights
 from pipeline.report.run_report import write_report
 from pipeline.runs.checkpoints import choose_steps
+from pipeline.runs.entry import Entry
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.manifest import Entry, Manifest
+from pipeline.runs.manifest import Manifest
 from tests.tiny import COMPOSITION, RECIPE, run_here, write_recipe
 
 

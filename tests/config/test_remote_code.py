@@ -15,7 +15,8 @@ from pipeline.config import trust
 from pipeline.hub import __main__ as hub
 from pipeline.runs import __main__ as upkeep
 from pipeline.runs.checkpoints import facts_of, files_of
-from pipeline.runs.manifest import Entry, Manifest
+from pipeline.runs.entry import Entry
+from pipeline.runs.manifest import Manifest
 from pipeline.utils.files import sha256
 from tests.bases import recipe_of
 from tests.hub_server import HubServer

@@ -14,9 +14,10 @@ from pipeline.plots.training import step_marks
 from pipeline.report.__main__ import main
 from pipeline.report.run_report import summary, write_report
 from pipeline.report.summary import outcome, story
+from pipeline.runs.entry import Entry
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import GrokTracker, judged_split, known_gen_step, match_key
-from pipeline.runs.manifest import Entry, Manifest
+from pipeline.runs.manifest import Manifest
 from pipeline.utils.errors import ParameterError
 from tests.tiny import RECIPE, run_here, write_recipe
 from tests.written_runs import COMPOSITION, write_run
