@@ -228,15 +228,18 @@ class FilePairs(Source):
 
     def _ids(self, value: Any) -> list[int]:
         """The token ids of a cell; none where it is neither text that the tokenizer knows nor a list of token ids."""
-        from pipeline.data.tokenizer import encode, unknown_words
+        from pipeline.data.tokenizer import UnknownWordsError, encode
 
         if isinstance(value, list):
             known = 2**31 if self.tokenizer is None else len(self.tokenizer)
             return value if all(type(token) is int and 0 <= token < known for token in value) else []
         if not isinstance(value, str) or self.tokenizer is None:
             return []
-        (ids,) = encode(self.tokenizer, [value], add_special_tokens=False) or [[]]
-        return [] if unknown_words(self.tokenizer, value, ids) else ids
+        try:
+            (ids,) = encode(self.tokenizer, [value], add_special_tokens=False)
+        except UnknownWordsError:
+            return []
+        return ids
 
 
 def corpus_source(recipe: Recipe, stored: StoredCorpus, tokenizer: Path | None = None) -> Source:

@@ -72,22 +72,18 @@ def encode_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answ
             has none for a word.
     """
     from pipeline.data.rows import from_lists
-    from pipeline.data.tokenizer import encode, unknown_words
+    from pipeline.data.tokenizer import UnknownWordsError, encode
 
     heads, tails = list[list[int]](), list[list[int]]()
     for start in range(0, len(prompts), TOGETHER):
         begun = prompts[start : start + TOGETHER]
         texts = [prompt + answer for prompt, answer in zip(begun, answers[start : start + TOGETHER])]
         begun = [prompt.rstrip(" ") for prompt in begun]
-        begun_ids, whole_ids = encode(tokenizer, begun), encode(tokenizer, texts)
-        if begun_ids is None or whole_ids is None:
-            text = next(text for text in texts if encode(tokenizer, [text]) is None)
-            raise ParameterError("model.templates", f"{text!r} has words that the model has no tokens for")
-        for prompt, text, head, whole in zip(begun, texts, begun_ids, whole_ids):
-            if lacking := unknown_words(tokenizer, text, whole):
-                raise ParameterError(
-                    "model.templates", f"{text!r} has words that the model has no tokens for: {', '.join(lacking[:5])}"
-                )
+        try:
+            wholes, heads_ids = encode(tokenizer, texts), encode(tokenizer, begun)
+        except UnknownWordsError as error:
+            raise ParameterError("model.templates", str(error)) from None
+        for prompt, head, whole in zip(begun, heads_ids, wholes):
             if not head:
                 raise ParameterError("model.templates", "a prompt has no text before its answer")
             if whole[: len(head)] != head or len(whole) == len(head):

@@ -84,23 +84,20 @@ class Texts(Parameters):
         Raises:
             ParameterError: as `documents`, and when the tokenizer has no tokens for a word.
         """
-        from pipeline.data.tokenizer import encode, unknown_words
+        from pipeline.data.tokenizer import UnknownWordsError, encode
 
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         first, passed = place
         documents = self.documents(first)
         while some := list(itertools.islice(documents, TOGETHER)):
-            encoded = encode(tokenizer, [text for _, text in some])
-            if encoded is None:
-                text = next(text for _, text in some if encode(tokenizer, [text]) is None)
+            try:
+                rows = encode(tokenizer, [text for _, text in some])
+            except UnknownWordsError as error:
+                words = ", ".join(error.words[:5])
                 raise ParameterError(
-                    "source", f"{self.source} has words that the model has no tokens for, in {text!r:.80}"
-                )
-            for (number, text), ids in zip(some, encoded):
-                if lacking := unknown_words(tokenizer, text, ids):
-                    raise ParameterError(
-                        "source", f"{self.source} has words that the model has no tokens for: {', '.join(lacking[:5])}"
-                    )
+                    "source", f"{self.source} has words that the model has no tokens for: {words}"
+                ) from None
+            for (number, _), ids in zip(some, rows):
                 yield number, [*ids, *end][passed if number == first else 0 :]
 
     def blocks(self, tokenizer: PreTrainedTokenizerBase, count: int) -> Any:

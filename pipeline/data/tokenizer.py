@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -14,7 +15,7 @@ def build_tokenizer(tokens: Sequence[str], separator: str) -> PreTrainedTokenize
     """The tokenizer whose ids are the places of `tokens`; text is read with or without spaces between tokens.
 
     A word outside the vocabulary becomes padding, which no example shows: libraries try a tokenizer on words of their
-    own before they use it. What reads text here refuses such words (`unknown_words`).
+    own before they use it. What reads text here refuses such words (`encode`).
     """
     model = models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=PAD)
     tokenizer = Tokenizer(model)
@@ -34,23 +35,46 @@ def build_tokenizer(tokens: Sequence[str], separator: str) -> PreTrainedTokenize
     )
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: bool) -> list[list[int]] | None:
-    """The token ids of each text; None where one has a word that the tokenizer has no token for, not even unknown."""
-    if not texts:
-        return []
-    if any(_is_half(text) for text in texts):
-        return None
+class UnknownWordsError(ValueError):
+    """A text has words that a tokenizer has no tokens for."""
+
+    def __init__(self, text: str, words: Sequence[str]):
+        super().__init__(f"{text!r:.80} has words that the model has no tokens for: {', '.join(words[:5])}")
+        self.words = words
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: bool) -> list[list[int]]:
+    """The token ids of each text; `options` are the tokenizer's.
+
+    Raises:
+        UnknownWordsError: at the first text with a word that the tokenizer has no token for.
+    """
+    rows = _rows(tokenizer, texts, options)
+    for place, text in enumerate(texts):
+        if rows is None:
+            words = dict.fromkeys(text.split())
+            lacking = [ascii(word) for word in words if _rows(tokenizer, [word], options) is None]
+        else:
+            lacking = unknown_words(tokenizer, text, rows[place])
+        if lacking:
+            raise UnknownWordsError(text, lacking)
+    if rows is None:  # none of the words alone is unknown
+        raise UnknownWordsError(" ".join(texts), [ascii(text) for text in texts])
+    return rows
+
+
+def _rows(tokenizer: Any, texts: Sequence[str], options: Mapping[str, bool]) -> list[list[int]] | None:
+    """The token ids of each text; None where a word has no token, and the tokenizer none for unknown words."""
     try:
-        return tokenizer(list(texts), **options)["input_ids"]
+        for text in texts:
+            text.encode()  # half of a surrogate pair, which JSON can write, is a TypeError to the library
+        return tokenizer(list(texts), **options)["input_ids"] if texts else []
+    except UnicodeEncodeError:
+        return None
     except Exception as error:
-        if type(error) is not Exception:  # the library raises the bare class for such a word, and nothing else so
+        if type(error) is not Exception:  # the library raises the bare class for such a word, and for nothing else
             raise
         return None
-
-
-def _is_half(text: str) -> bool:
-    """Whether a text has half of a surrogate pair, which JSON can write and no tokenizer takes."""
-    return any("\ud800" <= sign <= "\udfff" for sign in text)
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[str]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pipeline.data.templates import encode_rows
 from pipeline.data.text import Texts
-from pipeline.data.tokenizer import encode
+from pipeline.data.tokenizer import UnknownWordsError, encode
 from pipeline.data.words import without_template
 from pipeline.utils.errors import ParameterError
 from tests.bases import END, recipe_of, sentences
@@ -30,10 +30,13 @@ def test_a_word_that_a_tokenizer_has_nothing_for_is_one_line(tmp_path: Path) -> 
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words)
     assert encode(tokenizer, ["the cat", "cat"]) == [[0, 1], [1]] and encode(tokenizer, []) == []
-    assert encode(tokenizer, ["the cat", "the dog"]) is None and encode(tokenizer, ["\ud800"]) is None
+    for text, word in {"the dog": "'dog'", "the \ud800": r"'\ud800'"}.items():
+        with pytest.raises(UnknownWordsError) as caught:
+            encode(tokenizer, ["the cat", text])
+        assert caught.value.words == [word]
     path = tmp_path / "text.txt"
     path.write_text("the cat\nthe dog\n")
-    with pytest.raises(ParameterError, match=r"source.*no tokens for, in 'the dog'"):
+    with pytest.raises(ParameterError, match=r"source.*no tokens for: 'dog'"):
         list(Texts(str(path)).tokens(tokenizer))
     with pytest.raises(ParameterError, match=r"model.templates.*'the dog' has words that the model has no tokens for"):
         encode_rows(tokenizer, ["the"], [" dog"])
