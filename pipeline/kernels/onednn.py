@@ -50,7 +50,8 @@ def _multiplies() -> bool:
     try:
         ready = torch.ops.mkldnn._reorder_linear_weight(right, None)
         found = multiply(left, right), multiply(left, ready)
-    except (AttributeError, RuntimeError):  # the private names are gone, or take other arguments in this torch
+    # The private names are gone from this torch, or take other arguments: a RuntimeError in C++, a TypeError in Python.
+    except (AttributeError, RuntimeError, TypeError):
         return False
     return all(torch.allclose(product, left @ right.T) for product in found)
 
