@@ -35,6 +35,9 @@ def build_tokenizer(tokens: Sequence[str], separator: str) -> PreTrainedTokenize
     )
 
 
+NOBODY_S = "\ue000"  # a character of the area for private use, which no vocabulary has
+
+
 class UnknownWordsError(ValueError):
     """A text has words that a tokenizer has no tokens for."""
 
@@ -79,10 +82,18 @@ def _rows(tokenizer: Any, texts: Sequence[str], options: Mapping[str, bool]) -> 
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[str]:
     """The words of a text that a tokenizer has no tokens for, given the ids that it made of the text."""
-    unknown = tokenizer.unk_token_id
+    unknown, words = tokenizer.unk_token_id, dict.fromkeys(text.split())
+
+    def of(part: str) -> list[int] | None:
+        rows = _rows(tokenizer, [part], {"add_special_tokens": False})
+        return rows[0] if rows else None
+
+    if unknown is None:
+        # Byte pairs over characters leave out those that they do not know: how many there are then makes no difference.
+        if of(NOBODY_S) != of(2 * NOBODY_S):
+            return []
+        return [word for word in words if any(of(word) == of(word.replace(sign, "")) for sign in set(word))]
     # GPT-2's unknown token is its end of text, and no word is unknown to it.
-    if unknown is None or unknown == tokenizer.eos_token_id or unknown not in ids:
+    if unknown == tokenizer.eos_token_id or unknown not in ids:
         return []
-    words = dict.fromkeys(text.split())
-    found = [word for word in words if unknown in tokenizer(word, add_special_tokens=False)["input_ids"]]
-    return found or [tokenizer.unk_token]
+    return [word for word in words if unknown in (of(word) or ())] or [tokenizer.unk_token]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
 import pytest
@@ -41,6 +42,20 @@ def test_a_word_that_a_tokenizer_has_nothing_for_is_one_line(tmp_path: Path) -> 
     with pytest.raises(ParameterError, match=r"model.templates.*'the dog' has words that the model has no tokens for"):
         encode_rows(tokenizer, ["the"], [" dog"])
     without_template(tokenizer)
+
+
+@pytest.mark.parametrize("before", [None, pre_tokenizers.Metaspace()])
+def test_characters_that_a_tokenizer_leaves_out_are_one_line(before: Any, tmp_path: Path) -> None:
+    pairs = Tokenizer(models.BPE({"a": 0, "b": 1, "\u2581": 2}, []))
+    if before:
+        pairs.pre_tokenizer = before
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=pairs)
+    assert tokenizer("abc")["input_ids"] == tokenizer("ab")["input_ids"]  # in silence
+    assert encode(tokenizer, ["ab", "aab"]) == [tokenizer(text)["input_ids"] for text in ("ab", "aab")]
+    path = tmp_path / "text.txt"
+    path.write_text("ab\nabc\n")
+    with pytest.raises(ParameterError, match=r"no tokens for: abc$"):
+        list(Texts(str(path)).tokens(tokenizer))
 
 
 def write(folder: Path, **files: str | bytes) -> Path:
