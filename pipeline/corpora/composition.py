@@ -1,7 +1,8 @@
 """Two-hop composition over a random knowledge graph: (h, r1) -> b and (b, r2) -> t, so (h, r1, r2) -> t.
 
 Wang et al. 2024, "Grokked Transformers are Implicit Reasoners" (arXiv 2405.15071), sections 2 and 3; two-token entities
-after their appendix C.
+after their appendix C. Identity rows after Lin et al. 2025 (arXiv 2509.24653), one position for all answers after Kohli
+et al. 2026 (arXiv 2604.07822), wrong bridges and tails after TCotMechanism (arXiv 2502.04667).
 """
 
 from __future__ import annotations
@@ -45,13 +46,14 @@ class Composition(Corpus):
 
     A share `ood_fraction` of the atomic facts never takes part in a trained composition. Splits: `train` (all atomic
     facts and ratio x |ID atomic| inferred ones), `id` (unseen compositions of ID facts), `ood` (compositions of two OOD
-    facts), and the probes of training data `train_inferred`, `id_atomic`, `ood_atomic`.
+    facts), and the probes of training data `train_inferred`, `id_atomic`, `ood_atomic` and `identity`, where there are
+    such rows.
     """
 
     num_entities: int = param(2000, "|E|, the entities", ge=2)
     num_relations: int = param(200, "|R|, the relations", ge=1)
     out_degree: int = param(20, "atomic facts per head entity, each with another relation", ge=1)
-    ratio: float = param(9.0, "phi: trained inferred facts per ID atomic fact", gt=0)
+    ratio: float = param(9.0, "phi: trained inferred facts per ID atomic fact; 0: none is trained", ge=0)
     ood_fraction: float = param(0.05, "share of atomic facts that no trained composition uses", gt=0, lt=1)
     iid_fraction: float = param(0.005, "share of compositions of ID facts held out as `id`", gt=0, lt=1)
     probe_cap: int = param(3000, "most examples in a split other than `train`", ge=1)
@@ -60,6 +62,14 @@ class Composition(Corpus):
     )
     bridge: Literal["silent", "said"] = param(
         "silent", "said: the answer of an inferred fact is its bridge entity and then its tail (b t, in place of t)"
+    )
+    wrong_bridges: float = param(
+        0.0, "share of trained inferred facts whose bridge is another entity, where it is said", ge=0, le=1
+    )
+    wrong_tails: float = param(0.0, "share of trained inferred facts whose tail is another entity", ge=0, le=1)
+    identity: float = param(0.0, "share of entities e of which a row e -> e is trained", ge=0, le=1)
+    one_position: bool = param(
+        False, "fill shorter prompts with <mask>, so that all are answered at one position, and end no answer with </a>"
     )
     seed: int = param(0, "of the graph and the splits", ge=0)
 
@@ -77,6 +87,10 @@ class Composition(Corpus):
             raise ParameterError(
                 "token_multiplicity", f"{multiplicity} is > {most} or does not divide num_entities, {self.num_entities}"
             )
+        if self.wrong_bridges and self.bridge == "silent":
+            raise ParameterError("wrong_bridges", f"{self.wrong_bridges:g} of bridges that are not said; bridge: said")
+        if self.identity and not self._num_identity:
+            raise ParameterError("identity", f"{self.identity:g} of {self.num_entities:,} entities is none")
         atomic, ood = self.num_entities * self.out_degree, self._num_ood
         if not 0 < ood < atomic:
             raise ParameterError("ood_fraction", f"{self.ood_fraction:g} of {atomic:,} atomic facts makes {ood:,} OOD")
@@ -84,6 +98,10 @@ class Composition(Corpus):
     @property
     def _num_ood(self) -> int:
         return round(self.ood_fraction * self.num_entities * self.out_degree)
+
+    @property
+    def _num_identity(self) -> int:
+        return round(self.identity * self.num_entities)
 
     @property
     def _names(self) -> int:
@@ -99,8 +117,8 @@ class Composition(Corpus):
 
     def places(self, length: int) -> list[str]:
         head = ["first", "last"] if self.token_multiplicity else ["h"]
-        relations = ["r"] if length == len(head) + 1 else ["r1", "r2"]
-        return [*head, *relations] if length == len(head) + len(relations) else super().places(length)
+        relations = {0: [], 1: ["r"], 2: ["r1", "r2"]}.get(length - len(head))
+        return super().places(length) if relations is None else [*head, *relations]
 
     @functools.cached_property
     def graph(self) -> FactGraph:
@@ -125,7 +143,8 @@ class Composition(Corpus):
 
         Heads, relations and tails are those of the atomic facts that trained compositions use.
         """
-        if self.token_multiplicity or self.bridge == "said" or examples.prompts.shape[1] != 3:
+        is_composed = examples.prompts.shape[1] == 3 and (examples.notes["bridge"] >= 0).all()
+        if self.token_multiplicity or self.bridge == "said" or not is_composed:
             return None
         table, none = self._trained_tail, self.num_entities
         head, first, second = examples.prompts.T - np.array([[0], [none], [none]])
@@ -164,16 +183,25 @@ class Composition(Corpus):
         atomic = {name: self._atomic(np.flatnonzero(graph.ood == ood), name) for name, ood in ATOMIC.items()}
         held_out = {"id": inferred(iid, "test_inferred_iid"), "ood": inferred(both_ood, "test_inferred_ood")}
         probes = {name: [sample_examples(part, self.probe_cap, draws)] for name, part in (held_out | atomic).items()}
-        # Their own draws, so that every ratio has the same graph and the same probes.
-        draws = Draws(self.seed, "composition train")
-        wanted = trained_count(self.ratio, len(atomic["id_atomic"]), len(pool))
-        trained = inferred(pool[draws.choose(len(pool), wanted)], "train_inferred")
-        train = (*atomic.values(), trained)
-        return {
-            "train": (block for part in train for block in chunks(part)),
-            **probes,
-            "train_inferred": [sample_examples(trained, self.probe_cap, draws)],
-        }
+        told = dict(atomic)
+        if self.identity:
+            entities = Draws(self.seed, "composition identity").choose(self.num_entities, self._num_identity)
+            told["identity"] = self._facts(entities, [], entities, "identity")
+            probes["identity"] = [sample_examples(told["identity"], self.probe_cap, draws)]
+        if self.ratio:
+            # Their own draws, so that every ratio has the same graph and the same probes.
+            draws = Draws(self.seed, "composition train")
+            wanted = trained_count(self.ratio, len(atomic["id_atomic"]), len(pool))
+            told["train_inferred"] = trained = inferred(pool[draws.choose(len(pool), wanted)], "train_inferred")
+            probes["train_inferred"] = [sample_examples(trained, self.probe_cap, draws)]
+        return {"train": (block for part in told.values() for block in chunks(part)), **probes}
+
+    def _spoilt(self, entities: Numbers, share: float, what: str) -> Numbers:
+        """The entities, a share of them replaced by any other one."""
+        draws = Draws(self.seed, f"composition wrong {what}")
+        is_wrong = draws.uniform(len(entities)) < share
+        other = (entities + 1 + draws.below(self.num_entities - 1, len(entities))) % self.num_entities
+        return np.where(is_wrong, other, entities)
 
     @functools.cached_property
     def _entity_tokens(self) -> Ids:
@@ -183,34 +211,55 @@ class Composition(Corpus):
         pairs = Draws(self.seed, "composition names").choose(self._names**2, self.num_entities)
         return columns(pairs // self._names, self._names + pairs % self._names)
 
-    def _facts(self, head: Numbers, relations: list[Numbers], tail: Numbers, kind: str, bridge: Numbers) -> Examples:
+    def _facts(
+        self,
+        head: Numbers,
+        relations: list[Numbers],
+        tail: Numbers,
+        kind: str,
+        bridge: Numbers | None = None,
+        said: Numbers | None = None,
+    ) -> Examples:
+        """Facts in tokens; `said` is the bridge as the answer of a composition says it. Without one the note is -1."""
         first_relation = 2 * self._names if self.token_multiplicity else self.num_entities
-        end = np.full(len(head), first_relation + self.num_relations + SPECIALS.index("</a>"))
+        mask, end = (
+            np.full((len(head), 1), first_relation + self.num_relations + SPECIALS.index(word))
+            for word in ("<mask>", "</a>")
+        )
         prompts: list[npt.NDArray[Any]] = [self._entity_tokens[head]]
         prompts += [relation[:, None] + first_relation for relation in relations]
-        answers = [self._entity_tokens[tail], end[:, None]]
+        answers = [self._entity_tokens[tail]]
+        if self.one_position:
+            prompts += [mask] * (2 - len(relations))
+        else:
+            answers.append(end)
         if self.bridge == "said" and len(relations) == 2:
-            answers.insert(0, self._entity_tokens[bridge])
-        last_tokens = self._entity_tokens[bridge, -1]
+            answers.insert(0, self._entity_tokens[said])
+        notes = np.full(len(head), -1) if bridge is None else self._entity_tokens[bridge, -1]
         return Examples(
             np.concatenate(prompts, axis=1, dtype=np.int32),
             np.concatenate(answers, axis=1, dtype=np.int32),
             kind,
-            {"bridge": np.where(bridge < 0, -1, last_tokens).astype(np.int32)},
+            {"bridge": notes.astype(np.int32)},
         )
 
     def _atomic(self, edges: Numbers, kind: str) -> Examples:
-        """(h, r) -> t; the bridge of a fact with one hop is -1."""
-        no_bridge = np.full(len(edges), -1)
-        return self._facts(
-            edges // self.out_degree, [self.graph.relation[edges]], self.graph.tail[edges], kind, no_bridge
-        )
+        """(h, r) -> t."""
+        graph = self.graph
+        return self._facts(edges // self.out_degree, [graph.relation[edges]], graph.tail[edges], kind)
 
     def _inferred(self, first: Numbers, second: Numbers, kind: str) -> Examples:
         """(h, r1, r2) -> t; the bridge is the entity between, by its last token."""
         graph = self.graph
         relations = [graph.relation[first], graph.relation[second]]
-        return self._facts(first // self.out_degree, relations, graph.tail[second], kind, graph.tail[first])
+        bridge, tail = graph.tail[first], graph.tail[second]
+        said = bridge
+        if kind == "train_inferred":
+            said, tail = (
+                self._spoilt(said, self.wrong_bridges, "bridges"),
+                self._spoilt(tail, self.wrong_tails, "tails"),
+            )
+        return self._facts(first // self.out_degree, relations, tail, kind, bridge, said)
 
 
 ATOMIC = {"id_atomic": False, "ood_atomic": True}  # split -> whether its facts are OOD

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.store import build
+from pipeline.utils.draws import Draws
 from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import facts
 
@@ -164,6 +165,9 @@ def test_vocabulary_is_the_published_one() -> None:
         ({"token_multiplicity": 30}, "token_multiplicity"),
         ({"token_multiplicity": 50}, "token_multiplicity"),
         ({"probe_cap": 0}, "probe_cap"),
+        ({"wrong_bridges": 0.1}, "wrong_bridges"),
+        ({"wrong_tails": 1.1}, "wrong_tails"),
+        ({"identity": 1e-9}, "identity"),
     ],
 )
 def test_impossible_parameters_are_named(parameters: dict[str, float], key: str) -> None:
@@ -187,3 +191,73 @@ def test_the_bridge_is_said_before_the_tail_and_nothing_else_changes() -> None:
                 hops = [relation - 40 for relation in relations]
                 bridge = tails[head, hops[0]]
                 assert answer == ([bridge, end] if len(hops) == 1 else [bridge, tails[bridge, hops[1]], end])
+
+
+GRAPH = {"num_entities": 40, "num_relations": 6, "out_degree": 4, "ratio": 2.0, "ood_fraction": 0.2}
+
+
+@pytest.mark.parametrize("multiplicity", [None, 4])
+def test_identity_rows_lead_from_entities_to_themselves_and_nothing_else_changes(multiplicity: int | None) -> None:
+    plain, wider = (Composition(**GRAPH, token_multiplicity=multiplicity, identity=share) for share in (0.0, 0.5))
+    before, after = ({split: facts(stored, split) for split in stored.sizes} for stored in (build(plain), build(wider)))
+    rows = [fact for fact in after["train"] if fact.type == "identity"]
+    names = {fact.prompt[:-1] for fact in after["train"] if fact.type == "id_atomic"}
+    assert len({fact.prompt for fact in rows}) == len(rows) == 20
+    assert all(fact.answer == (*fact.prompt, "</a>") and fact.prompt in names for fact in rows)
+    assert sorted(fact.prompt for fact in after.pop("identity")) == sorted(fact.prompt for fact in rows)
+    after["train"] = [fact for fact in after["train"] if fact.type != "identity"]
+    assert before == after
+
+
+def test_without_a_ratio_no_composition_is_trained_and_both_kinds_are_held_out() -> None:
+    stored = build(Composition(**{**GRAPH, "ratio": 0.0}, identity=1.0))
+    assert set(stored.sizes) == {"train", "id", "ood", "id_atomic", "ood_atomic", "identity"}
+    assert stored.sizes["train"] == 40 * 4 + 40
+    assert {len(fact.prompt) for fact in facts(stored, "train")} == {1, 2}
+    other = build(Composition(**GRAPH))
+    assert all(facts(stored, split) == facts(other, split) for split in ("id", "ood"))
+
+
+@pytest.mark.parametrize("bridge", ["silent", "said"])
+def test_with_one_position_every_prompt_is_as_long_as_a_composition(bridge: str) -> None:
+    values = {**GRAPH, "bridge": bridge, "identity": 1.0}
+    stored, plain = build(Composition(**values, one_position=True)), build(Composition(**values))
+    assert stored.sizes == plain.sizes
+    for split in stored.sizes:
+        for fact, other in zip(facts(stored, split), facts(plain, split)):
+            assert fact.prompt == (*other.prompt, *["<mask>"] * (3 - len(other.prompt)))
+            assert (*fact.answer, "</a>") == other.answer and fact.type == other.type and fact.notes == other.notes
+
+
+@pytest.mark.parametrize("multiplicity", [None, 10])
+def test_wrong_bridges_and_tails_come_at_their_rates_in_trained_compositions_alone(multiplicity: int | None) -> None:
+    sizes = {"num_entities": 100, "num_relations": 20, "ratio": 9.0, "token_multiplicity": multiplicity}
+    right = Composition(**sizes, bridge="said")
+    spoilt = Composition(**sizes, bridge="said", wrong_bridges=0.1, wrong_tails=0.4)
+    width = 2 if multiplicity else 1
+    entities = {fact.prompt[:-1] for fact in facts(build(right), "train") if fact.type == "id_atomic"}
+    counts = {"bridges": 0, "tails": 0, "both": 0}
+    for fact, other in zip(facts(build(spoilt), "train"), facts(build(right), "train")):
+        assert fact.prompt == other.prompt and fact.notes == other.notes
+        if fact.type != "train_inferred":
+            assert fact == other
+            continue
+        assert fact.answer[-1] == "</a>"
+        wrong = [fact.answer[i : i + width] != other.answer[i : i + width] for i in (0, width)]
+        assert {fact.answer[:width], fact.answer[width:-1]} <= entities
+        counts["bridges"] += wrong[0]
+        counts["tails"] += wrong[1]
+        counts["both"] += all(wrong)
+    n = 17_100
+    for what, share in {"bridges": 0.1, "tails": 0.4, "both": 0.04}.items():
+        assert abs(counts[what] - share * n) < 5 * math.sqrt(share * n)
+    held_out = [split for split in build(right).sizes if split not in ("train", "train_inferred")]
+    assert all(facts(build(spoilt), split) == facts(build(right), split) for split in held_out)
+
+
+def test_a_fact_that_is_filled_up_is_corrupted_by_no_rule_of_compositions() -> None:
+    corpus = Composition(**GRAPH, one_position=True)
+    splits = corpus.splits()
+    (atomic,), (composed,) = splits["id_atomic"], splits["id"]
+    assert corpus.corrupt(atomic, 2, Draws(0, "test")) is None
+    assert corpus.corrupt(composed, 2, Draws(0, "test")) is not None
