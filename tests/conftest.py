@@ -14,6 +14,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.hub_server import Hub, HubServer
+    from tests.slurm_cluster import Cluster
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -62,6 +63,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = write_recipe(tmp_path_factory.mktemp("finished"), SHORT)
     assert run_here(recipe) == 0
     return recipe
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Slurm of two nodes."""
+    from tests.slurm_cluster import Cluster
+
+    cluster = Cluster()
+    try:
+        print(f"Slurm: installed in {cluster.install():.1f} s, two nodes idle after {cluster.start():.1f} s")
+        yield cluster
+    finally:
+        cluster.stop()
 
 
 @pytest.fixture

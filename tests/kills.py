@@ -130,20 +130,28 @@ def join(processes: list[ForkServerProcess], seconds: float = 300) -> list[int |
     return [process.exitcode for process in processes]
 
 
-def differences(run: Path, straight: Path) -> list[str]:
-    """What a run that was killed has otherwise than one that was not."""
+def differences(run: Path, straight: Path, end: int | None = None) -> list[str]:
+    """What a run that was killed has otherwise than one that was not.
+
+    `end` is the run's last step where it is longer than the straight one, to whose last step it is then compared.
+    """
     found = [f"{path}: {damage}" for path, damage in verify(run) if damage]
     found += [f"{path} is left" for path in run.rglob("*") if ".draft" in path.name or path.name == "lock.json"]
     ours, theirs = Manifest.load(run), Manifest.load(straight)
+    last = max(theirs.resumable)
     # The one before the last may be of the step in which a SIGTERM came.
-    if ours.kept.keys() != theirs.kept.keys() or max(ours.resumable) != max(theirs.resumable):
+    if {step for step in ours.kept if step <= last} != set(theirs.kept) or max(ours.resumable) != (end or last):
         found.append(f"other steps: {sorted(ours.kept)}, {sorted(ours.resumable)}")
     for entry in theirs.kept.values():
         one, other = (load_file(folder / entry.path / "model.safetensors") for folder in (run, straight))
         if one.keys() != other.keys() or not all(one[key].equal(other[key]) for key in one):
             found.append(f"{entry.path} has other weights")
     curves = [
-        [(line["step"], line["eval_id_loss"]) for line in read_history(folder) if "eval_id_loss" in line]
+        [
+            (line["step"], line["eval_id_loss"])
+            for line in read_history(folder)
+            if "eval_id_loss" in line and line["step"] <= last
+        ]
         for folder in (run, straight)
     ]
     # A run that was stopped after a step has not evaluated it for that; what it measured is the same.

@@ -185,30 +185,24 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path: Path, capsys: 
 
 @pytest.mark.slurm
 def test_a_sweep_as_a_slurm_array(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster = Cluster()
-    cluster.install()
-    cluster.start()
-    try:
-        monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
-        output, recipe = tmp_path / "out", write_recipe(tmp_path)
-        words = [str(recipe), "--seed", "0,1,2", "--max_steps", "4", "--output_dir", str(output)]
-        assert main([*words, "--slurm", "--no-such-option"]) == 2
-        assert "no-such-option" in capsys.readouterr().err
-        assert main([*words, "--slurm", "--ntasks=1", "--jobs", "2"]) == 0
-        assert "submitted as job" in capsys.readouterr().out
-        deadline = time.monotonic() + 400
-        while not (output / "report.html").exists():
-            logs = [path.read_text() for path in output.glob("slurm-*")]
-            assert time.monotonic() < deadline, logs
-            time.sleep(1)
-        assert "3 runs over seed" in (output / "report.html").read_text()
-        # What is finished is not submitted again.
-        assert main([*words, "--slurm", "--ntasks=1"]) == 0
-        assert "submitted" not in capsys.readouterr().out
-    finally:
-        cluster.stop()
+    monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+    output, recipe = tmp_path / "out", write_recipe(tmp_path)
+    words = [str(recipe), "--seed", "0,1,2", "--max_steps", "4", "--output_dir", str(output)]
+    assert main([*words, "--slurm", "--no-such-option"]) == 2
+    assert "no-such-option" in capsys.readouterr().err
+    assert main([*words, "--slurm", "--ntasks=1", "--jobs", "2"]) == 0
+    assert "submitted as job" in capsys.readouterr().out
+    deadline = time.monotonic() + 400
+    while not (output / "report.html").exists():
+        logs = [path.read_text() for path in output.glob("slurm-*")]
+        assert time.monotonic() < deadline, logs
+        time.sleep(1)
+    assert "3 runs over seed" in (output / "report.html").read_text()
+    # What is finished is not submitted again.
+    assert main([*words, "--slurm", "--ntasks=1"]) == 0
+    assert "submitted" not in capsys.readouterr().out
 
 
 def test_without_slurm_it_says_so(
