@@ -6,8 +6,8 @@ python -m pipeline.run --help
 
 from __future__ import annotations
 
+import os
 import sys
-import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -19,15 +19,13 @@ from pipeline.config import help
 from pipeline.config.outside import read_here
 from pipeline.config.recipe import Recipe
 from pipeline.runs import forks, opening, stages
-from pipeline.runs.lock import LOCK, RunLock
+from pipeline.runs.lock import RunLock
 from pipeline.utils import launcher
-from pipeline.utils.drafts import clean, left_behind
-from pipeline.utils.errors import ParameterError, RecipeError
-from pipeline.utils.files import DiskError, writing
-from pipeline.utils.signals import REQUEST, SAVED, Stopped, stop_signals
+from pipeline.utils.errors import ParameterError
+from pipeline.utils.exit_status import MISTAKE, exit_status
+from pipeline.utils.files import writing
+from pipeline.utils.signals import REQUEST, SAVED, stop_signals
 from pipeline.utils.terminal import run_command
-
-MISTAKE = 2  # exit status
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,45 +36,16 @@ def main(argv: list[str] | None = None) -> int:
     signal. Launchers make a 1 of them all: the first process also writes the status to the file that GROKLAB_STATUS
     names.
     """
-    launcher.quiet_torch()
-    launcher.end_with_parent()
-    status = _main(sys.argv[1:] if argv is None else argv)
-    launcher.tell_status(status)
-    if status == MISTAKE and launcher.speaks():
-        launcher.end_launcher()
-    return status
+    words = sys.argv[1:] if argv is None else argv
+    return exit_status(lambda: _answer(words))
 
 
-def _main(argv: list[str]) -> int:
-    try:
-        if help.wants_help(argv):
-            print(help.help_text(argv))
-            return 0 if argv else MISTAKE
-        with stop_signals(is_bound=launcher.processes().world > 1):
-            return run(_read(argv))
-    except RecipeError as error:
-        if not launcher.speaks():
-            time.sleep(launcher.LAST_WORDS)  # in which the launcher ends it, where another one has found the same
-        print(error, file=sys.stderr)
-        return MISTAKE
-    except Stopped as stop:
-        if launcher.is_first():
-            print(f"\nstopped by {stop.name}; the same command goes on from the last checkpoint", file=sys.stderr)
-        return stop.status
-    except DiskError as error:
-        print(f"{error}; nothing that was saved is lost, and the same command goes on from there", file=sys.stderr)
-        return 1
-    except RuntimeError:
-        if launcher.speaks() or not launcher.is_ended():
-            raise
-        return 1  # another process of this machine has said why
-
-
-def _read(argv: list[str]) -> Recipe:
-    path, overrides = help.split_words(argv)
-    if path is None:
-        raise RecipeError("command line", "no recipe; name one, such as recipes/quickstart.yaml")
-    return read_here(path, overrides)
+def _answer(words: list[str]) -> int:
+    if help.wants_help(words):
+        print(help.help_text(words))
+        return 0 if words else MISTAKE
+    with stop_signals(is_bound=launcher.processes().world > 1):
+        return run(read_here(*help.split_words(words)))
 
 
 def run(recipe: Recipe) -> int:
@@ -84,30 +53,37 @@ def run(recipe: Recipe) -> int:
     if status := stages.train_earlier(recipe):
         return status
     recipe = forks.pinned(stages.on_step(recipe))
-    manifest = opening.open_run(recipe)
-    if opening.is_finished(recipe, manifest):
-        return _finished(recipe)
-    opening.check_streams(recipe.output_dir, manifest)
+    if not opening.is_finished(recipe, opening.open_run(recipe)):
+        is_one_of_many = launcher.WAITS in os.environ
+        lock = RunLock(recipe.output_dir, lost=launcher.end_at_once, waits=is_one_of_many)
+        with lock if launcher.is_first() else nullcontext(), writing(recipe.output_dir):
+            manifest = opening.open_run(recipe)  # as the one has left it that this one has waited for
+            if not opening.is_finished(recipe, manifest):
+                opening.check_streams(recipe.output_dir, manifest)
+                return _train(recipe)
+    return _finished(recipe)
+
+
+def _train(recipe: Recipe) -> int:
+    """Trains to the last step, or to a signal; then measures, reports and publishes."""
     from pipeline.hub.push import publish
     from pipeline.report.conclusion import conclude
     from pipeline.training.announcement import ending
     from pipeline.training.session import leave_group, measure_all, prepare, train
 
-    lock = RunLock(recipe.output_dir, lost=launcher.end_at_once) if launcher.is_first() else nullcontext()
-    with lock, writing(recipe.output_dir):
-        try:
-            trainer = prepare(recipe)
-            train(trainer)
-        except ParameterError as error:
-            raise recipe.located(error) from None
-        if trainer.saving.failure or trainer.stopped_by:
-            leave_group(trainer)
-            if launcher.is_first():
-                print(ending(trainer), file=sys.stderr)
-            return 1 if trainer.saving.failure else SAVED
-        measure_all(trainer)
-        failed = conclude(trainer) if trainer.is_world_process_zero() else False
-        return max(publish(recipe), int(failed))
+    try:
+        trainer = prepare(recipe)
+        train(trainer)
+    except ParameterError as error:
+        raise recipe.located(error) from None
+    if trainer.saving.failure or trainer.stopped_by:
+        leave_group(trainer)
+        if launcher.is_first():
+            print(ending(trainer), file=sys.stderr)
+        return 1 if trainer.saving.failure else SAVED
+    measure_all(trainer)
+    failed = conclude(trainer) if trainer.is_world_process_zero() else False
+    return max(publish(recipe), int(failed))
 
 
 def _finished(recipe: Recipe) -> int:
@@ -115,9 +91,8 @@ def _finished(recipe: Recipe) -> int:
     from pipeline.hub.push import publish
 
     path = recipe.output_dir
-    if launcher.is_first() and ((path / LOCK).exists() or any(left_behind(path, is_owner=False))):
-        with RunLock(path):  # of a process that was killed after its last word; or it is still there
-            clean(path, is_owner=True)
+    if launcher.is_first():
+        opening.clean_finished(path)
     print(f"{path} is finished; its report is {path / 'report.html'}")
     REQUEST.release()
     print("".join(f"{line}\n" for line in reminders(path)), end="")

@@ -44,13 +44,13 @@ def points_of(claim: Claim, folder: Path) -> Points:
             words = [f"--{key}={value}" for key, value in {**overrides, "seed": str(seed)}.items()]
             words += [f"--output_dir={folder / name}", f"--run_name={room_name(claim)} {arm} seed {seed}"]
             recipe = read_here(recipe_path(claim), words)
-            found[arm].append(Point(name, recipe, words))
+            found[arm].append(Point(name, recipe))
     return found
 
 
 def run_missing(claim: Claim, points: Points, jobs: int) -> int:
     """Trains what is not finished, `jobs` runs at a time; returns the exit status, as a sweep's."""
-    return run_all([point for arm in points.values() for point in arm], str(recipe_path(claim)), jobs)
+    return run_all([point for arm in points.values() for point in arm], jobs)
 
 
 def measured(claim: Claim, points: Points) -> Found:

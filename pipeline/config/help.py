@@ -29,7 +29,8 @@ usage: python -m pipeline.run RECIPE [--key value ...]
 Trains what a recipe says, measures and keeps it, and writes a report, all in runs/<recipe>.
 The same command resumes a run that was interrupted.
 --fork RUN@STEP goes on from a step of another run, in a folder of its own, under other keys.
-An earlier stage, which model.recipe names, is trained first where it is not finished.
+An earlier stage, which model.recipe names, is trained first where it is not finished. A key behind model.recipe. is for
+that stage, and no other key is: --model.recipe.seed 1, with a folder of its own by --model.recipe.output_dir.
 
   python -m pipeline.run recipes/quickstart.yaml
   python -m pipeline.run recipes/quickstart.yaml --seed 1 --output_dir runs/seed1
@@ -53,11 +54,11 @@ class HelpEntry(NamedTuple):
     takes: str
 
 
-def split_words(argv: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The recipe's path (None: not given), and the words of the overrides. `--config PATH` names the recipe too.
+def split_words(argv: Sequence[str]) -> tuple[str, list[str]]:
+    """The recipe's path, and the words of the overrides. `--config PATH` names the recipe too.
 
     Raises:
-        RecipeError: when a second recipe is named.
+        RecipeError: when no recipe is named, or a second one.
     """
     path: str | None = None
     overrides = []
@@ -71,6 +72,8 @@ def split_words(argv: Sequence[str]) -> tuple[str | None, list[str]]:
             raise RecipeError("command line", f"{value}: a run has one recipe, here {path}; {hint}")
         else:
             path = value
+    if path is None:
+        raise RecipeError("command line", "no recipe; name one, such as recipes/quickstart.yaml")
     return path, overrides
 
 

@@ -23,7 +23,7 @@ from pipeline.config.renamed import MOVED, renamed_nodes
 from pipeline.config.requirements import check_here
 from pipeline.config.trainer_policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
 from pipeline.config.trust import KEY, OPTION, trusts
-from pipeline.config.yaml_nodes import COMMAND_LINE, Block, Scalar, override, place, read
+from pipeline.config.yaml_nodes import COMMAND_LINE, STAGE, Block, Scalar, override, place, read, split_stage
 from pipeline.config.yaml_writer import lists, resolved_recipe
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.launcher import processes
@@ -51,6 +51,7 @@ class Recipe:
     training: Mapping[str, Any]  # arguments of TrainingArguments; all those that decide what is trained
     source: str = field(compare=False)
     tree: Block = field(compare=False, repr=False)  # as it was written
+    words: tuple[str, ...] = field(default=(), compare=False)  # of the command line, those for its earlier stages too
 
     @property
     def blocks(self) -> dict[str, Parameters | None]:
@@ -178,9 +179,13 @@ def _read(path: str | Path, overrides: Sequence[str], is_kept: bool = False) -> 
     tree = read(path)
     if is_kept:
         renamed_nodes(tree)
-    override(tree, overrides)
+    own, stage = split_stage(overrides)
+    override(tree, own)
     try:
-        return _recipe(str(path), tree, 1 if is_kept else processes().world)
+        recipe = _recipe(str(path), tree, 1 if is_kept else processes().world)
+        if stage and (not getattr(recipe.model, "recipe", None) or recipe.model.weights):
+            raise RecipeError(COMMAND_LINE, f"{STAGE}{stage[0][2:].partition('=')[0]}: {path} has no earlier stage")
+        return dataclasses.replace(recipe, words=tuple(overrides))
     except ParameterError as error:
         raise RecipeError(place(tree, error.key) or str(path), str(error)) from None
 

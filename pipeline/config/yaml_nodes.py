@@ -25,6 +25,7 @@ DEEPEST = 20  # blocks within blocks; reading is recursive
 LONGEST_KEY = 100
 NULLS = ("", "~", "null")
 COMMAND_LINE = "command line"  # the place of what was typed there
+STAGE = "model.recipe."  # begins the keys there that are for the earlier stage
 RECIPES = Path("recipes")  # where a recipe is looked for that is not where it was said to be
 
 # What PyYAML says -> what it means to whoever wrote the file, and whether it began where PyYAML's context did.
@@ -216,6 +217,17 @@ def pairs(words: Sequence[str]) -> Iterator[tuple[str | None, str | None]]:
             yield key, value
         else:
             yield key, rest.pop() if rest and not rest[-1].startswith("--") else None
+
+
+def split_stage(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the overrides of a recipe, and those of its earlier stage, whose keys begin with `model.recipe.`."""
+    own, stage = list[str](), list[str]()
+    for key, value in pairs(words):
+        name = (key or "").replace("-", "_")
+        is_own = not name.startswith(STAGE)
+        word = f"--{key if is_own else name.removeprefix(STAGE)}" + ("" if value is None else f"={value}")
+        (own if is_own else stage).append(word if key is not None else str(value))
+    return own, stage
 
 
 def override(tree: Block, words: Sequence[str]) -> None:

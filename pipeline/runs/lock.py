@@ -35,17 +35,27 @@ BEAT = 5.0  # seconds between two beats
 PATIENCE = 6 * BEAT  # seconds for which another machine's beat is watched
 
 
+class HeldError(RecipeError):
+    """The folder is another process's."""
+
+
 class RunLock:
     """Holds a run folder, which it makes where there is none, as a context.
 
     Raises:
-        RecipeError: when another process holds the folder, with its host and pid, or when it cannot be written.
+        HeldError: when another process holds the folder, with its host and pid.
+        RecipeError: when it cannot be written.
     """
 
-    def __init__(self, run: Path, is_full: bool = False, lost: Callable[[str], None] | None = None):
-        """is_full: holds the folder also where the disk has no room for the file's words. lost: what ends a run whose
-        folder another one has taken; it is given the reason, in a line."""
-        self.run = run
+    def __init__(
+        self, run: Path, is_full: bool = False, lost: Callable[[str], None] | None = None, waits: bool = False
+    ):
+        """Args:
+        is_full: Holds the folder also where the disk has no room for the file's words.
+        lost: What ends a run whose folder another one has taken; it is given the reason, in a line.
+        waits: Waits for another process that holds the folder, in place of an error.
+        """
+        self.run, self._waits = run, waits
         self._is_full, self._lost = is_full, lost or _end
         self._path = run / LOCK
         self._stop = threading.Event()
@@ -56,7 +66,7 @@ class RunLock:
     def __enter__(self) -> RunLock:
         try:
             self.run.mkdir(parents=True, exist_ok=True)
-            self._file = self._open()
+            self._file = self._open_in_turn() if self._waits else self._open()
             try:
                 self._write()
             except OSError as error:
@@ -93,6 +103,18 @@ class RunLock:
         says = _read(self._file)
         return is_same and (not says or bool(says.get("owner") == self._facts["owner"]))
 
+    def _open_in_turn(self) -> int:
+        """The lock file, held, as soon as its owner lets go of it."""
+        said = ""
+        while True:
+            try:
+                return self._open()
+            except HeldError as held:
+                if held.message != said:
+                    log.info(f"{held.message.partition(';')[0]}, which it waits for")
+                said = held.message
+                time.sleep(BEAT / 10)
+
     def _open(self) -> int:
         """The lock file, held; unless its owner is alive."""
         while True:
@@ -125,8 +147,8 @@ class RunLock:
             if now.get("beat") != owner.get("beat"):
                 raise self._held(now)
 
-    def _held(self, owner: dict[str, Any]) -> RecipeError:
-        return RecipeError(
+    def _held(self, owner: dict[str, Any]) -> HeldError:
+        return HeldError(
             "output_dir", f"{self.run} is in use by {_name(owner)}; wait for it, or choose another with --output_dir"
         )
 

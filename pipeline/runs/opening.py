@@ -15,11 +15,11 @@ from pipeline.runs.checkpoints import UNIVERSAL, unlisted
 from pipeline.runs.environment import changes, describe_environment
 from pipeline.runs.folder import read_resolved, read_starts
 from pipeline.runs.layout import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
-from pipeline.runs.lock import LOCK
+from pipeline.runs.lock import LOCK, RunLock
 from pipeline.runs.manifest import MANIFEST, REBUILD, Manifest
 from pipeline.runs.metrics import rewind_history
 from pipeline.utils import seeds
-from pipeline.utils.drafts import DRAFT, draft_folder, new_folder
+from pipeline.utils.drafts import DRAFT, clean, draft_folder, left_behind, new_folder
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import write_json, write_text
 from pipeline.utils.inside import exists, opened, remove_file, remove_tree
@@ -159,6 +159,17 @@ def check_texts(run: Path, texts: TextsRead) -> None:
                     f"{run} was begun with a text of sha256 {begun[:16]}, and {now['source']} {has}; "
                     "put the text back as it was, or choose another --output_dir",
                 )
+
+
+def clean_finished(folder: Path) -> None:
+    """Removes the lock and the drafts of a process that was killed after its last word; or it is still there.
+
+    Raises:
+        RecipeError: then.
+    """
+    if (folder / LOCK).exists() or any(left_behind(folder, is_owner=False)):
+        with RunLock(folder):
+            clean(folder, is_owner=True)
 
 
 def write_tokenizer(folder: Path, tokenizer: Any) -> None:

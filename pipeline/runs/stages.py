@@ -6,11 +6,14 @@ import dataclasses
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.outside import check_outside
+from pipeline.config.outside import check_outside, is_asked
 from pipeline.config.recipe import Recipe, read_recipe
+from pipeline.config.yaml_nodes import COMMAND_LINE, STAGE, split_stage
 from pipeline.runs import opening
 from pipeline.runs.entry import Entry
 from pipeline.runs.folder import read_resolved
@@ -19,7 +22,7 @@ from pipeline.runs.layout import RECIPE
 from pipeline.runs.manifest import Manifest
 from pipeline.utils.children import end_children, environment_of_child
 from pipeline.utils.errors import ParameterError, RecipeError
-from pipeline.utils.launcher import is_under_launcher
+from pipeline.utils.launcher import is_under_launcher, processes
 from pipeline.utils.log import log
 from pipeline.utils.paths import expanded
 from pipeline.utils.signals import SAVED
@@ -94,33 +97,89 @@ def earlier(recipe: Recipe) -> list[Recipe]:
         if path.resolve() in known:
             names = [Path(other.source).name for other in found[known.index(path.resolve()) :]]
             raise stage.located(ParameterError(KEY, f"goes round in a circle: {' -> '.join([*names, path.name])}"))
-        before = read_recipe(path)
-        if before.output_dir in [other.output_dir for other in found]:
-            raise RecipeError(str(path), f"output_dir: {before.output_dir} is that of the stage after it as well")
-        if not is_finished(before):
-            _check_unfinished(stage, before)
+        with _seen_from(len(found)):
+            before = read_recipe(path, split_stage(stage.words)[1])
+            if before.output_dir in [other.output_dir for other in found]:
+                raise RecipeError(str(path), f"output_dir: {before.output_dir} is that of the stage after it as well")
+            if not is_finished(before):
+                _check_unfinished(stage, before)
         found.append(before)
         stage = before
     return found[1:]
 
 
+@contextmanager
+def _seen_from(distance: int) -> Iterator[None]:
+    """Names the keys of a stage as they are written on the command line of the run that is `distance` stages later."""
+    try:
+        yield
+    except RecipeError as error:
+        prefix = STAGE * distance
+        if error.where == COMMAND_LINE:
+            raise RecipeError(COMMAND_LINE, prefix + error.message) from None
+        if error.where == "output_dir":
+            raise RecipeError(prefix + error.where, error.message.replace("--output", f"--{prefix}output")) from None
+        raise
+
+
+def lacking(recipe: Recipe) -> Recipe | None:
+    """Return the stage before a recipe that has to be trained first; None where it is finished, or the recipe is.
+
+    Raises:
+        RecipeError: at a mistake in any stage.
+    """
+    stages = earlier(recipe)
+    return None if not stages or is_finished(stages[0]) or is_finished(recipe) else stages[0]
+
+
+def rounds(recipes: Iterable[Recipe]) -> list[list[Recipe]]:
+    """Return the earlier stages of recipes that are to be trained, each once; a round needs only those before it.
+
+    Raises:
+        RecipeError: at a mistake in any stage, or when two that differ have one folder.
+    """
+    found = list[dict[Path, Recipe]]()
+    for recipe in recipes:
+        chain, stage = list[Recipe](), lacking(recipe)
+        while stage:
+            chain.insert(0, stage)
+            stage = lacking(stage)
+        for number, stage in enumerate(chain):
+            if number == len(found):
+                found.append({})
+            known = found[number].setdefault(stage.output_dir, stage)
+            if differing := stage.differences(known.resolved()):
+                raise recipe.located(
+                    ParameterError(KEY, f"{stage.output_dir} would hold two stages ({differing[0]}); give each "
+                                   f"a folder by --{STAGE}output_dir")
+                )  # fmt: skip
+    return [list(stages.values()) for stages in found]
+
+
 def train_earlier(recipe: Recipe) -> int:
     """Trains the stage before this recipe where it is not finished, which trains those before it.
+
+    Where another process trains it, this one waits for that.
 
     Returns:
         0 when it is finished, else the exit status of its run, which has said why.
 
     Raises:
-        RecipeError: at a mistake in any stage, before one is trained; under a launcher, when one is not finished.
+        RecipeError: at a mistake in any stage, before one is trained; where several processes train, when one is not
+            finished.
     """
-    stages = earlier(recipe)
-    if not stages or is_finished(stages[0]) or (is_finished(recipe) and not is_under_launcher()):
+    stage = lacking(recipe)
+    if stage is None:
         return 0
-    stage = stages[0]
-    if is_under_launcher():
-        refuse_unfinished(recipe, "a launcher trains one run alone")
+    if not _starts_stages():
+        by_hand = shlex.join(["python", "-m", "pipeline.run", stage.source, *stage.words])
+        raise recipe.located(
+            ParameterError(KEY, f"{stage.output_dir} is not finished, and a launcher trains one run alone; "
+                           f"run first: {by_hand}")
+        )  # fmt: skip
     log.info(f"{recipe.name}: {stage.source} is trained first, in {stage.output_dir}")
-    process = subprocess.Popen([sys.executable, "-m", "pipeline.run", stage.source], env=environment_of_child())
+    command = [sys.executable, "-m", "pipeline.run", stage.source, *stage.words]
+    process = subprocess.Popen(command, env=environment_of_child(waits=True))
     try:
         status = process.wait()
     except BaseException:
@@ -133,18 +192,9 @@ def train_earlier(recipe: Recipe) -> int:
     return 0
 
 
-def refuse_unfinished(recipe: Recipe, reason: str) -> None:
-    """Refuses a recipe with an earlier stage that is not finished.
-
-    Raises:
-        RecipeError: with the command that finishes it.
-    """
-    stages = earlier(recipe)
-    if stages and not is_finished(stages[0]):
-        command = shlex.join(["python", "-m", "pipeline.run", stages[0].source])
-        raise recipe.located(
-            ParameterError(KEY, f"{stages[0].output_dir} is not finished, and {reason}; run first: {command}")
-        )
+def _starts_stages() -> bool:
+    """Whether this process can start another run: it trains alone, and no engine was set up for it."""
+    return not is_under_launcher() or (processes().world == 1 and not any(map(is_asked, ("DEEPSPEED", "FSDP"))))
 
 
 def on_step(recipe: Recipe) -> Recipe:
@@ -185,7 +235,7 @@ def _path(recipe: Recipe) -> Path:
 
 def _check_unfinished(recipe: Recipe, stage: Recipe) -> None:
     """Whether a stage that is still to be trained can be, and will keep a step that is given by its number."""
-    if not is_under_launcher():
+    if _starts_stages():
         try:
             check_outside(stage)
         except ParameterError as error:

@@ -4,6 +4,9 @@
 
 Values with commas span the grid; other keys are overrides of every run, as of `python -m pipeline.run`. Each run is a
 process with a folder of its own inside that of the sweep. The same command goes on with what is unfinished.
+
+Earlier stages that runs go on from are trained first, each once. Keys behind model.recipe., as --model.recipe.seed 0,1,
+are theirs; runs of the same stage keys share a stage.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.report.comparison import write_comparison
-from pipeline.runs import stages
 from pipeline.runs.layout import CORPUS
 from pipeline.sweep.grid import Point, grid, moved_by_seeds
 from pipeline.sweep.jobs import at_a_time, resumable, run_all
@@ -68,14 +70,12 @@ def main(argv: list[str] | None = None) -> int:
     if line := moved_by_seeds([point.recipe for point in points]):
         print(line, flush=True)
     if chosen.slurm is not None and not chosen.report:
-        for point in points:
-            stages.refuse_unfinished(point.recipe, "runs of an array would all begin it")
         again = [sys.executable, "-m", "pipeline.sweep", *argv, "--report"]
-        if number := submit(points, chosen.recipe, jobs, chosen.slurm, again):
+        if number := submit(points, jobs, chosen.slurm, again):
             print(f"submitted as job {number}; the report comes after it: {points[0].folder.parent}/report.html")
             return 0
     with stop_signals(), writing(points[0].folder.parent):
-        status = 0 if chosen.report else run_all(points, chosen.recipe, jobs)
+        status = 0 if chosen.report else run_all(points, jobs)
     if page := report(points):
         print(page)
     return status

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config.outside import read_here
 from pipeline.config.recipe import Recipe
 from pipeline.config.trust import without_option
-from pipeline.config.yaml_nodes import pairs
+from pipeline.config.yaml_nodes import STAGE, pairs
 from pipeline.runs import stages
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import THRESHOLD
@@ -27,7 +27,7 @@ class Point:
 
     name: str
     recipe: Recipe
-    words: list[str]
+    waits: bool = False  # where another process has its folder, as for a stage that several runs need
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     started: float = 0.0
 
@@ -38,6 +38,11 @@ class Point:
     @property
     def log(self) -> Path:
         return self.folder.with_name(f"{self.folder.name}.{LOG}")
+
+    @property
+    def command(self) -> list[str]:
+        """Its recipe and overrides, as words for `python -m pipeline.run`."""
+        return [self.recipe.source, *self.recipe.words]
 
     @property
     def is_finished(self) -> bool:
@@ -91,12 +96,33 @@ def grid(path: str, words: Sequence[str], output: Path | None) -> list[Point]:
     points = []
     for chosen in itertools.product(*axes.values()):
         at = dict(zip(axes, chosen))
-        name = folder_name({key.rpartition(".")[2]: at[key] for key in swept})
-        overrides = [f"--{key}={value}" for key, value in at.items()]
+        name = folder_name({_short(key, swept): at[key] for key in swept})
+        overrides = [f"--{key}={value}" for key, value in {**at, **_stage_folders(at, swept, output)}.items()]
         overrides += [f"--output_dir={output / name}", f"--run_name={Path(path).stem} {name}"]
-        recipe = read_here(path, overrides)
-        points.append(Point(name, recipe, overrides))
+        points.append(Point(name, read_here(path, overrides)))
     return points
+
+
+def _short(key: str, keys: Sequence[str]) -> str:
+    """The last parts of a dotted key, as many as tell it from the others."""
+    parts = key.split(".")
+    for count in range(1, len(parts)):
+        end = parts[-count:]
+        if not any(other.split(".")[-count:] == end for other in keys if other != key):
+            return ".".join(end)
+    return key
+
+
+def _stage_folders(at: Mapping[str, str], swept: Sequence[str], output: Path) -> dict[str, str]:
+    """A folder for each earlier stage with keys of this sweep, which runs of the same keys share."""
+    found, prefix, distance = dict[str, str](), STAGE, 1
+    while any(key.startswith(prefix) for key in at):
+        if f"{prefix}output_dir" not in at:
+            own = [key for key in swept if key.startswith(prefix)]
+            values = {"stage": f"-{distance}", **{_short(key, own): at[key] for key in own}}
+            found[f"{prefix}output_dir"] = str(output / folder_name(values))
+        prefix, distance = prefix + STAGE, distance + 1
+    return found
 
 
 def moved_by_seeds(recipes: Sequence[Recipe]) -> str | None:

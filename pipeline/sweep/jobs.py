@@ -25,19 +25,35 @@ from pipeline.utils.signals import SAVED, Stopped
 P = ParamSpec("P")
 
 
-def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
-    """Runs what is unfinished, `jobs` at a time, with a line for each that ends.
+def run_all(points: Sequence[Point], jobs: int) -> int:
+    """Runs what is unfinished, `jobs` at a time, with a line for each that ends; first the stages that they go on from.
 
     Returns:
         The exit status: 0 all are finished, 1 one has failed, 75 one was stopped and has saved.
+
+    Raises:
+        RecipeError: at a mistake in a stage, before anything is trained.
     """
+    statuses = set[int]()
+    for recipes in stages.rounds(point.recipe for point in points):
+        statuses.add(_run([Point(recipe.output_dir.name, recipe, waits=True) for recipe in recipes], jobs))
+        if SAVED in statuses:
+            return SAVED
+    statuses.add(_run(points, jobs))
+    return 1 if 1 in statuses else max(statuses)
+
+
+def _run(points: Sequence[Point], jobs: int) -> int:
+    """Runs those of the points that are unfinished and whose stages are finished; returns the exit status."""
     waiting = [point for point in points if not point.is_finished]
-    for point in waiting:
-        if status := stages.train_earlier(point.recipe):
-            return status
     done, statuses = len(points) - len(waiting), set[int]()
     if done:
         log.info(f"{done} of {len(points)} runs are finished already")
+    for point in list(waiting):
+        if stage := stages.lacking(point.recipe):
+            log.warning(f"{point.name} was not begun: {stage.source} has failed, in {stage.output_dir}")
+            waiting.remove(point)
+            statuses.add(1)
     running: list[Point] = []
     slots = list(range(jobs))
     places: dict[str, int] = {}
@@ -46,7 +62,7 @@ def run_all(points: Sequence[Point], path: str, jobs: int) -> int:
             while waiting and slots:
                 point = waiting.pop(0)
                 places[point.name] = slots.pop(0)
-                _start(point, path, places[point.name], jobs)
+                _start(point, places[point.name], jobs)
                 running.append(point)
             time.sleep(0.1)
             for point in [point for point in running if point.process and point.process.poll() is not None]:
@@ -75,16 +91,16 @@ def _ending(point: Point) -> str:
     return f"{point.outcome()}, {took}"
 
 
-def _start(point: Point, path: str, slot: int, jobs: int) -> None:
+def _start(point: Point, slot: int, jobs: int) -> None:
     """Starts a run on its share of the machine: one of the GPUs, or some of the cores."""
-    environment = environment_of_child()
+    environment = environment_of_child(point.waits)
     gpus = gpu_names()
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
     point.folder.parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered, so that the last line of the log is the last one it wrote, whichever stream it went to.
-    command = [sys.executable, "-u", "-m", "pipeline.run", path, *point.words, "--callbacks.console.style=plain"]
+    command = [sys.executable, "-u", "-m", "pipeline.run", *point.command, "--callbacks.console.style=plain"]
     with open(point.log, "ab", buffering=0) as log:
         append(log, f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))  # which a full disk refuses
         point.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)

@@ -7,16 +7,25 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.utils.launcher import SWEEP
+from pipeline.utils.launcher import NEEDED, SWEEP, WAITS
 
-# What the environment says of one run, and would make one of them all.
-OF_ONE_RUN = ("GROKLAB_STATUS", "WANDB_RUN_ID", "WANDB_NAME")
+# What the environment says of one run, and would make one of them all; and of its place among several processes.
+OF_ONE_RUN = ("GROKLAB_STATUS", "WANDB_RUN_ID", "WANDB_NAME", WAITS, *NEEDED)
+BY_LAUNCHER = ("TORCHELASTIC_", "GROUP_", "ROLE_", "LOCAL_WORLD_SIZE")
 
 
-def environment_of_child() -> dict[str, str]:
-    """Return the environment in which a started run finds this package, and ends when this process dies."""
-    found = {name: value for name, value in os.environ.items() if name not in OF_ONE_RUN}
+def environment_of_child(waits: bool = False) -> dict[str, str]:
+    """Return the environment in which a started run finds this package, and ends when this process dies.
+
+    Args:
+        waits: Whether the run waits where another process has its folder, as a stage that several runs need does.
+    """
+    found = {
+        name: value for name, value in os.environ.items() if name not in OF_ONE_RUN and not name.startswith(BY_LAUNCHER)
+    }
     found[SWEEP] = str(os.getpid())
+    if waits:
+        found[WAITS] = "1"
     paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {**found, "PYTHONPATH": os.pathsep.join(paths)}
 

@@ -11,7 +11,7 @@ class RecipeError(Exception):
     def __init__(self, where: str, message: str):
         if len(message) > LONGEST:  # the middle is a long value; what is allowed comes last
             message = f"{message[: LONGEST // 2]} ... {message[-LONGEST // 2 :]}"
-        self.message = message
+        self.where, self.message = where, message
         line = f"{where}: {message}"
         super().__init__("".join(letter if letter.isprintable() else " " for letter in line))
 

@@ -28,6 +28,7 @@ NEEDED = (*NUMBERS, "MASTER_ADDR", "MASTER_PORT")
 # The sizes that mpirun and Slurm's PMI give, which accelerate takes for those of a run on CPU.
 MPI_SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 SWEEP = "GROKLAB_SWEEP"  # which tells a run the process id of the sweep that started it
+WAITS = "GROKLAB_WAITS"  # which tells a run to wait for another one that has its folder
 START = "start with accelerate launch"
 # Seconds for the first process of a machine to say what is wrong: a launcher ends all of them once one has failed.
 LAST_WORDS = 10.0

@@ -19,7 +19,6 @@ FIRST = "corpus: {name: group}"
 @pytest.mark.parametrize(
     ("argv", "path", "overrides"),
     [
-        ([], None, []),
         (["r.yaml"], "r.yaml", []),
         (["r.yaml", "--a", "1", "--b=2", "--c"], "r.yaml", ["--a=1", "--b=2", "--c"]),
         (["--a", "-1", "r.yaml"], "r.yaml", ["--a=-1"]),
@@ -30,7 +29,7 @@ FIRST = "corpus: {name: group}"
         (["r.yaml", "--a", ""], "r.yaml", ["--a="]),
     ],
 )
-def test_split_words(argv: list[str], path: str | None, overrides: list[str]) -> None:
+def test_split_words(argv: list[str], path: str, overrides: list[str]) -> None:
     assert split_words(argv) == (path, overrides)
 
 
@@ -39,6 +38,7 @@ MISTAKES = {
     "r.yaml other.yaml": f"other.yaml: a run has one recipe, here r.yaml; {HINT}",
     "r.yaml --report_to wandb tensorboard": f"tensorboard: a run has one recipe, here r.yaml; {HINT}",
     "r.yaml --config s.yaml": f"s.yaml: a run has one recipe, here r.yaml; {HINT}",
+    "": "no recipe; name one, such as recipes/quickstart.yaml",
     "--config": "--config: is no recipe; write RECIPE --key value",
     "-lr 1": "-lr: is no recipe; write RECIPE --key value",
     "r.yaml -lr 1": "-lr: is no recipe; write RECIPE --key value",

@@ -73,6 +73,60 @@ def test_one_command_trains_three_stages(tmp_path: Path, capfd: pytest.CaptureFi
     assert "model.weights: " in (line := capfd.readouterr().err) and line.count("\n") == 1, line
 
 
+def test_keys_of_a_stage_reach_it_and_no_other(tmp_path: Path) -> None:
+    stage(tmp_path, "first")
+    stage(tmp_path, "second", "first.yaml", "4")
+    words = ["--seed", "1", "--model.recipe.seed=2", "--model.recipe.model.recipe.seed", "3"]
+    words += ["--model.recipe.corpus.train-fraction", "0.4", "--model.recipe.output-dir", str(tmp_path / "other")]
+    recipe = read_recipe(stage(tmp_path, "third", "second.yaml"), words)
+    second, first = stages.earlier(recipe)
+    assert [part.training["seed"] for part in (recipe, second, first)] == [1, 2, 3]
+    assert [part.corpus.train_fraction for part in (recipe, second, first)] == [0.5, 0.4, 0.5]
+    assert (second.output_dir, first.output_dir) == (tmp_path / "other", tmp_path / "run-first")
+    # What starts a stage by hand gives the same stage.
+    by_hand = read_recipe(second.source, second.words)
+    assert by_hand.resolved() == second.resolved()
+    assert [part.resolved() for part in stages.earlier(by_hand)] == [first.resolved()]
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("first", ["--model.recipe.seed", "1"], "command line: model.recipe.seed: {first} has no earlier stage"),
+        (
+            "second",
+            ["--model.recipe.model.recipe.seed=1"],
+            "command line: model.recipe.model.recipe.seed: {first} has no earlier stage",
+        ),
+        (
+            "second",
+            ["--model.recipe.lerning_rate", "1"],
+            "command line: model.recipe.lerning_rate: unknown key; did you mean learning_rate?",
+        ),
+        (
+            "second",
+            ["--model.recipe.corpus.group", "Z"],
+            "command line: model.recipe.corpus.group: 'Z' is",
+        ),
+        (
+            "second",
+            ["--model.recipe.output_dir", "{taken}"],
+            "model.recipe.output_dir: {taken} exists and is not a run folder; choose another with "
+            "--model.recipe.output_dir",
+        ),
+    ],
+)
+def test_an_override_that_goes_nowhere_is_a_line(
+    name: str, words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "letter").touch()
+    paths = {"first": stage(tmp_path, "first"), "second": stage(tmp_path, "second", "first.yaml")}
+    there = {**paths, "taken": tmp_path / "taken"}
+    assert here(paths[name], *(word.format(**there) for word in words)) == 2
+    assert capsys.readouterr().err.rstrip("\n").startswith(message.format(**there))
+
+
 @pytest.mark.parametrize(
     ("first", "second", "message"),
     [
@@ -109,14 +163,42 @@ def test_two_stages_do_not_share_a_folder(tmp_path: Path) -> None:
         stages.earlier(recipe)
 
 
-def test_a_launcher_starts_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def under_launcher(monkeypatch: pytest.MonkeyPatch, world: int) -> None:
+    values = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29500}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+
+
+def test_a_launcher_of_several_processes_starts_no_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = stage(tmp_path, "first")
+    recipe = read_recipe(stage(tmp_path, "second", "first.yaml"), ["--model.recipe.seed", "3"])
+    under_launcher(monkeypatch, 2)
+    with pytest.raises(RecipeError, match=f"run first: python -m pipeline.run {first} --seed=3$"):
+        stages.train_earlier(recipe)
+
+
+def test_a_process_that_was_launched_alone_waits_for_a_stage_that_another_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     first = stage(tmp_path, "first")
     recipe = read_recipe(stage(tmp_path, "second", "first.yaml"))
-    for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MASTER_PORT", "29500")
-    with pytest.raises(RecipeError, match=f"run first: python -m pipeline.run {first}"):
-        stages.train_earlier(recipe)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    other = subprocess.Popen([sys.executable, "-m", "pipeline.run", str(first)], env=environment)
+    under_launcher(monkeypatch, 1)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run-first" / "lock.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert stages.train_earlier(recipe) == 0
+        assert other.wait(30) == 0
+    finally:
+        other.kill()
+    said = capfd.readouterr().out
+    assert f"run-first is in use by pid {other.pid} on" in said and ", which it waits for" in said
+    assert f"{tmp_path / 'run-first'} is finished" in said
+    assert len(json.loads((tmp_path / "run-first" / "environment.json").read_text())) == 1
+    assert Manifest.load(tmp_path / "run-first").finished
 
 
 def test_a_step_that_was_not_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
