@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
 from pipeline.callbacks import console
+from pipeline.callbacks.clipped_rows import ClippedRows
 from pipeline.callbacks.console import sparkline
 from pipeline.config.recipe import read_recipe
 from pipeline.runs.metrics import read_history
@@ -104,3 +106,22 @@ def test_the_live_display(trainer: GrokTrainer, monkeypatch: pytest.MonkeyPatch)
     text = screen.getvalue()
     assert "10/10" in text and "▁▅█" in text and "held out" in text
     assert "groks at step 10" in text
+
+
+def test_rows_of_weights_stay_within_a_norm(trainer: GrokTrainer) -> None:
+    model, block = trainer.model, trainer.model.transformer.h[0].mlp
+    with torch.no_grad():
+        model.transformer.wte.weight.fill_(3.0)
+        # GPT-2 keeps weights as (inputs, outputs): what an output reads is a column.
+        block.c_fc.weight.fill_(0.01)[:, 1] = torch.linspace(0, 5, 16)
+    ClippedRows(norm=2.0).on_step_end(None, None, None, model=model)
+    expected = torch.full_like(block.c_fc.weight, 0.01)
+    expected[:, 1] = torch.linspace(0, 5, 16) * 2 / float(np.linalg.norm(np.linspace(0, 5, 16)))
+    torch.testing.assert_close(block.c_fc.weight.detach(), expected)
+    assert model.lm_head.weight.eq(3.0).all()  # which is the embedding
+    linear = torch.nn.Linear(2, 2, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
+    linear.get_output_embeddings = lambda: None
+    ClippedRows(norm=1.0).on_step_end(None, None, None, model=linear)
+    torch.testing.assert_close(linear.weight.detach(), torch.tensor([[0.6, 0.8], [0.3, 0.4]]))

@@ -1,13 +1,15 @@
-"""Grokfast and the orthogonal gradient, against their formulas."""
+"""Grokfast, the orthogonal and the egalitarian gradient, against their formulas."""
 
 from __future__ import annotations
 
 from collections import deque
 
+import numpy as np
 import pytest
 import torch
 
 from pipeline.optim.base import attach
+from pipeline.optim.egalitarian import Egalitarian
 from pipeline.optim.grokfast import Grokfast
 from pipeline.optim.orthogonal import Orthogonal
 
@@ -58,3 +60,24 @@ def test_the_orthogonal_gradient() -> None:
     gradient = torch.tensor([3.0, 4.0])
     Orthogonal()([gradient], [torch.zeros(2)])
     assert gradient.tolist() == pytest.approx([3.0, 4.0])
+
+
+def test_the_egalitarian_gradient_goes_equally_far_in_all_directions() -> None:
+    torch.manual_seed(0)
+    gradient, bias = torch.randn(5, 3) * torch.tensor([1.0, 10.0, 100.0]), torch.randn(3)
+    norm, given = float(gradient.norm()), gradient.numpy().astype(np.float64)
+    # The polar factor, U V^T, is G (G^T G)^(-1/2).
+    values, vectors = np.linalg.eigh(given.T @ given)
+    expected = given @ vectors @ np.diag(values**-0.5) @ vectors.T
+    before = bias.clone()
+    Egalitarian()([gradient, bias], [torch.zeros(5, 3), torch.zeros(3)])
+    np.testing.assert_allclose(gradient.numpy(), expected * norm / 3**0.5, rtol=1e-4, atol=1e-3 * norm)
+    assert float(gradient.norm()) == pytest.approx(norm, rel=1e-5) and bias.equal(before)
+    # A rank that is not full stays so, and nothing comes of nothing.
+    gradient = torch.outer(torch.tensor([3.0, 0, 4]), torch.tensor([1.0, 2]))
+    given = gradient.numpy().copy()
+    Egalitarian()([gradient], [gradient])
+    np.testing.assert_allclose(gradient.numpy(), given, atol=1e-5)
+    zero = torch.zeros(3, 2)
+    Egalitarian()([zero], [zero])
+    assert zero.equal(torch.zeros(3, 2))
