@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pipeline.models import gpt2
 from pipeline.models.gpt2 import Gpt2
@@ -13,6 +15,7 @@ from pipeline.models.gpt2_bare import Gpt2Bare
 from pipeline.models.gpt2_looped import Gpt2Looped
 from pipeline.models.pythia import PRESETS, Pythia
 from pipeline.utils.errors import ParameterError
+from tests.tiny import RECIPE, run_here, write_recipe
 
 SMALL = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 12}
 
@@ -74,6 +77,21 @@ def test_a_looped_model_starts_as_the_paper_s_or_as_one_as_deep_as_it_runs(
             assert std == pytest.approx(0.02 / (2 * blocks) ** 0.5, rel=0.02)
         for name in ("attn.c_attn", "mlp.c_fc"):
             assert weights[f"{block}.{name}.weight"].std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_without_positions_a_looped_model_reads_an_entity_alike_wherever_it_stands(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Gpt2Looped(**SMALL, positions=False).build(24).eval()
+    tokens = torch.randint(0, 24, (4, 1))
+    # A row of one token alone: every position attends to the same states, and has the same.
+    logits = model(tokens.expand(-1, 9)).logits
+    assert torch.allclose(logits, logits[:, :1].expand_as(logits), atol=1e-5)
+    assert not torch.allclose(Gpt2Looped(**SMALL).build(24).eval()(tokens.expand(-1, 9)).logits[:, 0], logits[:, 1])
+    text = RECIPE.replace("name: gpt2,", "name: gpt2_looped, positions: false,").replace("circuits", "# circuits")
+    path = write_recipe(tmp_path, text)
+    assert run_here(path, "--max_steps", "3", "--weight_decay", "0.5", "--output_dir", str(tmp_path / "run")) == 0
+    weights = load_file(tmp_path / "run" / "steps" / "step3" / "model.safetensors")
+    assert not weights["transformer.wpe.weight"].any() and weights["transformer.wte.weight"].any()
 
 
 def test_the_bare_model_has_no_norms_and_trains_no_attention_bias() -> None:

@@ -1,0 +1,146 @@
+"""What a model answers whose blocks run more or fewer times than they were trained to.
+
+Kohli et al. 2026, "Loop, Think, & Generalize" (arXiv 2604.07822): longer chains of facts need more loops, halting where
+the answer no longer changes, and overthinking, where a right answer is lost again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.circuits.base import Analysis, Columns, Pairs, Source
+from pipeline.config.fields import param
+from pipeline.plots.base import Drawing
+from pipeline.utils.errors import ParameterError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipeline.circuits.hooks import Hooks
+    from pipeline.plots.style import Mark
+
+
+@dataclass(frozen=True)
+class Loops(Analysis):
+    """Answers by the number of loops, of each split: right ones, by how much, and how many prompts halt there.
+
+    Loop r is the model with its blocks run r times, 0 its embeddings alone. A prompt halts at the first loop whose
+    answer differs by less than `tolerance` from that of the loop before, or else at the last. `margin` is the logit of
+    the answer over the highest other one, and `kl` the divergence of the loop before from this one. A model without
+    loops has one.
+    """
+
+    split: str = param("id", "splits that the prompts are taken from, one or more with commas")
+    most: int | None = param(None, "loops; null: twice as many as were trained", ge=1)
+    tolerance: float = param(0.01, "Kullback-Leibler divergence, in nats, below which a prompt halts", gt=0)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.split.split(","))
+
+    def check_split(self, known: Iterable[str]) -> None:
+        known = list(known)
+        for split in self.splits:
+            if split not in known:
+                raise ParameterError("split", f"no split {split!r}; allowed: {', '.join(known)}")
+
+    def choose(self, source: Source) -> Pairs:
+        import numpy as np
+
+        parts = [source.pairs(split, self.pairs, self.seed) for split in self.splits]
+        width = max(part.clean.shape[1] for part in parts)
+        answer = max(part.answers.shape[1] for part in parts)
+
+        def joined(name: str, size: int) -> Any:
+            sides = [getattr(part, name) for part in parts]
+            # What fills a row up is never looked at.
+            return np.concatenate([np.pad(side, ((0, 0), (0, size - side.shape[1])), "edge") for side in sides])
+
+        return Pairs(
+            joined("clean", width),
+            joined("corrupted", width),
+            joined("answers", answer),
+            joined("corrupted_answers", answer),
+            lengths=np.concatenate([part.lengths for part in parts]),
+            metadata={"split": [split for split, part in zip(self.splits, parts) for _ in range(len(part))]},
+        )
+
+    def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
+        import numpy as np
+
+        names = pairs.metadata.get("split", [self.split] * len(pairs))
+        right, margin, kl = looped_answers(hooks, pairs, self.most)
+        halted = halts(kl, self.tolerance)
+        found: dict[str, list[Any]] = {
+            name: [] for name in ("set", "split", "loops", "accuracy", "margin", "kl", "halted", "accuracy halted")
+        }
+        for number, split in enumerate(dict.fromkeys(names)):
+            rows = np.flatnonzero(np.array(names) == split)
+            at_halt = float(right[halted[rows], rows].mean())
+            for loops in range(len(right)):
+                values = (right[loops, rows], margin[loops, rows], kl[loops, rows], halted[rows] == loops)
+                for name, value in zip(
+                    found, (number, split, loops, *(float(value.mean()) for value in values), at_halt)
+                ):
+                    found[name].append(value)
+        return found
+
+    def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
+        from pipeline.plots.heatmap import drawn_grids, grids
+
+        found = grids(table, "accuracy", "loops", "set", None, "split")
+        what = "share of right answers by how often the blocks run, of each split"
+        return {"": drawn_grids(found, what, ("loops", "split"), marks)}
+
+
+def looped_answers(hooks: Hooks, pairs: Pairs, most: int | None = None) -> tuple[Any, Any, Any]:
+    """Whether the answer is the top token, its margin, and the divergence from the loop before, (R + 1, n) each.
+
+    One forward pass with all loops is enough, as a loop sees nothing of those after it. Before the first loop the
+    divergence is NaN.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    from pipeline.circuits._batch import on_device, split
+    from pipeline.circuits.hooks import Hooks
+    from pipeline.kernels.devices import widest
+
+    stack: Any = getattr(hooks.model.base_model, hooks.family.blocks)
+    trained = getattr(stack, "n_loops", None)
+    parts = []
+    try:
+        if trained is not None:
+            stack.n_loops = most or 2 * trained
+            hooks = Hooks(hooks.model)
+        loops = 1 if trained is None else stack.n_loops
+        once = hooks.n_layer // loops
+        points = ["blocks.0.hook_resid_pre", *(f"blocks.{once * r - 1}.hook_resid_post" for r in range(1, loops + 1))]
+        for batch in split(on_device(hooks, pairs), hooks.n_layer * pairs.clean.shape[1] * hooks.d_model):
+            rows = torch.arange(len(batch), device=batch.clean.device)
+            _, states = hooks.read(batch.clean, points)
+            ends = torch.stack([states[point][rows, batch.last] for point in points])
+            with torch.no_grad():
+                logits = hooks.head(hooks.final_norm(ends)).to(widest(ends.device))
+            answer = batch.answer[None, :, None].expand(len(points), -1, 1)
+            own = logits.gather(-1, answer)[..., 0]
+            margin = own - logits.scatter(-1, answer, -torch.inf).amax(-1)
+            log_p = logits.log_softmax(-1)
+            kl = F.kl_div(log_p[1:], log_p[:-1], log_target=True, reduction="none").sum(-1)
+            kl = torch.cat([torch.full_like(kl[:1], torch.nan), kl])
+            parts.append(torch.stack([(margin > 0).to(margin.dtype), margin, kl]).cpu())
+    finally:
+        if trained is not None:
+            stack.n_loops = trained
+    right, margin, kl = torch.cat(parts, -1).numpy()
+    return right, margin, kl
+
+
+def halts(kl: Any, tolerance: float) -> Any:
+    """The first loop at which each prompt's divergence (R + 1, n) is below the tolerance, or else the last, (n,)."""
+    import numpy as np
+
+    below = np.nan_to_num(kl, nan=np.inf) < tolerance
+    return np.where(below.any(0), below.argmax(0), len(kl) - 1)
