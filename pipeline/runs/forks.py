@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from pipeline.config.recipe import Recipe
+from pipeline.config.yaml_writer import lists
 from pipeline.corpora.store import INDEX, StoredCorpus
 from pipeline.runs.entry import Entry
 from pipeline.runs.folder import read_resolved
@@ -48,8 +49,8 @@ def parts(text: str) -> tuple[str, str]:
     return parent, step
 
 
-def find(text: str) -> Fork:
-    """The fork that `RUN@STEP` names.
+def find(text: str, resumes: bool = True) -> Fork:
+    """The fork that `RUN@STEP` names: a whole checkpoint with its optimizer where it `resumes`, else a kept step.
 
     Raises:
         ParameterError: when there is no such run, or no such step in it; with those that are there.
@@ -62,16 +63,17 @@ def find(text: str) -> Fork:
         manifest = Manifest.load(parent)
     except RecipeError as error:
         raise ParameterError(KEY, str(error)) from None
+    resumable = manifest.resumable if resumes else {}
     number = int(step) if step.isdecimal() else None
-    if number in manifest.resumable and not manifest.resumable[number].damage(parent):
-        return Fork(parent, number, manifest.resumable[number], True)
+    if number in resumable and not resumable[number].damage(parent):
+        return Fork(parent, number, resumable[number], True)
     try:
         number, entry = choose_kept(parent, manifest, step, KEY)
     except ParameterError as error:
-        going_on = ", ".join(map(str, sorted(manifest.resumable)))
+        going_on = ", ".join(map(str, sorted(resumable)))
         raise ParameterError(KEY, error.message + (f"; resumable are {going_on}" if going_on else "")) from None
-    if number in manifest.resumable and not manifest.resumable[number].damage(parent):
-        return Fork(parent, number, manifest.resumable[number], True)
+    if number in resumable and not resumable[number].damage(parent):
+        return Fork(parent, number, resumable[number], True)
     if damage := entry.damage(parent):
         raise ParameterError(KEY, f"{parent / entry.path}: {damage}")
     return Fork(parent, number, entry, False)
@@ -88,24 +90,61 @@ def pinned(recipe: Recipe) -> Recipe:
         return recipe
     try:
         name, step = parts(text)
-        if step.isdecimal() and _has_gone_on(recipe):
-            return recipe
-        fork = find(text)
-        last = recipe.training.get("max_steps", -1)
-        if 0 < last <= fork.step:
-            raise ParameterError("max_steps", f"{last:,} is not beyond step {fork.step:,}, where the fork begins")
-        if fork.parent.resolve() == recipe.output_dir.resolve():
-            raise ParameterError("output_dir", f"{recipe.output_dir} is the parent of the fork; choose another")
-        if recipe.peft and not fork.is_resumable:
-            raise ParameterError(KEY, f"step {fork.step} has its adapters merged; fork at a resumable checkpoint")
+        begun = _as_begun(recipe)
+        if not begun or parts(begun)[0] != name or step.isdecimal():
+            begun = text if begun == text else f"{name}@{beginning(recipe).step}"
     except ParameterError as error:
         raise recipe.located(error) from None
-    options = dataclasses.replace(recipe.options, fork=f"{name}@{fork.step}")
-    return dataclasses.replace(recipe, options=options)
+    return dataclasses.replace(recipe, options=dataclasses.replace(recipe.options, fork=begun))
 
 
-def _has_gone_on(recipe: Recipe) -> bool:
-    return exists(recipe.output_dir, RECIPE) and bool(Manifest.load(recipe.output_dir).resumable)
+def _as_begun(recipe: Recipe) -> str | None:
+    """The fork that the recipe's run folder names, where the run there has a checkpoint of its own, or is finished."""
+    run = recipe.output_dir
+    if not exists(run, RECIPE):
+        return None
+    manifest = Manifest.load(run)
+    found = read_resolved(run).get(KEY)
+    return str(found) if found and (manifest.resumable or manifest.finished) else None
+
+
+def beginning(recipe: Recipe) -> Fork:
+    """The fork with which a recipe begins.
+
+    Raises:
+        ParameterError: when it cannot begin there, or its adapters are not those of its parent.
+    """
+    assert recipe.options.fork is not None
+    ours = _adapters(lists(recipe.resolved()))
+    fork = find(recipe.options.fork)
+    parent, last = fork.parent, recipe.training.get("max_steps", -1)
+    if 0 < last <= fork.step:
+        raise ParameterError("max_steps", f"{last:,} is not beyond step {fork.step:,}, where the fork begins")
+    if parent.resolve() == recipe.output_dir.resolve():
+        raise ParameterError("output_dir", f"{recipe.output_dir} is the parent of the fork; choose another")
+    theirs = _adapters(read_resolved(parent))
+    if theirs and not ours:
+        return find(recipe.options.fork, resumes=False)  # its adapters are merged there
+    if ours and not theirs:
+        raise ParameterError(
+            "peft", f"{parent} has no adapters to go on with; for new ones on its weights, write model: "
+            f"{{model_name_or_path: {parent}, revision: step{fork.step}}} in place of --fork"
+        )  # fmt: skip
+    for key in ours:
+        if ours[key] != theirs.get(key):
+            raise ParameterError(key, f"{ours[key]} here, {theirs.get(key)} there; a fork has its parent's adapters")
+    if ours and not fork.is_resumable:
+        raise ParameterError(KEY, f"step {fork.step} has its adapters merged; fork at a resumable checkpoint")
+    return fork
+
+
+def _adapters(resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights of adapters mean, in a resolved recipe, by dotted keys; empty where all weights are trained."""
+    peft, model = resolved.get("peft") or {}, resolved.get("model") or {}
+    if peft.get("method", "full") == "full":
+        return {}
+    found = {f"peft.{key}": peft.get(key) for key in ("method", "r", "alpha", "targets")}
+    return found | {f"model.{key}": model.get(key) for key in ("model_name_or_path", "revision", "weights")}
 
 
 def compare_corpus(fork: Fork, stored: StoredCorpus) -> list[str]:

@@ -26,6 +26,12 @@ def has_checkpoint(recipe: Recipe) -> bool:
 def check_fork(fork: forks.Fork, recipe: Recipe, model: PreTrainedModel, stored: StoredCorpus) -> list[str]:
     """Whether the parent's weights and vocabulary are those of this recipe; returns where the corpora differ.
 
+    Args:
+        fork: Where it begins.
+        recipe: Of the fork.
+        model: With the adapters of the recipe, where it has some.
+        stored: The corpus of the recipe.
+
     Raises:
         ParameterError: with the first weight or the word that differs.
     """
@@ -50,14 +56,13 @@ def check_fork(fork: forks.Fork, recipe: Recipe, model: PreTrainedModel, stored:
                 names = list(file.keys())
                 shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in names}
     ours = {key: tuple(weight.shape) for key, weight in model.named_parameters()}
-    if not recipe.peft:
-        for key in sorted({*shapes, *ours}):
-            there, here = shapes.get(key), ours.get(key)
-            if there != here and not (there and key in dict(model.named_buffers())) and not _is_tied(model, key):
-                raise ParameterError(
-                    forks.KEY, f"{fork.parent} has another architecture: {key} is {there or 'missing'} there, "
-                    f"{here or 'missing'} here"
-                )  # fmt: skip
+    for key in sorted({*shapes, *ours}):
+        there, here = shapes.get(key), ours.get(key)
+        if there != here and not (there and key in dict(model.named_buffers())) and not _is_tied(model, key):
+            raise ParameterError(
+                forks.KEY, f"{fork.parent} has another architecture: {key} is {there or 'missing'} there, "
+                f"{here or 'missing'} here"
+            )  # fmt: skip
     return differing
 
 
@@ -67,11 +72,7 @@ def _is_tied(model: PreTrainedModel, key: str) -> bool:
 
 def fork_line(fork: forks.Fork, differing: list[str]) -> str:
     """What is said of a fork before its first step."""
-    how = (
-        "with its optimizer"
-        if fork.is_resumable
-        else "with a new optimizer, as no whole checkpoint of that step is there"
-    )
+    how = "with its optimizer" if fork.is_resumable else "with a new optimizer, from the weights that were kept"
     others = f"; its corpus was another one ({'; '.join(differing)})" if differing else ""
     return f"goes on from step {fork.step:,} of {fork.parent}, {how}{others}"
 

@@ -92,16 +92,15 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     with undivided(args):
         model = recipe.model.for_corpus(stored)
     check_model(recipe, model, chosen)
-    fork = forks.find(recipe.options.fork) if recipe.options.fork and not has_checkpoint(recipe) else None
-    differing = check_fork(fork, recipe, model, stored) if fork else []
-    if args.should_save:
-        opening.write_description(recipe, stored)
-        prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
     if recipe.peft:
         recipe.peft.into(model, recipe.model.added(stored), getattr(recipe.model, "revision", None))
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ParameterError("model.freeze", "leaves no weight to train; name fewer")
+    fork = forks.beginning(recipe) if recipe.options.fork and not has_checkpoint(recipe) else None
+    differing = check_fork(fork, recipe, model, stored) if fork else []
     if args.should_save:
+        opening.write_description(recipe, stored)
+        prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
         opening.write_tokenizer(recipe.output_dir, for_readers(tokenizer, model.config))
     callbacks = with_defaults(recipe.callbacks)
     trainer = GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, callbacks)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.manifest import Manifest
-from tests.tiny import RECIPE, run_here, write_recipe
+from tests.bases import recipe_of
+from tests.tiny import RECIPE, ROOT, free_port, run_here, run_process, write_recipe
 
 PARENT = RECIPE.replace("max_steps: 24", "max_steps: 12") + "save_total_limit: 8\n"
 
@@ -99,6 +101,75 @@ def test_a_mistake_is_a_line(
     assert fork(parent, tmp_path, step, *words) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1, error
+
+
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_a_fork_that_was_begun_needs_its_parent_no_more(
+    is_finished: bool, parent: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(parent, there := tmp_path / "parent")
+    assert fork(there, tmp_path, "last", "--max_steps=14", "--save_steps=2") == 0
+    assert "goes on from step 12 of" in capfd.readouterr().out
+    run = tmp_path / "fork"
+    manifest = Manifest.load(run)
+    if is_finished:
+        manifest.resumable.clear()  # which the run's owner has deleted
+    else:
+        manifest.finished = None
+    manifest.save(run)
+    shutil.rmtree(there)
+    for step in ("12", "last"):
+        assert fork(there, tmp_path, step, "--max_steps=14", "--save_steps=2") == 0, capfd.readouterr().err
+    assert Manifest.load(run).finished["step"] == 14
+
+
+def test_a_fork_with_adapters_is_the_straight_run(
+    bases: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("peft", reason="the extra peft is not installed")
+    text = recipe_of(bases, "gpt2", "vocabulary: tokens", "\npeft: {r: 4}\nsave_total_limit: 8\n")
+    path = write_recipe(tmp_path, text)
+    assert run_here(path, "--max_steps=12", "--save_steps=6", "--output_dir", str(tmp_path / "parent")) == 0
+    capfd.readouterr()
+    words = [f"--output_dir={tmp_path / 'fork'}", "--max_steps=12", "--save_steps=6", "--fork"]
+    assert run_here(path, *words, f"{tmp_path / 'parent'}@6") == 0
+    assert "with its optimizer" in capfd.readouterr().out
+    ours, theirs = (Manifest.load(tmp_path / name).kept[12].files for name in ("fork", "parent"))
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        assert ours[name]["sha256"] == theirs[name]["sha256"]
+    assert "forks from parent at 6" in (tmp_path / "fork" / "figures" / "curve.svg").read_text()
+    # Without adapters it goes on with what they made of the weights; with others, or from merged ones, not at all.
+    whole = write_recipe(tmp_path, text.replace("peft: {r: 4}", ""), "whole")
+    assert (
+        run_here(whole, f"--output_dir={tmp_path / 'whole'}", "--max_steps=13", f"--fork={tmp_path / 'parent'}@12") == 0
+    )
+    assert "with a new optimizer" in capfd.readouterr().out
+    for step, word, message in (
+        ("6", "--peft.r=8", "peft.r: 8 here, 4 there; a fork has its parent's adapters"),
+        ("6", f"--model.model_name_or_path={bases / 'gpt_neox'}", "model.model_name_or_path: "),
+        ("1", "--peft.r=4", "step 1 has its adapters merged"),
+    ):
+        other = [f"--output_dir={tmp_path / 'other'}", word, f"--fork={tmp_path / 'parent'}@{step}"]
+        assert run_here(path, *other) == 2
+        assert message in (error := capfd.readouterr().err) and error.count("\n") == 1, error
+    assert (
+        run_here(path, f"--output_dir={tmp_path / 'other'}", f"--fork={tmp_path / 'whole'}@13", "--max_steps=14") == 2
+    )
+    assert "has no adapters to go on with" in (error := capfd.readouterr().err) and error.count("\n") == 1, error
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_fork_of_two_processes_is_their_straight_run(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path, PARENT)
+    straight, forked = tmp_path / "parent", tmp_path / "fork"
+    for run, words in ((straight, ()), (forked, (f"--fork={straight}@6",))):
+        command = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "accelerate_configs" / "cpu.yaml")]
+        command += ["--main_process_port", str(free_port()), "-m", "pipeline.run", str(path), "--use_cpu", "true"]
+        result = run_process(*command, f"--output_dir={run}", *words)
+        assert result.returncode == 0, result.stderr
+    assert json.loads((forked / "environment.json").read_text())[0]["processes"] == 2
+    assert last_weights(forked) == last_weights(straight)
+    assert min(Manifest.load(forked).kept) > 6
 
 
 def test_no_such_run_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
