@@ -116,6 +116,11 @@ class Pairs:
 class Source(abc.ABC):
     """Where pairs come from: a corpus, or a file."""
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that there are; none where all pairs are one."""
+        return ()
+
     @abc.abstractmethod
     def pairs(
         self, split: str, most: int, seed: int, every_position: bool = False, corruption: Corruption = "corpus"
@@ -135,6 +140,14 @@ class Source(abc.ABC):
             ParameterError: when this is no such operation.
         """
         raise ParameterError("corpus", "is not the group Z_n with + or -, whose Fourier transform this looks at")
+
+    def products(self) -> tuple[Ids, Ids, Numbers, Numbers]:
+        """Prompts (n, P) and answers (n, A) of all products of a group, 1 where trained (n,), and its table (m, m).
+
+        Raises:
+            ParameterError: when this is no such operation.
+        """
+        raise ParameterError("corpus", "is not all products of a group, whose representations this looks at")
 
 
 @dataclass(frozen=True)

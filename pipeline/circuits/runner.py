@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from pipeline.circuits._comparison import Comparison, Others, check_comparison
 from pipeline.circuits._pairs import corpus_source, source_of
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
 from pipeline.circuits.failures import forget_failure
@@ -82,11 +83,15 @@ def explain(
         shared = analysis.fit(at(run.steps[-1]), pairs) if type(analysis).fit is not Analysis.fit else {}
         code = analysis_code(type(analysis))
         common = {"parameters": parameters, "pairs": fingerprint(pairs), "shared": shared, "code": code}
+        beside = Others(run, analysis, device) if isinstance(analysis, Comparison) else None
         for step in steps:
             path = folder / name / f"step{step}.parquet"
             made_of = {**common, "weights": run.manifest.kept[step].weights_hash}
+            if beside:
+                made_of["other weights"] = beside.weights_hash(step)
             if not is_made_of(path, made_of):
-                table = add_step(analysis.run(at(step), pairs, **shared), step)
+                more = {"other": beside.model(step)} if beside else {}
+                table = add_step(analysis.run(at(step), pairs, **shared, **more), step)
                 write_table(run.path, f"{CIRCUITS}/{name}/{path.name}", table, made_of)
             yield path
 
@@ -129,6 +134,8 @@ def check_analyses(recipe: Recipe, stored: StoredCorpus) -> dict[str, Pairs]:
             try:
                 analysis.check_split(stored.sizes)
                 found[name] = analysis.choose(source)
+                if isinstance(analysis, Comparison):
+                    check_comparison(analysis, recipe)
             except ParameterError as error:
                 raise error.inside(key) from None
         for step in analysis.steps.split(",") if analysis.steps[0].isdigit() else ():

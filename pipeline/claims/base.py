@@ -120,7 +120,10 @@ class Claim(Parameters, abc.ABC):
 
     @abc.abstractmethod
     def arms(self) -> Mapping[str, Mapping[str, str]]:
-        """The arms by name, as overrides of the recipe at this budget; each is run with every seed."""
+        """The arms by name, as overrides of the recipe at this budget; each is run with every seed.
+
+        `{NAME}` in a value is the folder of an earlier arm's run with the same seed, as in `fork: "{NAME}@100"`.
+        """
 
     @abc.abstractmethod
     def measure(self, run: RunFolder) -> Mapping[str, float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.claims.base import Claim, Found, Measured
@@ -40,17 +40,41 @@ def points_of(claim: Claim, folder: Path) -> Points:
     for arm, overrides in claim.arms().items():
         found[arm] = []
         for seed in claim.seeds:
-            name = folder_name({"arm": arm, "seed": str(seed)})
-            words = [f"--{key}={value}" for key, value in {**overrides, "seed": str(seed)}.items()]
+            name = _folder(arm, seed)
+            homes = {f"{{{other}}}": str(folder / _folder(other, seed)) for other in found}
+            words = [f"--{key}={_with(homes, value)}" for key, value in {**overrides, "seed": str(seed)}.items()]
             words += [f"--output_dir={folder / name}", f"--run_name={room_name(claim)} {arm} seed {seed}"]
             recipe = read_here(recipe_path(claim), words)
             found[arm].append(Point(name, recipe))
     return found
 
 
+def _folder(arm: str, seed: int) -> str:
+    return folder_name({"arm": arm, "seed": str(seed)})
+
+
+def _with(homes: Mapping[str, str], value: str) -> str:
+    """A value with the folders of the runs that it names."""
+    for name, home in homes.items():
+        value = value.replace(name, home)
+    return value
+
+
 def run_missing(claim: Claim, points: Points, jobs: int) -> int:
-    """Trains what is not finished, `jobs` runs at a time; returns the exit status, as a sweep's."""
-    return run_all([point for arm in points.values() for point in arm], jobs)
+    """Trains what is not finished, `jobs` runs at a time; returns the exit status, as a sweep's.
+
+    An arm that names others is run after them.
+    """
+    rounds: dict[str, int] = {}
+    for arm, overrides in claim.arms().items():
+        named = [other for other in rounds if any(f"{{{other}}}" in value for value in overrides.values())]
+        rounds[arm] = max((rounds[other] + 1 for other in named), default=0)
+    status = 0
+    for number in range(max(rounds.values()) + 1):
+        status = run_all([point for arm, runs in points.items() if rounds[arm] == number for point in runs], jobs)
+        if status:
+            break
+    return status
 
 
 def measured(claim: Claim, points: Points) -> Found:

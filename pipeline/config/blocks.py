@@ -15,7 +15,6 @@ KEYS = (
     "model",
     "objective",
     "optimizer",
-    "collator",
     *BLOCKS,
     "callbacks",
     "circuits",
@@ -54,7 +53,7 @@ def entry(room: str, tree: Block, default: str | None = None) -> Any:
 
 
 def entries(room: str, key: str, tree: Block) -> dict[str, Any]:
-    """The callbacks, the analyses, or what changes the optimizer or the prompts."""
+    """The callbacks, the analyses, or what changes the optimizer."""
     given = block_of(tree, key, "{NAME: {}}")
     found = {}
     for name in given.entries:

@@ -129,6 +129,13 @@ class Group(Corpus):
         plain = (kind == "Z" and self.operation in ("+", "-")) or (kind == "C" and self.operation == "*")
         return n if plain and not self.label_noise else None
 
+    @property
+    def product(self) -> Elements | None:
+        """The table of products (m, m) where this is the product of a group, without noise; else None."""
+        kind, _ = self._kind
+        plain = self.operation == ("+" if kind == "Z" else "*")
+        return self.elements.product if plain and not self.label_noise else None
+
     def places(self, length: int) -> list[str]:
         return self.template.split()[:length]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.circuits._comparison import Comparison
 from pipeline.circuits._pairs import CorpusPairs
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs
 from pipeline.circuits.tables import add_step
@@ -50,6 +52,17 @@ def fitting(analysis: Analysis, corpora: list[StoredCorpus]) -> tuple[StoredCorp
     pytest.fail(f"no corpus fits: {reasons}")
 
 
+def others(analysis: Analysis, model: Any) -> dict[str, Any]:
+    """The second model of a comparison: one of the same shape with other weights."""
+    if not isinstance(analysis, Comparison):
+        return {}
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight += 0.01 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)).to(weight)
+    return {"other": other}
+
+
 def count_hooks(model: torch.nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules())
 
@@ -74,8 +87,9 @@ def test_it_gives_a_table_and_leaves_the_model_alone(
         return  # as above; see test_runner.py
     before = {key: weight.clone() for key, weight in model.state_dict().items()}
     hooks = count_hooks(model)
-    table = analysis.run(model, pairs)
-    assert len(table) and table.equals(analysis.run(model, pairs))
+    more = others(analysis, model)
+    table = analysis.run(model, pairs, **more)
+    assert len(table) and table.equals(analysis.run(model, pairs, **more))
     assert all(weight.equal(before[key]) for key, weight in model.state_dict().items())
     assert count_hooks(model) == hooks and all(module.training for module in model.modules())
     assert all(weight.grad is None for weight in model.parameters())
@@ -97,7 +111,9 @@ def test_it_is_drawn_with_one_step_and_with_many(name: str, corpora: list[Stored
     analysis = TINY[name]
     stored, pairs = fitting(analysis, corpora)
     model = Gpt2.tiny().build(len(stored.tokens))
-    tables = [add_step(analysis.run(model, pairs), step) for step in (0, 1, 2, 4, 8, 16, 32, 64)]
+    tables = [
+        add_step(analysis.run(model, pairs, **others(analysis, model)), step) for step in (0, 1, 2, 4, 8, 16, 32, 64)
+    ]
     import pyarrow as pa
 
     for table in (tables[0], pa.concat_tables(tables, promote_options="permissive")):
@@ -123,7 +139,7 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
         wrong.corrupted.clip(max=VOCABULARY - 1, out=wrong.corrupted)
         wrong.answers.clip(max=VOCABULARY, out=wrong.answers)
         with pytest.raises(ValueError, match=message):
-            analysis.run(model, wrong)
+            analysis.run(model, wrong, **others(analysis, model))
     if analysis.same_length:
         uneven = Pairs(
             pairs.clean, pairs.corrupted, pairs.answers, pairs.corrupted_answers, lengths=np.array([7] * 5 + [6])
@@ -141,7 +157,8 @@ def test_half_precision_is_taken_or_refused(name: str, corpora: list[StoredCorpu
         with pytest.raises(ValueError, match=r"needs weights in float32, not torch\.bfloat16; call model\.float"):
             analysis.run(model, pairs)
     else:
-        assert len(analysis.run(model, pairs)) == len(analysis.run(model.float(), pairs))
+        coarse = analysis.run(model, pairs, **others(analysis, model))
+        assert len(coarse) == len(analysis.run(model.float(), pairs, **others(analysis, model)))
 
 
 @pytest.mark.gpu
@@ -150,7 +167,7 @@ def test_a_gpu_gives_the_same(name: str, corpora: list[StoredCorpus]) -> None:
     analysis = TINY[name]
     stored, pairs = fitting(analysis, corpora)
     model = Gpt2.tiny().build(len(stored.tokens))
-    here, there = (analysis.run(model.to(device), pairs) for device in ("cpu", "cuda"))
+    here, there = (analysis.run(model.to(device), pairs, **others(analysis, model)) for device in ("cpu", "cuda"))
     for column in here.column_names:
         if here[column].type == "double":
             np.testing.assert_allclose(there[column], here[column], atol=1e-3)

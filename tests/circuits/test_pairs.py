@@ -17,7 +17,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers import PreTrainedTokenizerFast
 
-from pipeline.circuits._pairs import COLUMNS, CorpusPairs, FilePairs, translate
+from pipeline.circuits._file_pairs import COLUMNS, FilePairs
+from pipeline.circuits._pairs import CorpusPairs, translate
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.logit_lens import LogitLens
 from pipeline.circuits.tables import fingerprint, write_table
