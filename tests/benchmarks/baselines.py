@@ -7,6 +7,8 @@ Each is built for a size and gives `window(steps)`: seconds per step over so man
 - `StockTrainer`: transformers' Trainer as it comes, with the task's own vocabulary and sequences of their own length.
 - `EagerLoop`: what a careful engineer writes by hand: rows on the device, batches by index, hidden states reduced to
   the answer positions before the head, fused AdamW, no logging.
+- On a GPU also `CompiledLoop` and `CompiledTrainer`: the same two with torch.compile, the Trainer in the mode that
+  records CUDA graphs; and `Launched`: this package without its graph, each kernel launched from Python.
 
 All clip gradients, have dropout 0.1, the learning rate of the recipe, and bf16 autocast on a GPU. GPT-2 is that of
 transformers with its own defaults, `gelu_new` among them.
@@ -52,6 +54,7 @@ class Size:
     width: int
     heads: int
     batch: int
+    words: tuple[str, ...] = ()  # overrides of the recipe
 
     @property
     def name(self) -> str:
@@ -69,7 +72,7 @@ class Setting:
 
     @classmethod
     def of(cls, size: Size, device: torch.device) -> Setting:
-        stored = build(read_recipe(RECIPE).corpus)
+        stored = build(read_recipe(RECIPE, list(size.words)).corpus)
         return cls(size, device, load_rows(stored, "train"), len(stored.tokens))
 
     def model(self, vocabulary: int) -> GPT2LMHeadModel:
@@ -168,6 +171,14 @@ class EagerLoop:
         return _window(self.setting, self.step, steps)
 
 
+class CompiledLoop(EagerLoop):
+    """The loop by hand, whose blocks torch compiles."""
+
+    def __init__(self, setting: Setting):
+        super().__init__(setting)
+        self.model.transformer.compile()
+
+
 class _Watch(TrainerCallback):
     """Times the steps of a Trainer after those that warm up."""
 
@@ -201,7 +212,7 @@ class _TrainerWindows:
 class StockTrainer(_TrainerWindows):
     """The Trainer as it comes."""
 
-    def __init__(self, setting: Setting):
+    def __init__(self, setting: Setting, **more: Any):
         self.setting = setting
         dataset = [
             {"input_ids": tokens, "labels": labels}
@@ -217,9 +228,17 @@ class StockTrainer(_TrainerWindows):
             disable_tqdm=True,
             use_cpu=setting.device.type == "cpu",
             bf16=setting.device.type == "cuda",
+            **more,
         )
         self.trainer = Trainer(setting.model(setting.vocabulary), arguments, train_dataset=dataset)
         self.trainer.remove_callback(PrinterCallback)
+
+
+class CompiledTrainer(StockTrainer):
+    """The Trainer with `torch_compile_mode: reduce-overhead`, which records CUDA graphs."""
+
+    def __init__(self, setting: Setting):
+        super().__init__(setting, torch_compile=True, torch_compile_mode="reduce-overhead", dataloader_drop_last=True)
 
 
 class Ours(_TrainerWindows):
@@ -240,5 +259,14 @@ class Ours(_TrainerWindows):
             "callbacks.console.style": "off",
             "use_cpu": str(setting.device.type == "cpu").lower(),
         }
+        words = (*size.words, *words)
         recipe = read_recipe(RECIPE, [*(f"--{key}={value}" for key, value in overrides.items()), *words])
         self.trainer = prepare(recipe)
+
+
+class Launched(Ours):
+    """This package, each of whose kernels is launched from Python."""
+
+    def __init__(self, setting: Setting):
+        super().__init__(setting)
+        vars(self.trainer.loop)["captured"] = None

@@ -1,6 +1,6 @@
 """The training step beside three baselines, in one run, as ratios; and what share of the machine's floor it reaches.
 
-    python tests/benchmarks/bench_step.py [--rounds 5] [--only 2x128]
+    python tests/benchmarks/bench_step.py [--rounds 5] [--only '2 x 128'] [--small]
 
 Baselines are described in `baselines.py`. Windows of all contestants take turns, and a number is the median over the
 rounds: CPU seconds of one thread, or wall-clock seconds on a GPU.
@@ -19,13 +19,27 @@ import sys
 from typing import Any
 
 import torch
-from baselines import EagerLoop, Ours, Reference, Setting, Size, StockTrainer
+from baselines import (
+    CompiledLoop,
+    CompiledTrainer,
+    EagerLoop,
+    Launched,
+    Ours,
+    Reference,
+    Setting,
+    Size,
+    StockTrainer,
+)
 from machine import device, write
 
 from pipeline.kernels.onednn import multiply  # the path is set by `baselines`
 
 SIZES = (Size(8, 768, 12, 64), Size(2, 128, 4, 512), Size(1, 128, 4, 512), Size(2, 128, 4, 64))
-CONTESTANTS = {"reference": Reference, "stock": StockTrainer, "eager": EagerLoop, "ours": Ours}
+ON_GPU = (Size(8, 768, 12, 512), *SIZES[1:])  # the paper's batch
+FEW = ("--corpus.num_entities=60", "--corpus.num_relations=20", "--corpus.out_degree=10", "--corpus.ratio=5")
+SMALL = (Size(1, 32, 4, 32, FEW),)  # to see that it runs
+BASELINES: dict[str, Any] = {"reference": Reference, "stock": StockTrainer, "eager": EagerLoop}
+COMPILED: dict[str, Any] = {"compiled trainer": CompiledTrainer, "compiled": CompiledLoop, "launched": Launched}
 LEAST_SECONDS = 1.5  # of a window, so that small steps are averaged
 
 
@@ -66,25 +80,27 @@ def floor(setting: Setting, model: Any) -> dict[str, float]:
     }
 
 
-def measure(size: Size, rounds: int, wanted: list[str]) -> dict[str, Any]:
+def measure(size: Size, rounds: int, wanted: dict[str, Any], least: float) -> dict[str, Any]:
     setting = Setting.of(size, device())
     by_torch, by_onednn, copies = machine_speed(setting)
-    contestants = {name: CONTESTANTS[name](setting) for name in wanted}
+    contestants = {name: contestant(setting) for name, contestant in wanted.items()}
     samples: dict[str, list[float]] = {name: [] for name in wanted}
-    steps = {name: max(1, round(LEAST_SECONDS / contestants[name].window(1))) for name in wanted}
+    for contestant in contestants.values():
+        contestant.window(1)  # compiles, and captures its graph
+    steps = {name: max(1, round(least / contestants[name].window(1))) for name in wanted}
     for _ in range(rounds):
         for name, contestant in contestants.items():
             samples[name].append(contestant.window(steps[name]))
     seconds = {name: statistics.median(sample) for name, sample in samples.items()}
-    least = floor(setting, setting.model(setting.vocabulary))
-    least["seconds"] = least["flop"] / max(by_torch, by_onednn) + least["bytes"] / copies
+    lowest = floor(setting, setting.model(setting.vocabulary))
+    lowest["seconds"] = lowest["flop"] / max(by_torch, by_onednn) + lowest["bytes"] / copies
     return {
         "size": size.name,
         "seconds_per_step": seconds,
         "samples": samples,
         "ours_is_faster_by": {name: seconds[name] / seconds["ours"] for name in wanted if name != "ours"},
-        "floor": least,
-        "share_of_floor": least["seconds"] / seconds["ours"],
+        "floor": lowest,
+        "share_of_floor": lowest["seconds"] / seconds["ours"],
         "flop_per_second": {"torch": by_torch, "oneDNN": by_onednn},
         "copied_bytes_per_second": copies,
     }
@@ -93,22 +109,32 @@ def measure(size: Size, rounds: int, wanted: list[str]) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="The training step beside its baselines.")
     parser.add_argument("--rounds", type=int, default=5, help="windows per contestant")
+    parser.add_argument("--seconds", type=float, default=LEAST_SECONDS, help="length of a window")
     parser.add_argument("--only", default="", help="a part of a size's name, such as '2 x 128'")
     parser.add_argument("--without", default="", help="contestants to leave out, with commas")
+    parser.add_argument("--small", action="store_true", help="a size of seconds, to see that it runs")
     chosen = parser.parse_args()
-    wanted = [name for name in CONTESTANTS if name not in chosen.without.split(",")]
-    head = ["size", *(f"{name} s" for name in wanted), *(f"x {name}" for name in wanted[:-1]), "floor s", "share"]
-    print("  ".join(word.rjust(20 if word == "size" else 11) for word in head))
-    found = []
-    for size in SIZES:
-        if chosen.only not in size.name:
-            continue
-        found.append(row := measure(size, chosen.rounds, wanted))
+    on_gpu = device().type == "cuda"
+    contestants = {**BASELINES, **(COMPILED if on_gpu else {}), "ours": Ours}
+    wanted = {name: made for name, made in contestants.items() if name not in chosen.without.split(",")}
+    heads = ["size", *(f"{name} s" for name in wanted), *(f"x {name}" for name in [*wanted][:-1]), "floor s", "share"]
+    print("  ".join(word.rjust(20 if word == "size" else max(11, len(word))) for word in heads))
+    found: list[dict[str, Any]] = []
+    sizes = SMALL if chosen.small else ON_GPU if on_gpu else SIZES
+    named = [size for size in sizes if chosen.only in size.name]
+    if not named:
+        parser.error(f"--only {chosen.only}: is part of no size; they are: {'; '.join(size.name for size in sizes)}")
+    for size in named:
+        found.append(row := measure(size, chosen.rounds, wanted, chosen.seconds))
         numbers = [*row["seconds_per_step"].values(), *row["ours_is_faster_by"].values()]
         words = [f"{number:.4g}" for number in numbers]
         words += [f"{row['floor']['seconds']:.4g}", f"{row['share_of_floor']:.0%}"]
-        print("  ".join([row["size"].rjust(20), *(word.rjust(11) for word in words)]), flush=True)
-    print(write("step", found))
+        widths = [max(11, len(head)) for head in heads[1:]]
+        print(
+            "  ".join([row["size"].rjust(20), *(word.rjust(width) for word, width in zip(words, widths))]), flush=True
+        )
+        path = write("step", found)  # after each size: what comes later may fail, or be out of time
+    print(path)
     return 0
 
 
