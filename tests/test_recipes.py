@@ -83,6 +83,8 @@ OF_A_PAPER = {
     "complex_reasoning": (1106, 1120, 51368),
     "nanda_mod113": (114, 128, 114),
     "group_s5": None,
+    "composition_recurrent": None,
+    "k_hop": None,
 }
 
 

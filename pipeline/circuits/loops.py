@@ -49,7 +49,7 @@ class Loops(Analysis):
     def choose(self, source: Source) -> Pairs:
         import numpy as np
 
-        parts = [source.pairs(split, self.pairs, self.seed) for split in self.splits]
+        parts = [self._of(source, split) for split in self.splits]
         width = max(part.clean.shape[1] for part in parts)
         answer = max(part.answers.shape[1] for part in parts)
 
@@ -66,6 +66,16 @@ class Loops(Analysis):
             lengths=np.concatenate([part.lengths for part in parts]),
             metadata={"split": [split for split, part in zip(self.splits, parts) for _ in range(len(part))]},
         )
+
+    def _of(self, source: Source, split: str) -> Pairs:
+        """Pairs of a split, each prompt once: of prompts of the corpus, or else by its rule, as long chains need."""
+        import numpy as np
+
+        try:
+            return source.pairs(split, self.pairs, self.seed)
+        except ParameterError:
+            found = source.pairs(split, self.pairs, self.seed, True, "any")
+        return found.take(np.sort(np.unique(found.clean, axis=0, return_index=True)[1]))
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         import numpy as np

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.config.fields import param
-from pipeline.corpora.base import Corpus, Examples, chunks, sample_examples
+from pipeline.corpora.base import Corpus, Examples, Ids, chunks, draw_row, sample_examples
 from pipeline.utils.draws import Draws, Numbers
 from pipeline.utils.errors import ParameterError
 
@@ -68,6 +69,18 @@ class KHop(Corpus):
         draws = Draws(self.seed, "k-hop relations")
         return np.stack([draws.permutation(self.num_entities) for _ in range(self.num_relations)])
 
+    def corrupt(self, examples: Examples, position: int, draws: Draws) -> tuple[Ids, Ids, npt.NDArray[np.bool_]] | None:
+        """Any other entity, which leads elsewhere, or any relation that does; the rest of the chain stays."""
+        chains = examples.prompts - np.array([0, *[self.num_entities] * (examples.prompts.shape[1] - 1)])
+        count = self.num_entities if position == 0 else self.num_relations
+        others = np.repeat(chains[:, None], count, axis=1)
+        others[:, :, position] = np.arange(count)
+        ends = self._ends(others.reshape(-1, chains.shape[1])).reshape(len(chains), count)
+        chosen, found = draw_row(ends != examples.answers[:, :1], draws)
+        prompts = examples.prompts.copy()
+        prompts[:, position] = chosen + (0 if position == 0 else self.num_entities)
+        return prompts, ends[np.arange(len(ends)), chosen, None].astype(np.int32), found
+
     def splits(self) -> Mapping[str, Iterable[Examples]]:
         probes = Draws(self.seed, "k-hop probes")
         one_hop = self._answered(self._draw(1, self.num_entities * self.num_relations), "one_hop")
@@ -112,10 +125,16 @@ class KHop(Corpus):
 
     def _answered(self, chains: Numbers, kind: str) -> Examples:
         """Chains as examples. The note is the entity after the first hop, the bridge, for chains of two or more."""
-        entity, bridge = chains[:, 0], np.full(len(chains), -1)
-        for hop, relation in enumerate(chains.T[1:]):
-            entity = self.tails[relation, entity]
-            bridge = entity if hop == 0 and chains.shape[1] > 2 else bridge
+        bridge = self._ends(chains[:, :2]) if chains.shape[1] > 2 else np.full(len(chains), -1)
         prompts = chains.astype(np.int32)
         prompts[:, 1:] += self.num_entities
-        return Examples(prompts, entity[:, None].astype(np.int32), kind, {"bridge": bridge.astype(np.int32)})
+        return Examples(
+            prompts, self._ends(chains)[:, None].astype(np.int32), kind, {"bridge": bridge.astype(np.int32)}
+        )
+
+    def _ends(self, chains: Numbers) -> Numbers:
+        """Where chains lead, (n,)."""
+        entity = chains[:, 0]
+        for relation in chains.T[1:]:
+            entity = self.tails[relation, entity]
+        return entity

@@ -67,6 +67,7 @@ def test_a_table_has_every_split_and_loop_and_shares_that_add_up() -> None:
     stored = build(KHop.tiny())
     model = Gpt2Looped(n_layer=1, n_loops=3, n_embd=32, n_head=4, n_positions=12).build(len(stored.tokens))
     analysis = Loops(split="hops_4,hops_2", pairs=9)
+    assert len(analysis.choose(CorpusPairs(stored))) == 18
     analysis.check_split(stored.sizes)
     table = analysis.run(model, analysis.choose(CorpusPairs(stored))).to_pandas()
     assert table.groupby("split", sort=False)["loops"].apply(list).to_dict() == {

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.corpora.k_hop import KHop
 from pipeline.corpora.store import StoredCorpus, build
+from pipeline.utils.draws import Draws
 from pipeline.utils.errors import ParameterError
 from tests.corpora.facts import facts
 
@@ -76,6 +77,23 @@ def test_probes_hold_as_many_of_each_number_of_hops() -> None:
     sizes = [len(block) for block in splits["ood"]]
     assert sum(sizes) == 75 and set(sizes) == {2, 3} and len(sizes) == 37
     assert [len(block) for block in splits["train_chains"]] == [37, 38]
+
+
+def test_a_chain_is_corrupted_in_one_place_such_that_it_leads_elsewhere() -> None:
+    corpus = KHop(**SMALL)
+    stored = build(corpus)
+    edges, words = told(stored), stored.tokens
+    (examples,) = stored.blocks("hops_3")
+    for position in range(4):
+        prompts, answers, found = corpus.corrupt(examples, position, Draws(0, "test")) or pytest.fail("no rule")
+        assert found.all() if position == 0 else found.any()
+        changed = prompts != examples.prompts
+        assert (changed.sum(axis=1)[found] == 1).all() and changed[found, position].all()
+        for prompt, answer, right in zip(prompts[found], answers[found], examples.answers[found]):
+            entity, *relations = (words[token] for token in prompt)
+            for relation in relations:
+                entity = edges[entity, relation]
+            assert words[answer[0]] == entity and answer[0] != right[0]
 
 
 @pytest.mark.parametrize("num_relations", [1, 2])
