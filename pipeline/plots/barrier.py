@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,16 @@ from pipeline.plots.style import GREY, HUES, STYLE, Mark
 from pipeline.plots.style import panels as stacked
 
 WHOLE = "all"
+
+
+class Fork(NamedTuple):
+    """The barrier on a split between the ends of a run and of its fork at a step."""
+
+    split: str
+    step: int
+    height: float
+
+
 Heights = dict[tuple[str, str], float]  # part, split -> height
 
 
@@ -84,4 +95,23 @@ def path(table: pa.Table) -> Figure:
         axes.tick_params(labelbottom=axes is rows[-1])
     rows[0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     rows[-1].set_xlabel("share of the way to the other model's weights")
+    return figure
+
+
+@rc_context(STYLE)
+def over_forks(forks: Sequence[Fork]) -> Figure:
+    """Barriers over the step of the fork: each a point, with lines through their means."""
+    figure, (axes,) = stacked([2.2], 0.9, top=0.3)
+    steps = sorted({fork.step for fork in forks})
+    for i, split in enumerate(dict.fromkeys(fork.split for fork in forks)):
+        points = [(steps.index(fork.step), fork.height) for fork in forks if fork.split == split]
+        means = [float(np.mean([height for at, height in points if at == place])) for place in range(len(steps))]
+        axes.plot(range(len(steps)), means, color=HUES[i], linewidth=1.2, label=split)
+        axes.plot([at for at, _ in points], [height for _, height in points], "o", color=HUES[i], markersize=5)
+    axes.set_xticks(range(len(steps)), [f"{step:,}" for step in steps])
+    axes.margins(0.08)
+    axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+    axes.set_xlabel("step of the fork")
+    axes.set_title("barrier of the loss, in nats", loc="left", fontsize=SIZE)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
     return figure
