@@ -78,6 +78,8 @@ def prove_near(tiny: Corpus, drawn: Mapping[str, st.SearchStrategy[Any]] | None 
 def values(kind: Any, field: dataclasses.Field[Any], tiny: Any) -> st.SearchStrategy[Any]:
     options, bounds = typing.get_args(kind) or (kind,), field.metadata
     least = bounds.get("ge", bounds.get("gt", 0))
+    if typing.get_origin(kind) is tuple:
+        return st.just(tiny)
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(options)
     if bool in options:
