@@ -18,7 +18,7 @@ from pipeline.claims.record import description, ours, recorded, with_table
 from pipeline.claims.runner import default_folder, measured, points_of, run_missing
 from pipeline.config.registry import load, names
 from pipeline.runs.lock import RunLock
-from pipeline.sweep.jobs import at_a_time, resumable
+from pipeline.sweep.jobs import USUAL, at_a_time, resumable
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_bytes, write_json, write_text, writing
 from pipeline.utils.paths import expand_arguments
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("name", nargs="?", metavar="NAME", help="one of them; without it they are listed")
     found.add_argument("--budget", choices=BUDGETS, default="cpu", help="how much of the paper's scale is run (cpu)")
     found.add_argument("--seeds", help="of every arm, such as 0,1,2")
-    found.add_argument("--jobs", type=int, help="runs at a time (one for each GPU, or half of the cores)")
+    found.add_argument("--jobs", type=int, help=f"runs at a time ({USUAL})")
     found.add_argument("--output_dir", type=Path, help="folder of the runs (runs/claims/NAME-BUDGET)")
     found.add_argument("--record", action="store_true", help="keep what was found in recipes/results/")
     found.add_argument("--gallery", action="store_true", help="write claims.html, one page of all that is recorded")
@@ -81,11 +81,11 @@ def _all(chosen: argparse.Namespace) -> int:
 def _one(chosen: argparse.Namespace) -> int:
     """Runs what is missing of a claim, and says and writes what was found."""
     claim = _claim(chosen)
-    jobs = at_a_time(chosen.jobs)
     if chosen.record and claim.budget == "smoke":
         raise RecipeError("--record", "a smoke run shows nothing; record cpu or paper")
     folder = chosen.output_dir or default_folder(claim)
     points = points_of(claim, folder)
+    jobs = at_a_time(chosen.jobs, [point.recipe for runs in points.values() for point in runs])
     folder.mkdir(parents=True, exist_ok=True)
     with stop_signals(), writing(folder), RunLock(folder):
         status = run_missing(claim, points, jobs)

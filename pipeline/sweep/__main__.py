@@ -19,7 +19,7 @@ from pathlib import Path
 from pipeline.report.comparison import write_comparison
 from pipeline.runs.layout import CORPUS
 from pipeline.sweep.grid import Point, grid, moved_by_seeds
-from pipeline.sweep.jobs import at_a_time, resumable, run_all
+from pipeline.sweep.jobs import USUAL, at_a_time, resumable, run_all
 from pipeline.sweep.slurm import submit
 from pipeline.utils.files import writing
 from pipeline.utils.paths import expanded
@@ -59,14 +59,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("recipe", help="what --key value overrides, as in python -m pipeline.run")
     parser.add_argument("--output_dir", type=Path, help="folder of the sweep (default: runs/RECIPE-sweep)")
-    parser.add_argument("--jobs", type=int, help="runs at a time (default: one for each GPU, or half of the cores)")
+    parser.add_argument("--jobs", type=int, help=f"runs at a time (default: {USUAL})")
     parser.add_argument("--slurm", metavar="OPTIONS", help='as a Slurm array with these: "--gpus=1 --time=8:00:00"')
     parser.add_argument("--report", action="store_true", help="only report what there is")
     chosen, words = parser.parse_known_args(_joined(argv))
-    jobs = at_a_time(chosen.jobs)
     if chosen.output_dir is not None:
         chosen.output_dir = expanded(chosen.output_dir, "--output_dir")
     points = grid(chosen.recipe, words, chosen.output_dir)
+    jobs = at_a_time(chosen.jobs, [point.recipe for point in points])
     if line := moved_by_seeds([point.recipe for point in points]):
         print(line, flush=True)
     if chosen.slurm is not None and not chosen.report:

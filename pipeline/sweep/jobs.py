@@ -8,11 +8,12 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
 from pipeline.circuits.failures import reminders
+from pipeline.config.recipe import Recipe
 from pipeline.runs import stages
 from pipeline.sweep.grid import Point
 from pipeline.utils.children import end_children, environment_of_child
@@ -23,6 +24,8 @@ from pipeline.utils.log import log
 from pipeline.utils.signals import SAVED, Stopped
 
 P = ParamSpec("P")
+SMALL = 256  # width of a model for which a run has one thread
+USUAL = f"one for each GPU, or for each core; for two cores where a model is wider than {SMALL}"
 
 
 def run_all(points: Sequence[Point], jobs: int) -> int:
@@ -116,15 +119,20 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else "it said nothing"
 
 
-def at_a_time(jobs: int | None) -> int:
-    """How many runs go at a time: as many as are asked for, else one for each GPU, or half of the cores.
+def at_a_time(jobs: int | None, recipes: Iterable[Recipe]) -> int:
+    """How many runs go at a time: as many as are asked for, or one for each GPU.
+
+    Without a GPU, one for each core where all models are small, since a second thread does less for one of them than a
+    second run; else one for two cores.
 
     Raises:
         RecipeError: when that is none.
     """
     if jobs is not None and jobs < 1:
         raise RecipeError("command line", f"--jobs {jobs}: is not a number of runs at a time, 1 or more")
-    return jobs or len(gpu_names()) or max(1, cores() // 2)
+    widths = [getattr(recipe.model, "n_embd", None) for recipe in recipes]
+    are_small = all(width is not None and width <= SMALL for width in widths)
+    return jobs or len(gpu_names()) or (cores() if are_small else max(1, cores() // 2))
 
 
 def resumable(main: Callable[P, int]) -> Callable[P, int]:

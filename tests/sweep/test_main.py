@@ -13,16 +13,19 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config.recipe import read_recipe
 from pipeline.runs.manifest import Manifest
 from pipeline.sweep.__main__ import main
 from pipeline.sweep.grid import LOG, grid, moved_by_seeds, values_of
-from pipeline.sweep.jobs import gpu_names
+from pipeline.sweep.jobs import at_a_time, gpu_names
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.paths import folder_name
 from pipeline.utils.signals import SAVED
 from tests.slurm_cluster import Cluster
 from tests.tiny import RECIPE, ROOT, run_here, write_recipe
 from tests.utils.test_signals import ENDLESS, wait_for_step
+
+SIZES = ("--model.n_embd=256", "--model.n_embd=260", "--model.n_embd=null")
 
 
 def test_commas_separate_values_outside_of_brackets_and_quotes() -> None:
@@ -213,6 +216,17 @@ def test_without_slurm_it_says_so(
     words = [str(write_recipe(tmp_path)), "--seed", "0,1", "--output_dir", str(tmp_path / "out")]
     assert main([*words, "--slurm", ""]) == 2
     assert "there is no sbatch here" in capsys.readouterr().err
+
+
+def test_small_models_have_a_core_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    small, wide, preset = (read_recipe(write_recipe(tmp_path), [word]) for word in SIZES)
+    monkeypatch.setattr("pipeline.sweep.jobs.cores", lambda: 8)
+    assert at_a_time(None, [small, small]) == 8
+    assert at_a_time(None, [small, wide]) == at_a_time(None, [preset]) == 4
+    assert at_a_time(3, [wide]) == 3
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert at_a_time(None, [small]) == 2
 
 
 def test_gpus_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
