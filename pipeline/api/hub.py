@@ -16,6 +16,18 @@ def cached(repo: str) -> Path:
     return cache_home() / "hub" / repo.replace("/", "--")
 
 
+def is_run(repo: str) -> bool:
+    """Whether a repository is a run that was pushed: by the cache, or by what its `main` holds."""
+    from pipeline.hub.repository import HubError, Remote
+
+    if (cached(repo) / RECIPE).is_file():
+        return True
+    try:
+        return RECIPE in (Remote(repo).listing("main") or {})
+    except HubError:  # of whoever asks for its model
+        return False
+
+
 def fetch(repo: str, step: int | None = None) -> list[int]:
     """Bring a repository's run and one of its steps (None: the last) into the cache; returns the steps it has.
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pipeline.config.recipe import Recipe
     from pipeline.runs.grokking import GrokTracker
 
-AT = re.compile(r"(.+)@(?:step)?(0|[1-9][0-9]{0,14})")
+AT = re.compile(r"(.+)@(?:(?:step)?(0|[1-9][0-9]{0,14})|(grok|fit|last))")
 HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -38,8 +38,9 @@ class Run:
 
     Args:
         name: A run folder such as `runs/quickstart`, or a repository of the Hub that a run was pushed to, such as
-            `user/name`; `@900` or `@step900` behind either names the step that `model()` gives. What is of the Hub is
-            kept in the cache; weights of a step are downloaded when they are asked for.
+            `user/name`; `@900` or `@step900` behind either names the step that `model()` gives, `@grok` and `@fit` the
+            one at which it generalized or fitted. What is of the Hub is kept in the cache; weights of a step are
+            downloaded when they are asked for.
         trust_remote_code: Run the code that comes with the model it was continued from.
 
     Raises:
@@ -57,9 +58,9 @@ class Run:
         text = str(name)
         path, at = Path(name).expanduser(), AT.fullmatch(text)
         self.step: int | None = None
-        self._repo: str | None = None
+        self.repo: str | None = None  # of the Hub, where it is from there
         if at and not path.exists():
-            text, self.step = at[1], int(at[2])
+            text, self.step = at[1], int(at[2]) if at[2] else None
             path = Path(text).expanduser()
         steps: list[int] | None = None
         if not path.exists():
@@ -67,13 +68,15 @@ class Run:
             path = self._cached
         self.folder = RunFolder(path, trust_remote_code)  # all that it says, as the reports read it
         self.steps: list[int] = self.folder.steps if steps is None else steps
+        if at and at[3] and text != str(name):
+            self.step = self._reached(at[3])
         if self.step is not None and self.step not in self.steps:
             kept = ", ".join(map(str, self.steps)) or "none"
             raise RecipeError(str(name), f"step {self.step} was not kept; kept are {kept}")
 
     def __repr__(self) -> str:
         at = "" if self.step is None else f"@{self.step}"
-        return f"Run({(self._repo or str(self.path)) + at!r}: {len(self.steps)} kept steps)"
+        return f"Run({(self.repo or str(self.path)) + at!r}: {len(self.steps)} kept steps)"
 
     @property
     def path(self) -> Path:
@@ -115,10 +118,13 @@ class Run:
         }
         return pd.DataFrame(columns).sort_values("step", kind="stable", ignore_index=True)
 
-    def model(self, step: int | None = None, device: Any = "cpu") -> PreTrainedModel:
+    def model(
+        self, step: int | None = None, device: Any = "cpu", into: PreTrainedModel | None = None
+    ) -> PreTrainedModel:
         """The model at a kept step, in float32 and eval mode; by default at the step that was named, or the last.
 
-        Its weights are compared with the hashes that they were kept with.
+        Its weights are compared with the hashes that they were kept with. `into` is a model of this run that takes
+        them, in place of a new one.
 
         Raises:
             ParameterError: When the step was not kept.
@@ -127,7 +133,7 @@ class Run:
         from pipeline.models.loading import load_step
 
         step = self._here(step)  # which may fetch it
-        return load_step(self.folder, step, device)
+        return load_step(self.folder, step, device, into)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -185,15 +191,24 @@ class Run:
         shared = analysis.fit(self.model(self.steps[-1], device), pairs)
         return add_step(analysis.run(self.model(step, device), pairs, **shared), step)
 
+    def _reached(self, word: str) -> int:
+        """The first kept step from which it generalized (`grok`) or fitted (`fit`), or the `last`."""
+        reached = {"grok": self.grok.gen_step, "fit": self.grok.fit_step, "last": max(self.steps, default=None)}[word]
+        found = None if reached is None else min((step for step in self.steps if step >= reached), default=None)
+        if found is None:
+            what = {"grok": "has not generalized", "fit": "has not fitted its training rows", "last": "kept no step"}
+            raise RecipeError(str(self.path), f"is a run that {what[word]}, or that kept no step since")
+        return found
+
     def _here(self, step: int | None) -> int:
         """The step that is meant, once its weights are here."""
         if not self.steps:
             raise RecipeError(str(self.path), "no step of this run was kept")
         step = next(each for each in (step, self.step, self.steps[-1]) if each is not None)
-        if self._repo and step not in self.folder.steps:
+        if self.repo and step not in self.folder.steps:
             from pipeline.api.hub import fetch
 
-            fetch(self._repo, step)
+            fetch(self.repo, step)
             self.folder = RunFolder(self.path, self.folder.trusted)
         return step
 
@@ -202,16 +217,22 @@ class Run:
         from pipeline.api.hub import cached, fetch
         from pipeline.hub.repository import HubError
 
-        beside = [each.parent for each in path.parent.glob(f"*/{RECIPE}")]
-        close = difflib.get_close_matches(path.name, [each.name for each in beside], n=1)
+        close = nearest_run(path)
         if close or not HUB_NAME.fullmatch(text):
-            hint = f"; did you mean {path.parent / close[0]}?" if close else ", and user/name of a repository neither"
+            hint = f"; did you mean {close}?" if close else ", and user/name of a repository neither"
             raise RecipeError(text, f"there is no such folder{hint}")
-        self._repo, self._cached = text, cached(text)
+        self.repo, self._cached = text, cached(text)
         try:
             return fetch(text, self.step)
         except HubError as error:
             raise HubError(f"{text} is neither a folder here nor a run on the Hub: {error}") from None
+
+
+def nearest_run(path: Path) -> Path | None:
+    """The run beside a path that is not there whose name is most like its own; None where none is."""
+    beside = [each.parent.name for each in path.parent.glob(f"*/{RECIPE}")]
+    close = difflib.get_close_matches(path.name, beside, n=1)
+    return path.parent / close[0] if close else None
 
 
 def _split_and_metric(key: str, splits: list[str]) -> tuple[str | None, str]:

@@ -23,6 +23,7 @@ from pipeline.config.fields import parameters_of
 from pipeline.config.registry import load, names
 from pipeline.config.trust import HELP, OPTION, runs_code
 from pipeline.config.yaml_nodes import Block, override
+from pipeline.kernels.device_names import device
 from pipeline.kernels.host import wait_briefly
 from pipeline.models.loading import not_finite
 from pipeline.runs.checkpoints import choose_steps
@@ -116,24 +117,6 @@ def read_analyses(chosen: argparse.Namespace, rest: list[str]) -> dict[str, Expl
             raise RecipeError("command line", f"--{key} is no option here{did_you_mean(key, [*kinds, *GENERAL])}")
     blocks: dict[str, Any] = tree.entries
     return {name: fill(kind, blocks[name], name, name) for name, kind in kinds.items()}
-
-
-def device(name: str | None) -> Any:
-    """The device to put models on: cuda where there is one and nothing is said.
-
-    Raises:
-        RecipeError: when there is no such device on this machine.
-    """
-    import torch
-
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError):
-        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise RecipeError("--device", f"{name!r} is no device of this machine; allowed: {', '.join(known)}") from None
-    return name
 
 
 def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:

@@ -15,7 +15,7 @@ import abc
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,10 @@ class Corpus(Parameters, abc.ABC):
         padding where there is none. The last array says for which prompts there is a replacement (n,).
         """
         return None
+
+    def facets(self, examples: Examples) -> Mapping[str, Any]:
+        """What results can be grouped by beside type, lengths, places and notes: (n,) numbers or words, as `hops`."""
+        return {}
 
     def fingerprint(self) -> str:
         """What the content depends on besides the parameters: empty, or a hash of the files that are read."""

@@ -208,8 +208,16 @@ def unlisted(run: Path, manifest: Manifest) -> list[Path]:
 
 
 def choose_steps(manifest: Manifest, words: str) -> list[int]:
-    """The kept steps that `all`, `last`, `log` (one for each third of an octave) or a list of numbers stands for."""
-    kept = sorted(manifest.kept)
+    """The kept steps of a run that words stand for, see `choose_among`."""
+    return choose_among(sorted(manifest.kept), words)
+
+
+def choose_among(kept: list[int], words: str) -> list[int]:
+    """The steps that `all`, `last`, `log` (one for each third of an octave) or a list of numbers stands for.
+
+    Raises:
+        ParameterError: when one of them was not kept.
+    """
     if not kept:
         raise ParameterError("steps", "no step of this run was kept")
     if words == "all":
@@ -220,7 +228,7 @@ def choose_steps(manifest: Manifest, words: str) -> list[int]:
         octaves = {round(3 * math.log2(max(step, 0.5))): step for step in reversed(kept)}
         return sorted({*octaves.values(), *kept[-1:]})
     wanted = [int(word) for word in words.split(",")]
-    missing = [step for step in wanted if step not in manifest.kept]
+    missing = [step for step in wanted if step not in kept]
     if missing:
         raise ParameterError("steps", f"step {missing[0]} was not kept; kept are {', '.join(map(str, kept))}")
     return wanted

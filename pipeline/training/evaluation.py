@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,21 @@ from pipeline.kernels.devices import widest
 from pipeline.kernels.forward import Logits
 from pipeline.objectives.base import Objective
 from pipeline.runs.grokking import match_key
+
+Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+class WhereItRuns(Protocol):
+    """Where an evaluation is computed: TrainingArguments say so of a training."""
+
+    @property
+    def device(self) -> Any: ...
+    @property
+    def eval_batch_size(self) -> int: ...
+    @property
+    def world_size(self) -> int: ...
+    @property
+    def process_index(self) -> int: ...
 
 
 class Evaluation:
@@ -55,34 +70,11 @@ class Evaluation:
 
     def _sums(self, rows: Rows, split_N: torch.Tensor) -> torch.Tensor:
         """For each split, over all processes: rows right, loss, answer tokens, collapsed softmaxes, (S, 4)."""
-        args = self.trainer.args
-        exact = widest(args.device)
-        sums_S4 = torch.zeros(len(self.splits), 4, dtype=exact, device=args.device)
-        # As many batches on every process, as ZeRO-3 gathers weights together; rows past the end count for nothing.
-        for start in range(0, len(rows), args.eval_batch_size * args.world_size):
-            stop = min(start + args.eval_batch_size * args.world_size, len(rows))
-            place_B = torch.arange(start + args.process_index, stop + args.world_size - 1, args.world_size)
-            place_B = place_B.to(args.device)
-            real_B1 = (place_B < stop)[:, None]
-            place_B = place_B.clamp(max=stop - 1)
-            batch = rows.__getitems__(place_B)
-            right_B, loss_BA, collapsed_BA = self._judge(batch)
-            counts_BA = (batch["labels"] != IGNORED) & real_B1
-            parts = (right_B[:, None] & real_B1, loss_BA * counts_BA, counts_BA, collapsed_BA & counts_BA)
-            sums_S4.index_add_(0, split_N[place_B], torch.stack([part.sum(1, dtype=exact) for part in parts], 1))
-        if args.world_size > 1:
-            dist.all_reduce(sums_S4)
-        return sums_S4
+        return group_sums(self._judge, rows, split_N, len(self.splits), self.trainer.args)
 
     @torch.no_grad()
-    def _judge(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Which rows are right (B,), the loss (B, A), and whether the softmax is exactly 1 in float32 (B, A)."""
-        labels_BA = batch["labels"]
-        logits_BAV = self.logits(self.trainer.model_wrapped, batch).float()
-        right_B = ((logits_BAV.argmax(-1) == labels_BA) | (labels_BA == IGNORED)).all(-1)
-        loss_BA = self.objective.token_losses(logits_BAV, labels_BA)
-        collapsed_BA = (logits_BAV - logits_BAV.amax(-1, keepdim=True)).exp().sum(-1) == 1
-        return right_B, loss_BA, collapsed_BA
+    def _judge(self, batch: Batch) -> Judged:
+        return judge(self.logits(self.trainer.model_wrapped, batch), batch["labels"], self.objective)
 
     def decode(self, splits: Sequence[str], most: int) -> dict[str, float]:
         """Decodes at most so many rows of each of these splits as a user would.
@@ -106,3 +98,47 @@ class Evaluation:
             metrics[f"final_{split}_greedy_exact_match"] = matches["exact_match"]
             metrics[f"final_{split}_greedy_agreement"] = sum(alike) / len(alike)
         return metrics
+
+
+def judge(logits_BAV: torch.Tensor, labels_BA: torch.Tensor, objective: Objective) -> Judged:
+    """Which rows are right (B,), the loss (B, A), and whether the softmax is exactly 1 in float32 (B, A)."""
+    logits_BAV = logits_BAV.float()
+    right_B = ((logits_BAV.argmax(-1) == labels_BA) | (labels_BA == IGNORED)).all(-1)
+    loss_BA = objective.token_losses(logits_BAV, labels_BA)
+    collapsed_BA = (logits_BAV - logits_BAV.amax(-1, keepdim=True)).exp().sum(-1) == 1
+    return right_B, loss_BA, collapsed_BA
+
+
+@torch.no_grad()
+def group_sums(
+    judged: Callable[[Batch], Judged], rows: Rows, group_N: torch.Tensor, groups: int, place: WhereItRuns
+) -> torch.Tensor:
+    """Sum what is judged of rows by the group of each, over all processes.
+
+    Args:
+        judged: What `judge` says of a batch.
+        rows: Rows on the device of `place`.
+        group_N: The number of the group of each row, < `groups`.
+        groups: How many there are.
+        place: Where it is computed; every process has to call this.
+
+    Returns:
+        For each group: rows that are right, loss, answer tokens, collapsed softmaxes, (groups, 4).
+    """
+    exact = widest(place.device)
+    sums_G4 = torch.zeros(groups, 4, dtype=exact, device=place.device)
+    # As many batches on every process, as ZeRO-3 gathers weights together; rows past the end count for nothing.
+    for start in range(0, len(rows), place.eval_batch_size * place.world_size):
+        stop = min(start + place.eval_batch_size * place.world_size, len(rows))
+        place_B = torch.arange(start + place.process_index, stop + place.world_size - 1, place.world_size)
+        place_B = place_B.to(place.device)
+        real_B1 = (place_B < stop)[:, None]
+        place_B = place_B.clamp(max=stop - 1)
+        batch = rows.__getitems__(place_B)
+        right_B, loss_BA, collapsed_BA = judged(batch)
+        counts_BA = (batch["labels"] != IGNORED) & real_B1
+        parts = (right_B[:, None] & real_B1, loss_BA * counts_BA, counts_BA, collapsed_BA & counts_BA)
+        sums_G4.index_add_(0, group_N[place_B], torch.stack([part.sum(1, dtype=exact) for part in parts], 1))
+    if place.world_size > 1:
+        dist.all_reduce(sums_G4)
+    return sums_G4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import io
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -60,6 +61,7 @@ def run_command(main: Callable[[], int]) -> NoReturn:
 
     A reader that ends early, as in `| head -1`, ends only what it reads: a run trains on, and keeps everything.
     """
+    logging.getLogger("DeepSpeed").addFilter(_is_news)
     outputs = []
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -80,6 +82,11 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     if failure:
         print(f"the output could not be written: {os.strerror(failure.errno or 0)}", file=sys.stderr)
     sys.exit(status or (1 if failure else 0))
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of DeepSpeed says more than that this machine has no GPU, which it prints into the output."""
+    return "Setting accelerator to CPU" not in record.getMessage()
 
 
 def in_a_line(main: Callable[P, int]) -> Callable[P, int]:

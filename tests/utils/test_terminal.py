@@ -138,3 +138,16 @@ def test_a_status_file_that_cannot_be_written_is_a_line(
     first, second = capsys.readouterr().err.splitlines()
     assert "did you mean learning_rate" in first
     assert second == f"GROKLAB_STATUS: {tmp_path}/nowhere/status cannot be written: No such file or directory; it is 2"
+
+
+def test_deepspeed_does_not_say_first_that_there_is_no_gpu() -> None:
+    code = """
+from pipeline.utils.terminal import run_command
+def main():
+    from deepspeed.accelerator import get_accelerator
+    print(get_accelerator().device_name())
+    return 0
+run_command(main)
+"""
+    said = run_process("-c", code, CUDA_VISIBLE_DEVICES="")
+    assert (said.stdout, said.returncode) == ("cpu\n", 0), said.stderr
