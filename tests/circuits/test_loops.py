@@ -64,18 +64,20 @@ def test_a_prompt_halts_where_its_answer_stays_or_else_at_the_end() -> None:
 
 
 def test_a_table_has_every_split_and_loop_and_shares_that_add_up() -> None:
-    stored = build(KHop.tiny())
-    model = Gpt2Looped(n_layer=1, n_loops=3, n_embd=32, n_head=4, n_positions=12).build(len(stored.tokens))
-    analysis = Loops(split="hops_4,hops_2", pairs=9)
-    assert len(analysis.choose(CorpusPairs(stored))) == 18
+    stored = build(KHop(**{**KHop.tiny_values, "most_hops": 9, "held_out_per_hop": 30}))
+    model = Gpt2Looped(n_layer=1, n_loops=3, n_embd=32, n_head=4, n_positions=12).build(len(stored.tokens)).eval()
+    analysis = Loops(split="hops_9,hops_2", pairs=9)
     analysis.check_split(stored.sizes)
-    table = analysis.run(model, analysis.choose(CorpusPairs(stored))).to_pandas()
-    assert table.groupby("split", sort=False)["loops"].apply(list).to_dict() == {
-        "hops_4": list(range(7)),
-        "hops_2": list(range(7)),
-    }
+    source = CorpusPairs(stored)
+    with pytest.raises(ParameterError, match="no prompt of hops_9 has a neighbour"):
+        source.pairs("hops_9", 9, 0)  # which does not matter: chains have a rule by which they are corrupted
+    pairs = analysis.choose(source)
+    assert pairs.lengths.tolist() == [10] * 9 + [3] * 9 and len(np.unique(pairs.clean, axis=0)) == 18
+    table = analysis.run(model, pairs).to_pandas()
+    assert table["loops"].tolist() == [*range(7), *range(7)]
+    assert table["split"].tolist() == ["hops_9"] * 7 + ["hops_2"] * 7
     assert table.groupby("split")["halted"].sum().tolist() == pytest.approx([1, 1])
-    right, _, kl = looped_answers(Hooks(model.eval()), CorpusPairs(stored).pairs("hops_4", 9, 0))
+    right, _, kl = looped_answers(Hooks(model), pairs.take(slice(0, 9)))
     at_halt = [right[loops, row] for row, loops in enumerate(halts(kl, 0.01))]
     assert table["accuracy halted"].iloc[0] == pytest.approx(np.mean(at_halt))
     assert table["accuracy"].iloc[:7].tolist() == pytest.approx(right.mean(1))
