@@ -58,7 +58,7 @@ class Hooks:
     | `blocks.{i}.hook_resid_pre`, `hook_resid_post` | BTD | the residual stream before and after a block |
     | `blocks.{i}.hook_attn_in`, `hook_mlp_in` | BTD | what attention, or the MLP, alone reads of it |
     | `blocks.{i}.ln1.hook_normalized`, `ln2`, `ln_final` | BTD | after a norm with its weight and bias |
-    | `blocks.{i}.attn.hook_q`, `hook_k`, `hook_v`, `hook_z` | BTHE | of each head, before rotation |
+    | `blocks.{i}.attn.hook_q`, `hook_k`, `hook_v`, `hook_z` | BTHE | of each head, before rotation and shift |
     | `blocks.{i}.attn.hook_qkv` | BT3HE | the three in one |
     | `blocks.{i}.attn.hook_attn_scores`, `hook_pattern` | BHTT | before and after the softmax |
     | `blocks.{i}.attn.hook_result` | BTHD | what each head adds to the stream, without the bias of all |

@@ -1,4 +1,4 @@
-"""The figure that most claims of two-hop facts have: exact match over training steps, of splits in arms."""
+"""The figure that most claims have: exact match over training steps, of splits in arms."""
 
 from __future__ import annotations
 

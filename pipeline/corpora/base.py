@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -136,6 +136,25 @@ def chunks(examples: Examples, rows: int = 1 << 20) -> Iterator[Examples]:
     """The examples in blocks, so that writing many of them needs little memory."""
     for start in range(0, len(examples), rows):
         yield examples.take(slice(start, start + rows))
+
+
+def unique_rows(draw: Callable[[int, Draws], Ids], count: int, prompt: int, seed: int, purpose: str) -> Ids:
+    """So many rows (count, T) of which no two have the same prompt, the first `prompt` tokens.
+
+    Args:
+        draw: Gives so many random rows.
+
+    Raises:
+        ParameterError: when rows that are new are hard to find.
+    """
+    rows = draw(count, Draws(seed, purpose, 0))
+    for again in range(1, 20):
+        _, first = np.unique(prompt_keys(rows[:, :prompt]), return_index=True)
+        rows = rows[np.sort(first)]
+        if len(rows) >= count:
+            return rows[:count]
+        rows = np.concatenate([rows, draw(2 * (count - len(rows)) + 16, Draws(seed, purpose, again))])
+    raise ParameterError("train_rows", f"{count:,} different rows are asked for, and there are hardly {len(first):,}")
 
 
 def columns(*parts: npt.ArrayLike) -> Ids:

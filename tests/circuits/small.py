@@ -18,6 +18,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "neox-sequential": ("pythia", {"parallel_residual": False}),
     "looped": ("gpt2_looped", {}),
     "bare": ("gpt2_bare", {}),
+    "shifted": ("gpt2_kv_shift", {}),
 }
 
 

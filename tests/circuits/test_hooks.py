@@ -48,6 +48,9 @@ def test_values_are_what_their_names_say(kind: str) -> None:
         torch.testing.assert_close(result, found[f"{at}hook_attn_out"], atol=1e-5, rtol=1e-5)
         pattern, v = found[f"{at}attn.hook_pattern"], found[f"{at}attn.hook_v"]
         assert pattern.equal(outputs.attentions[layer])
+        if kind == "shifted":  # heads see each value mixed with the one before it
+            own, previous = hooks.part(layer, "attention").value_shift[..., None]
+            v = own * v + previous * torch.cat([torch.zeros_like(v[:, :1]), v[:, :-1]], 1)
         z = torch.einsum("bhqk,bkhe->bqhe", pattern, v)
         torch.testing.assert_close(z, found[f"{at}attn.hook_z"], atol=1e-5, rtol=1e-5)
         assert found[f"{at}attn.hook_qkv"][:, :, 1].equal(found[f"{at}attn.hook_k"])

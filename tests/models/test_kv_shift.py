@@ -1,0 +1,96 @@
+"""KV shifting attention against its formula, and its cache with padding, beams and rotation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import DynamicCache, StaticCache
+
+from pipeline.models.gpt2 import Gpt2
+from pipeline.models.gpt2_kv_shift import Gpt2KvShift
+
+SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 16, "dropout": 0.0, "initializer_range": 0.3}
+
+
+@pytest.fixture
+def model() -> Any:
+    torch.manual_seed(0)
+    return Gpt2KvShift(**SIZES).build(24).eval()
+
+
+def test_it_computes_the_formula_of_the_paper(model: Any) -> None:
+    tokens = torch.randint(0, 24, (3, 9))
+    body = model.transformer
+    hidden = body.wte(tokens) + body.wpe(torch.arange(9))
+    for block in body.h:
+        q, k, v = block.attn.c_attn(block.ln_1(hidden)).split(32, dim=-1)
+        heads = []
+        for h in range(4):
+            part = slice(8 * h, 8 * h + 8)
+            mixed = []
+            for states, (own, previous) in ((k, block.attn.key_shift[:, h]), (v, block.attn.value_shift[:, h])):
+                before = torch.cat([torch.zeros(3, 1, 8), states[:, :-1, part]], dim=1)
+                mixed.append(own * states[..., part] + previous * before)
+            scores = q[..., part] @ mixed[0].mT / 8**0.5
+            scores = scores.masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+            heads.append(scores.softmax(-1) @ mixed[1])
+        hidden = hidden + block.attn.c_proj(torch.cat(heads, -1))
+        hidden = hidden + block.mlp.c_proj(F.gelu(block.mlp.c_fc(block.ln_2(hidden)), approximate="tanh"))
+    expected = body.ln_f(hidden) @ body.wte.weight.T
+    torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_it_adds_four_numbers_a_head_that_start_in_pairs_of_sum_one(model: Any) -> None:
+    plain = Gpt2(**SIZES).build(24)
+    count = sum(map(torch.numel, model.parameters())) - sum(map(torch.numel, plain.parameters()))
+    assert count == 2 * 4 * 4
+    for block in model.transformer.h:
+        for shift in (block.attn.key_shift, block.attn.value_shift):
+            torch.testing.assert_close(shift.sum(0), torch.ones(4))
+            assert shift.min() >= 0 and shift[0].std() > 0.05
+        assert block.attn.c_proj.weight.std().item() == pytest.approx(0.3 / 2, rel=0.1)  # as GPT-2's, 1 / sqrt(2 N)
+
+
+def test_without_a_shift_it_is_gpt2(model: Any) -> None:
+    plain = Gpt2(**SIZES).build(24).eval()
+    assert plain.load_state_dict(model.state_dict(), strict=False).missing_keys == []
+    with torch.no_grad():
+        for block in model.transformer.h:
+            block.attn.key_shift.copy_(torch.tensor([[1.0], [0.0]]).expand(2, 4))
+            block.attn.value_shift.copy_(torch.tensor([[1.0], [0.0]]).expand(2, 4))
+    tokens = torch.randint(0, 24, (3, 9))
+    torch.testing.assert_close(model(tokens).logits, plain(tokens).logits)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_padding_on_the_left_changes_nothing(model: Any, attention: str) -> None:
+    model.set_attn_implementation(attention)
+    tokens = torch.randint(0, 24, (2, 6))
+    padded = torch.cat([torch.full((2, 3), 5), tokens], 1)
+    mask = (torch.arange(9) >= 3).long().expand(2, 9)
+    alone = model(tokens).logits
+    place = (mask.cumsum(1) - 1).clamp(min=0)
+    torch.testing.assert_close(model(padded, attention_mask=mask, position_ids=place).logits[:, 3:], alone)
+    decoded = model.generate(tokens, max_new_tokens=6, do_sample=False)
+    both = model.generate(padded, attention_mask=mask, max_new_tokens=6, do_sample=False)
+    assert both[:, 9:].equal(decoded[:, 6:])
+
+
+@pytest.mark.parametrize("more", [{"num_beams": 3}, {"cache_implementation": "static"}])
+def test_beams_and_fixed_caches_give_what_no_cache_does(model: Any, more: dict[str, Any]) -> None:
+    tokens = torch.randint(0, 24, (2, 5))
+    options = {"max_new_tokens": 7, "do_sample": False, "pad_token_id": 0}
+    beams = {key: value for key, value in more.items() if key == "num_beams"}
+    expected = model.generate(tokens, use_cache=False, **options, **beams)
+    assert model.generate(tokens, **options, **more).equal(expected)
+
+
+@pytest.mark.parametrize("cache", [DynamicCache, StaticCache])
+def test_a_text_in_pieces_is_the_text(model: Any, cache: Any) -> None:
+    tokens = torch.randint(0, 24, (2, 10))
+    past = cache(config=model.config, **({"max_cache_len": 12} if cache is StaticCache else {}))
+    parts = [model(piece, past_key_values=past, use_cache=True).logits for piece in tokens.split([4, 1, 3, 2], 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), model(tokens).logits)
