@@ -21,7 +21,7 @@ from pipeline.config.fields import Parameters, param
 from pipeline.corpora.base import Ids
 from pipeline.plots.base import Drawing
 from pipeline.utils.draws import Numbers
-from pipeline.utils.errors import MismatchError, ParameterError
+from pipeline.utils.errors import MismatchError, ParameterError, UnsupportedError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -181,6 +181,7 @@ class Analysis(Explanation):
     needs_float32: ClassVar[bool] = False  # differences of nearly equal numbers drown in half precision
     needs_edges: ClassVar[bool] = False  # what adds up to the residual stream has to be known
     same_length: ClassVar[bool] = False  # a position means the same in every prompt
+    only: ClassVar[tuple[str, ...]] = ()  # the architectures that it can look at, by name; empty: all
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -218,6 +219,9 @@ class Analysis(Explanation):
             name = type(self).__name__
             raise MismatchError(f"{name} compares positions, and the prompts have {lengths[0]} to {lengths[-1]} tokens")
         Hooks(model)
+        if self.only and model.config.model_type not in self.only:
+            name, kind = type(self).__name__, type(model).__name__
+            raise UnsupportedError(f"{name} is for {' and '.join(self.only)}, and {kind} is none")
 
     def run(self, model: PreTrainedModel, pairs: Pairs, **shared: Any) -> pa.Table:
         """The table of a model, which is looked at in eval mode and stays as it is, wherever it lies.

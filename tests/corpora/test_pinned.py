@@ -21,11 +21,13 @@ from tests.tiny import ROOT
 # change it only together with what its generator is meant to do.
 COMPOSITION = {"num_entities": 64, "num_relations": 9, "out_degree": 5, "ratio": 1.5, "ood_fraction": 0.3}
 COMPARISON = {"num_entities": 40, "num_attributes": 3, "num_values": 5, "ood_fraction": 0.3}
+INDUCTION = {"vocabulary_size": 12, "length": 11, "shortest": 2, "longest": 5, "train_rows": 200, "id_rows": 50}
 PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("composition", COMPOSITION, "a1bca7811ac42d05"),
     ("composition", COMPOSITION | {"token_multiplicity": 8, "seed": 5}, "085ec131b8b1f9fc"),
     ("comparison", COMPARISON, "c6fdfd91eb833447"),
     ("complex_reasoning", COMPARISON | {"train_fraction": 0.1}, "67867b8d750c393c"),
+    ("induction", INDUCTION, "154c5190068efa63"),
     ("group", {"group": "Z23", "operation": "x^2+xy+y^2", "label_noise": 0.1}, "8b27ac759ea05d26"),
     ("group", {"group": "D6", "operation": "aba^-1", "template": "eos a op b = c eos"}, "a0c8a796a6232a39"),
 ]
