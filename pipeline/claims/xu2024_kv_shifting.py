@@ -14,8 +14,8 @@ from pipeline.runs.folder import RunFolder
 # The arms of induction: model, layers, steps at the cpu budget.
 INDUCTION = {
     "shifted, 1 layer": ("gpt2_kv_shift", "1", "300"),
-    "plain, 1 layer": ("gpt2", "1", "1500"),
-    "plain, 2 layers": ("gpt2", "2", "750"),
+    "plain, 1 layer": ("gpt2", "1", "600"),
+    "plain, 2 layers": ("gpt2", "2", "1500"),
 }
 # A table that has no rule, so that pairs of tokens have to be learned by heart.
 TABLE = "{name: group, group: Z31, label_noise: 0.99, train_fraction: 0.9, template: a b = c}"
@@ -35,7 +35,7 @@ class Xu2024KvShifting(Claim):
         Target("id @ plain, 2 layers", "1.0", low=0.95),
         Target("train: table, shifted minus plain", "3-grams are learned by heart as well as before", low=-0.02),
     )
-    costs: ClassVar = {"cpu": "15 runs, 10 minutes on one CPU core", "paper": "15 runs of 5,000 steps, on a GPU"}
+    costs: ClassVar = {"cpu": "15 runs, 7 minutes on one CPU core", "paper": "15 runs of 5,000 steps, on a GPU"}
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
         smoke = {"max_steps": "4", "eval_steps": "2", "global_batch_size": "16"}
@@ -51,7 +51,7 @@ class Xu2024KvShifting(Claim):
             found[arm] = {"model.name": model, "model.n_layer": layers, "circuits": "{}", **more}
         for arm, model in TABLES.items():
             table = {"corpus": TABLE, "model.name": model, "objective.tokens": "answer", "weight_decay": "0"}
-            more = smoke if self.budget == "smoke" else {"max_steps": "600", "global_batch_size": "256"}
+            more = smoke if self.budget == "smoke" else {"max_steps": "500", "global_batch_size": "256"}
             found[arm] = {**table, "circuits": "{}", **more}
         return found
 

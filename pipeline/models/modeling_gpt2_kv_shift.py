@@ -50,6 +50,9 @@ def mixed(states_BHTE: Tensor, shift_2H: Tensor, seen_B1T1: Tensor | None) -> Te
 class ShiftedAttention(GPT2Attention):
     """Four numbers a head, drawn from U(0, 1) so that those of a token and of the one before it add up to 1."""
 
+    key_shift: nn.Parameter
+    value_shift: nn.Parameter
+
     def __init__(self, config: GPT2Config, layer_idx: int):
         super().__init__(config, layer_idx=layer_idx)
         for name in ("key_shift", "value_shift"):
@@ -57,10 +60,10 @@ class ShiftedAttention(GPT2Attention):
             setattr(self, name, nn.Parameter(torch.stack([own, 1 - own])))
 
     def forward(
-        self, hidden_states: Tensor, past_key_values: Any = None, attention_mask: Tensor | None = None, **kwargs: Any
+        self, hidden_states: Any, past_key_values: Any = None, attention_mask: Any = None, *args: Any, **kwargs: Any
     ) -> Any:
         cache: Any = ShiftedCache(past_key_values, self, attention_mask)
-        return super().forward(hidden_states, cache, attention_mask, **kwargs)
+        return super().forward(hidden_states, cache, attention_mask, *args, **kwargs)
 
 
 class KVShiftGPT2LMHeadModel(GPT2LMHeadModel):
