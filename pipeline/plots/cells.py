@@ -31,7 +31,10 @@ def cells(title: str, runs: Sequence[CellRun]) -> Figure:
     """
     rows, ways = (list(dict.fromkeys(names)) for names in ([run.cell for run in runs], [run.way for run in runs]))
     figure, (axes,) = panels(
-        [0.4 * len(rows) + 0.3], label_margin([*ways, NOT_YET]), top=0.3, left=0.25 + max(map(text_width, rows))
+        [max(0.4, 0.12 * len(ways)) * len(rows) + 0.3],
+        label_margin([*ways, NOT_YET]),
+        top=0.3,
+        left=0.25 + max(map(text_width, rows)),
     )
     axes.set_xscale("log")
     apart = 0.5 / max(len(ways), 2)
