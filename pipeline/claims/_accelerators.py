@@ -28,7 +28,7 @@ FIRST = "speed-up of the first crossing"
 # The quickstart, smaller.
 CPU = {
     "corpus.group": "Z53", "corpus.train_fraction": "0.4", "model.n_embd": "64", "global_batch_size": "256",
-    "max_steps": "1200",
+    "max_steps": "1500",
 }  # fmt: skip
 SMOKE = {"max_steps": "4", "eval_steps": "2", "global_batch_size": "16"}
 
