@@ -29,6 +29,7 @@ CASES: dict[str, tuple[str, dict[str, Any], float | None, float | None]] = {
     "composition_10k": ("composition", {"num_entities": 10_000, "ratio": 18.0}, 30, 2000),
     "comparison": ("comparison", {"ratio": 12.6}, None, None),
     "complex_reasoning": ("complex_reasoning", {}, None, None),
+    "findcats": ("findcats", {"length": 300, "train_size": 20_000, "test_size": 1_000}, None, None),
     "k_hop": ("k_hop", {"most_hops": 40}, None, None),
 }
 

@@ -82,6 +82,8 @@ def values(kind: Any, field: dataclasses.Field[Any], tiny: Any) -> st.SearchStra
         return st.just(tiny)
     if typing.get_origin(kind) is typing.Literal:
         return st.sampled_from(options)
+    if typing.get_origin(kind) is tuple:
+        return st.just(tiny)
     if bool in options:
         return st.booleans()
     if int in options:
