@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config.recipe import read_recipe
 from pipeline.config.registry import room_name
+from pipeline.data.rows import RowOrder
 from pipeline.training.session import prepare, train
 from tests.test_recipes import RECIPES, SHORT, base, stand_ins
 from tests.training.test_seeds import Generators
@@ -45,7 +46,7 @@ def trained(path: Path, folder: Path, seed: int, base: Path, is_small: bool) -> 
     order = trainer.get_train_dataloader().batch_sampler
     train(trainer)
     assert trainer.state.global_step == len(generators.states) == 20
-    taken = torch.cat([order.update_rows(update) for update in range(20)]).cpu()
+    taken = torch.cat([RowOrder.update_rows(order, update) for update in range(20)]).cpu()
     weights = torch.cat([weight.detach().flatten().cpu() for weight in trainer.model.parameters()])
     return taken, weights, torch.tensor(generators.states[-1])
 
