@@ -15,6 +15,7 @@ KEYS = (
     "model",
     "objective",
     "optimizer",
+    "collator",
     *BLOCKS,
     "callbacks",
     "circuits",
@@ -53,7 +54,7 @@ def entry(room: str, tree: Block, default: str | None = None) -> Any:
 
 
 def entries(room: str, key: str, tree: Block) -> dict[str, Any]:
-    """The callbacks, the analyses, or what changes the optimizer."""
+    """The callbacks, the analyses, or what changes the optimizer or the prompts."""
     given = block_of(tree, key, "{NAME: {}}")
     found = {}
     for name in given.entries:

@@ -31,6 +31,7 @@ HABITS = {
     **dict.fromkeys(("seed_everything", "random_seed", "rng_seed", "manual_seed"), "seed"),
     **dict.fromkeys(("warmup", "num_warmup_steps", "warmup_iters", "lr_warmup_steps", "n_warmup"), "warmup_steps"),
     **dict.fromkeys(("optimizer", "opt", "optimizer_type"), "optim"),
+    **dict.fromkeys(("collators", "data_collator", "augmentation", "augment"), "collator"),
     **dict.fromkeys(("beta1", "adam_b1"), "adam_beta1"),
     **dict.fromkeys(("beta2", "adam_b2"), "adam_beta2"),
     **dict.fromkeys(("betas", "adam_betas"), "write adam_beta1 and adam_beta2"),

@@ -97,6 +97,7 @@ def _everything() -> str:
         "model": f"what learns it; its name is one of {', '.join(names('models'))}",
         "objective": f"the loss; its name is one of {', '.join(names('objectives'))}",
         "optimizer": f"changes of the gradients, or of the optimizer: {', '.join(names('optim'))}",
+        "collator": f"changes of the prompts, drawn anew in every update: {', '.join(names('collators'))}",
         "peft": "low-rank adapters for a model that is continued",
         "replay": "natural text that is trained beside the corpus, against forgetting",
         "checkpoints": "the steps whose weights are kept for ever",
@@ -137,7 +138,7 @@ def _about(topic: str) -> str:
 def _heading(room: str, name: str) -> str:
     if room in ("corpora", "models", "objectives"):
         return f"{ROOMS[room]}: {{name: {name}}}"
-    return f"{'optimizer' if room == 'optim' else room}: {{{name}: {{}}}}"
+    return f"{ROOMS[room] if room in ('optim', 'collators') else room}: {{{name}: {{}}}}"
 
 
 def _entries(kind: type[Parameters]) -> list[HelpEntry]:

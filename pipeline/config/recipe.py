@@ -41,6 +41,7 @@ class Recipe:
     model: Any  # models.base.Architecture
     objective: Any  # objectives.base.Objective
     optimizer: Mapping[str, Any]  # optim.base.Optimizer and GradientTransform
+    collator: Mapping[str, Any]  # collators.base.Collator
     peft: Any  # models.adapters.Peft or None
     replay: Any  # data.text.Replay or None
     checkpoints: Any  # runs.checkpoints.KeepSchedule
@@ -61,6 +62,7 @@ class Recipe:
             "model": self.model,
             "objective": self.objective,
             **{f"optimizer.{name}": part for name, part in self.optimizer.items()},
+            **{f"collator.{name}": part for name, part in self.collator.items()},
             "peft": self.peft,
             "replay": self.replay,
             **{f"callbacks.{name}": callback for name, callback in self.callbacks.items()},
@@ -86,6 +88,7 @@ class Recipe:
             "model": {"name": room_name(self.model), **self.model.as_dict()},
             "objective": {"name": room_name(self.objective), **self.objective.as_dict()},
             "optimizer": {name: part.as_dict() for name, part in self.optimizer.items()},
+            "collator": {name: part.as_dict() for name, part in self.collator.items()},
             **{key: part.as_dict() for key, part in (("peft", self.peft), ("replay", self.replay)) if part},
             "checkpoints": self.checkpoints.as_dict(),
             "callbacks": {name: callback.as_dict() for name, callback in self.callbacks.items()},
@@ -204,6 +207,7 @@ def _recipe(source: str, tree: Block, world: int) -> Recipe:
         model=entry("models", tree),
         objective=entry("objectives", tree, "next_token"),
         optimizer=entries("optim", "optimizer", tree),
+        collator=entries("collators", "collator", tree),
         peft=filled("peft", tree) if "peft" in tree.entries else None,
         replay=filled("replay", tree) if "replay" in tree.entries else None,
         checkpoints=filled("checkpoints", tree),
@@ -217,9 +221,26 @@ def _recipe(source: str, tree: Block, world: int) -> Recipe:
     for key, part in (("peft", recipe.peft), ("replay", recipe.replay)):
         if part and room_name(recipe.model) != "pretrained":
             raise ParameterError(key, "is for a model that is continued; write model: {model_name_or_path: ...}")
+    _check_together(recipe, chosen)
     return dataclasses.replace(
         recipe, options=dataclasses.replace(chosen, global_batch_size=_global_batch(chosen, training, world))
     )
+
+
+def _check_together(recipe: Recipe, options: Options) -> None:
+    """Raises ParameterError for blocks that exclude each other."""
+    objective = room_name(recipe.objective)
+    if options.fork and recipe.objective.from_start:
+        problem = f"objective {objective} compares with the model that training starts from, which a fork has not"
+        raise ParameterError("fork", f"{problem}; write model: {{model_name_or_path: RUN, revision: stepN}}")
+    if recipe.replay and recipe.objective.per == "row":
+        raise ParameterError("replay", f"has tokens to train, and objective {objective} trains whole rows")
+    for name in recipe.collator:
+        if recipe.replay:
+            raise ParameterError(f"collator.{name}", "does not go together with replay; leave one of them out")
+        if recipe.model.rewords:
+            problem = "changes words of the corpus, and the model has texts of them"
+            raise ParameterError(f"collator.{name}", f"{problem}; write model.vocabulary: tokens")
 
 
 def _training(source: str, tree: Block) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pipeline.utils.suggest import did_you_mean
 
 # Room -> what one of its files is called in messages.
 ROOMS = {
-    "corpora": "corpus", "models": "model", "objectives": "objective", "optim": "optimizer", "callbacks": "callback",
-    "circuits": "analysis", "claims": "claim",
+    "corpora": "corpus", "models": "model", "objectives": "objective", "optim": "optimizer", "collators": "collator",
+    "callbacks": "callback", "circuits": "analysis", "claims": "claim",
 }  # fmt: skip
 # Blocks of a recipe that have one kind each, and what reads them. A name, as `config` knows no room above it.
 BLOCKS = {

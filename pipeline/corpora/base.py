@@ -93,6 +93,18 @@ class Corpus(Parameters, abc.ABC):
         """What results can be grouped by beside type, lengths, places and notes: (n,) numbers or words, as `hops`."""
         return {}
 
+    def spans(self, prompts: Ids) -> Ids:
+        """Number the parts of prompts (n, P), padded, of which each may be left out; not every corpus has such parts.
+
+        Returns:
+            For each token the number of its part, from 0 on, or -1 where it stays, as the question must; (n, P).
+        """
+        raise NotImplementedError
+
+    def is_answer(self, prompts: Ids, answers: Ids) -> npt.NDArray[np.bool_]:
+        """Tell which answers (n, A) still follow from prompts (n, P) of which parts were left out; both padded."""
+        raise NotImplementedError
+
     def fingerprint(self) -> str:
         """What the content depends on besides the parameters: empty, or a hash of the files that are read."""
         return ""

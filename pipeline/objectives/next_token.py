@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,6 +14,7 @@ from pipeline.utils.errors import ParameterError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pipeline.corpora.store import StoredCorpus
     from pipeline.data.rows import Rows
 
 
@@ -36,7 +38,7 @@ class NextToken(Objective):
         if self.label_smoothing and self.loss != "cross_entropy":
             raise ParameterError("label_smoothing", f"is for loss: cross_entropy, not {self.loss}")
 
-    def rows(self, rows: Rows) -> Rows:
+    def rows(self, rows: Rows, stored: StoredCorpus, ids: Sequence[int] | None) -> Rows:
         return rows.whole() if self.tokens == "all" else rows
 
     def token_losses(self, logits_BAV: Tensor, labels_BA: Tensor) -> Tensor:

@@ -20,10 +20,11 @@ from transformers import PreTrainedModel, Trainer
 from pipeline.config.recipe import Recipe
 from pipeline.data.rows import Batch, Rows
 from pipeline.kernels.cuda_graph import Captured, why_not_captured
-from pipeline.kernels.forward import Guarded, Logits, fast_logits, stock_logits
+from pipeline.kernels.forward import Guarded, Logits, fast_logits, stock_logits, take
 from pipeline.kernels.forward_check import why_not_recorded
 from pipeline.kernels.host import keep_memory
 from pipeline.kernels.onednn import quicken
+from pipeline.objectives.base import Objective
 from pipeline.utils.log import log
 
 Losses = deque[tuple[int, torch.Tensor]]  # of this process, with their steps
@@ -38,6 +39,7 @@ class Loop:
 
     def __init__(self, trainer: Trainer, model: PreTrainedModel, recipe: Recipe, rows: Rows, losses: Losses):
         self.trainer: Any = trainer
+        self.objective: Objective = recipe.objective
         self.rows, self.losses = rows, losses
         self.notes: list[str] = []
         self.logits: Logits = stock_logits
@@ -83,6 +85,16 @@ class Loop:
         args = self.trainer.args
         return int(args.train_batch_size * args.gradient_accumulation_steps * args.world_size)
 
+    def forward(self, model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits (B, A, V) at the answers of a batch, and the losses that are trained."""
+        asks, outputs = self.objective.asks, None
+        if asks is None:
+            logits_BAV = self.logits(model, batch)
+        else:
+            outputs = model(input_ids=batch["input_ids"], use_cache=False, **asks)
+            logits_BAV = take(outputs.logits, batch["positions"])
+        return logits_BAV, self.objective.losses(logits_BAV, batch, outputs)
+
     @property
     def optimizer(self) -> Any:
         """The optimizer without accelerate's wrapper."""
@@ -92,7 +104,8 @@ class Loop:
     def captured(self) -> Captured | None:
         """Updates as a CUDA graph; None, after a line that says why where there is a GPU. Made when training begins."""
         trainer, args = self.trainer, self.trainer.args
-        forward = why_not_recorded(trainer.model, isinstance(self.logits, Guarded))
+        is_short = isinstance(self.logits, Guarded) and self.objective.asks is None
+        forward = why_not_recorded(trainer.model, is_short)
         callbacks = trainer.callback_handler.callbacks
         obstacle = why_not_captured(args, self.optimizer, callbacks, self.is_cut, forward)
         if obstacle is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pipeline.callbacks.base import with_defaults
 from pipeline.config.outside import check_outside
 from pipeline.config.recipe import Recipe
+from pipeline.config.registry import room_name
 from pipeline.kernels.host import wait_briefly
 from pipeline.runs import forks, opening
 from pipeline.runs.checkpoints import UNIVERSAL, step_of
@@ -28,6 +29,8 @@ from pipeline.utils.log import log
 from pipeline.utils.signals import REQUEST
 
 if TYPE_CHECKING:
+    from pipeline.corpora.store import StoredCorpus
+    from pipeline.data.rows import Rows
     from pipeline.training.trainer import GrokTrainer
 
 
@@ -76,7 +79,10 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     if not recipe.model.rewords:
         key = "corpus" if recipe.model.own_tokenizer() is None else "model.vocabulary"
         check_text(stored, tokenizer, recipe.model.token_ids(stored), key)
-    train_rows = recipe.objective.rows(train_rows)
+    ids = None if recipe.model.rewords else recipe.model.token_ids(stored)
+    train_rows = recipe.objective.rows(train_rows, stored, ids)
+    if recipe.collator:
+        train_rows = _augmented(recipe, stored, train_rows, args.seed)
     if recipe.replay:
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         train_rows = recipe.replay.mixed_with(train_rows, tokenizer, batch)
@@ -107,6 +113,31 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         if changed := opening.record_start(recipe.output_dir, found, texts):
             trainer.notes.append(f"since the last start: {'; '.join(changed)}; bits may differ from there on")
     return trainer
+
+
+def _augmented(recipe: Recipe, stored: StoredCorpus, rows: Rows, seed: int) -> Rows:
+    """The training rows with the changes of the recipe's collators.
+
+    Raises:
+        ParameterError: when one of them cannot change this corpus, or the objective needs rows that stay.
+    """
+    from pipeline.collators.base import chained
+    from pipeline.data.augmented import Augmented, PromptSource
+    from pipeline.data.rows import Rows
+
+    for name, part in recipe.collator.items():
+        if type(rows) is not Rows:
+            raise ParameterError(f"collator.{name}", f"objective {room_name(recipe.objective)} needs prompts that stay")
+        try:
+            part.check(stored.corpus)
+        except ParameterError as error:
+            raise error.inside(f"collator.{name}") from None
+    ids, batch = recipe.model.token_ids(stored), recipe.options.global_batch_size
+    assert batch is not None  # filled in by read_recipe
+    changes = chained(recipe.collator, stored.corpus, seed)
+    return Augmented.of(
+        PromptSource(stored, ids, changes, lambda rows: recipe.objective.rows(rows, stored, ids)), batch
+    )
 
 
 def train(trainer: GrokTrainer) -> None:

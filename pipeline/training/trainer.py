@@ -71,7 +71,7 @@ class GrokTrainer(Trainer):
         self.saving = Saving(self, recipe, train_rows, self.losses)
         super().__init__(model, args, processing_class=tokenizer, train_dataset=train_rows, eval_dataset=dict(splits))
         check_sharding(recipe.optimizer, self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        self.train_rows = train_rows.to(args.device)
+        self.train_rows = recipe.objective.begin(model, train_rows.to(args.device))
         # The loss of replayed text and of all tokens since the last log, summed by this process.
         self.of_text = torch.zeros(2, device=args.device) if isinstance(train_rows, Replayed) else None
         self.loop = Loop(self, model, recipe, self.train_rows, self.losses)
@@ -124,7 +124,9 @@ class GrokTrainer(Trainer):
         return loader(self.train_rows, order)
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> int | torch.Tensor | None:
-        """Answer tokens in the whole global batch, by which every process divides its summed loss."""
+        """Targets (or rows) of the whole global batch, by which every process divides its summed loss."""
+        if self.recipe.objective.per == "row":
+            return self.loop.rows_per_update
         if self.train_rows.shape.is_even:
             return self.loop.rows_per_update * self.train_rows.shape.answer
         tokens = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batch_samples]).sum()
@@ -151,19 +153,18 @@ class GrokTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: int | torch.Tensor | None = None,
     ) -> Any:
-        """The recipe's loss, summed over this batch's answer tokens and divided by `num_items_in_batch`.
+        """The recipe's losses, summed over this batch and divided by `num_items_in_batch`.
 
         Multiplied by the number of processes, since gradients are averaged over them.
         """
-        logits_BAV = self.loop.logits(model, inputs)
-        labels = inputs["labels"]
-        losses_BA = self.recipe.objective.token_losses(logits_BAV, labels)
-        total = losses_BA.sum()
+        logits_BAV, losses = self.loop.forward(model, inputs)
         if self.of_text is not None:
-            losses_B = losses_BA.detach().sum(1)
+            losses_B = losses.detach().sum(1)
             self.of_text += torch.stack([(losses_B * inputs["replayed"]).sum(), losses_B.sum()])
-        items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = total * (self.args.world_size / items)
+        items = num_items_in_batch
+        if items is None:
+            items = len(losses) if self.recipe.objective.per == "row" else (inputs["labels"] != IGNORED).sum()
+        loss = losses.sum() * (self.args.world_size / items)
         return (loss, {"logits": logits_BAV}) if return_outputs else loss
 
     def floating_point_ops(self, inputs: Batch) -> int:

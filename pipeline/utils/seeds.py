@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 VERSION = 2  # of the streams that training draws from; 1: the order of rows followed from the epoch alone
 
 SEEDS = {
-    "seed": "initial weights, dropout and, where data_seed is not given, the order of rows",
+    "seed": "initial weights, dropout, what a collator draws and, where data_seed is not given, the order of rows",
     "data_seed": "the order of rows, and nothing else",
     "corpus.seed": "the corpus: its facts, splits and label noise, and with them all that is drawn from it",
     "circuits.NAME.seed": "the pairs of an analysis, and what else it draws",
