@@ -31,6 +31,9 @@ class Trainer(Protocol):
     grok: GrokTracker
     losses: Any
     is_in_train: bool
+    is_deepspeed_enabled: bool
+    is_fsdp_enabled: bool
+    train_rows: Rows
     stopped_by: str | None
 
     @property

@@ -22,11 +22,13 @@ from tests.tiny import ROOT
 COMPOSITION = {"num_entities": 64, "num_relations": 9, "out_degree": 5, "ratio": 1.5, "ood_fraction": 0.3}
 COMPARISON = {"num_entities": 40, "num_attributes": 3, "num_values": 5, "ood_fraction": 0.3}
 INDUCTION = {"vocabulary_size": 12, "length": 11, "shortest": 2, "longest": 5, "train_rows": 200, "id_rows": 50}
+POS_ICL = {"vocabulary_size": 40, "unseen": 6, "train_rows": 400, "eval_rows": 40}
 PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("composition", COMPOSITION, "a1bca7811ac42d05"),
     ("composition", COMPOSITION | {"token_multiplicity": 8, "seed": 5}, "085ec131b8b1f9fc"),
     ("comparison", COMPARISON, "c6fdfd91eb833447"),
     ("complex_reasoning", COMPARISON | {"train_fraction": 0.1}, "67867b8d750c393c"),
+    ("pos_icl", POS_ICL, "77bc43fba1e16250"),
     ("induction", INDUCTION, "154c5190068efa63"),
     ("group", {"group": "Z23", "operation": "x^2+xy+y^2", "label_noise": 0.1}, "8b27ac759ea05d26"),
     ("group", {"group": "D6", "operation": "aba^-1", "template": "eos a op b = c eos"}, "a0c8a796a6232a39"),
