@@ -14,6 +14,7 @@ COMMANDS = {
     "run": "train what a recipe says, or go on with it",
     "sweep": "a grid of runs of one recipe, in one report",
     "report": "redraw the report of a run, or compare several",
+    "ask": "what a run answers to a prompt, and how that changed over training",
     "evaluate": "exact match and loss of any model on any corpus",
     "circuits": "analyse the kept steps of a run, or any one model",
     "corpora": "look at a corpus, or export it",

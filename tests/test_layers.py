@@ -19,7 +19,7 @@ HOME = ROOT / "pipeline"
 # A room imports those before it, and no other; the entries import all of them, and nobody imports an entry.
 ROOMS = (
     "utils", "config", "corpora", "runs", "data", "kernels", "models", "objectives", "optim", "collators", "plots",
-    "callbacks", "circuits", "training", "report", "hub", "sweep", "api", "evaluate", "claims",
+    "callbacks", "circuits", "training", "report", "hub", "sweep", "api", "evaluate", "ask", "claims",
 )  # fmt: skip
 ENTRIES = {"run", "checkpoints", "__main__"}  # beside the rooms; in a room, `__main__`
 # A recipe's mistake is answered before torch is imported: these import it, and transformers, in functions alone.

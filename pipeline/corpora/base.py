@@ -15,7 +15,7 @@ import abc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -88,10 +88,6 @@ class Corpus(Parameters, abc.ABC):
         padding where there is none. The last array says for which prompts there is a replacement (n,).
         """
         return None
-
-    def facets(self, examples: Examples) -> Mapping[str, Any]:
-        """What results can be grouped by beside type, lengths, places and notes: (n,) numbers or words, as `hops`."""
-        return {}
 
     def spans(self, prompts: Ids) -> Ids:
         """Number the parts of prompts (n, P), padded, of which each may be left out; not every corpus has such parts.

@@ -163,12 +163,6 @@ class Composition(Corpus):
         padding = len(self.vocabulary())
         return prompts, np.where(answers < 0, padding, answers).astype(np.int32)[:, None], found
 
-    def facets(self, examples: Examples) -> Mapping[str, Any]:
-        """`hops` is 1 or 2; `relation` is the last one, which leads to the answer."""
-        hops = examples.prompts.shape[1] - self._entity_tokens.shape[1]
-        tokens = np.array(self.vocabulary(), dtype=object)
-        return {"hops": np.full(len(examples), hops), "relation": tokens[examples.prompts[:, -1]]}
-
     def splits(self) -> Mapping[str, Iterable[Examples]]:
         graph = self.graph
         # All pairs of edges that meet: edge i, then each edge of its tail.

@@ -11,6 +11,7 @@ from pipeline.utils.errors import ParameterError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from pipeline.corpora.base import Ids
     from pipeline.corpora.store import StoredCorpus
     from pipeline.data.rows import Rows
 
@@ -33,35 +34,49 @@ def render(
     """
     import numpy as np
 
-    from pipeline.corpora.store import as_text
     from pipeline.utils.seeds import sample
 
     drawn = sample(stored.sizes[split], most, split, "probe")
     chosen = np.full(stored.sizes[split], drawn is None)
     chosen[drawn if drawn is not None else ()] = True
-    ends = {stored.tokens.index(token) for token in ENDS if token in stored.tokens}
-    words = np.array([token.strip("<>") for token in stored.tokens], dtype=object)
     prompts, answers, start = list[str](), list[str](), 0
     for block in stored.blocks(split):
         block = block.take(np.flatnonzero(chosen[start : (start := start + len(block))]))
         if not len(block):
             continue
-        kind = next((name for name in templates if fnmatch.fnmatchcase(block.type, name)), "default")
-        head = templates[kind].removesuffix("{answer}")
-        texts = as_text(stored, block.prompts).to_pylist()
-        for prompt, tokens in zip(texts, words[block.prompts]):
-            fields = {f"p{place}": word for place, word in enumerate(tokens)}
-            try:
-                prompts.append(head.format(prompt=prompt, **fields))
-            except (KeyError, IndexError, ValueError) as error:
-                allowed = ", ".join(f"{{{name}}}" for name in ("prompt", *fields, "answer"))
-                raise ParameterError(
-                    f"model.templates.{kind}", f"{templates[kind]!r} does not fit ({error}); allowed: {allowed}"
-                ) from None
-        named = words if "{prompt}" not in head else np.array(stored.tokens, dtype=object)
-        for row in block.answers:
-            answers.append(stored.corpus.separator.join(named[token] for token in row if token not in ends))
+        head = heads(stored, block.prompts, block.type, templates, prompts)
+        answers += (said(stored, head, row) for row in block.answers.tolist())
     return encode_rows(tokenizer, prompts, answers)
+
+
+def heads(stored: StoredCorpus, rows: Ids, kind: str, templates: Mapping[str, str], prompts: list[str]) -> str:
+    """Add the text of prompts of a type (n, P) to a list; returns the template, without its answer.
+
+    Raises:
+        ParameterError: when it asks for what the prompts do not have.
+    """
+    from pipeline.corpora.store import as_text
+
+    name = next((name for name in templates if fnmatch.fnmatchcase(kind, name)), "default")
+    head = templates[name].removesuffix("{answer}")
+    texts = as_text(stored, rows).to_pylist()
+    for prompt, row in zip(texts, rows.tolist()):
+        fields = {f"p{place}": stored.tokens[token].strip("<>") for place, token in enumerate(row)}
+        try:
+            prompts.append(head.format(prompt=prompt, **fields))
+        except (KeyError, IndexError, ValueError) as error:
+            allowed = ", ".join(f"{{{field}}}" for field in ("prompt", *fields, "answer"))
+            raise ParameterError(
+                f"model.templates.{name}", f"{templates[name]!r} does not fit ({error}); allowed: {allowed}"
+            ) from None
+    return head
+
+
+def said(stored: StoredCorpus, head: str, answer: Sequence[int]) -> str:
+    """An answer in the words of a template, without what ends it."""
+    words = (stored.tokens[token] for token in answer)
+    bare = "{prompt}" not in head
+    return stored.corpus.separator.join(word.strip("<>") if bare else word for word in words if word not in ENDS)
 
 
 def encode_rows(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], answers: Sequence[str]) -> Rows:

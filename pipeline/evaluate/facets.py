@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from pipeline.utils.errors import RecipeError
 from pipeline.utils.seeds import sample
 from pipeline.utils.suggest import did_you_mean
 
+RELATION = re.compile(r"r\d*")  # the places of relations in a prompt
 Words = npt.NDArray[np.object_]
 
 
@@ -22,7 +24,8 @@ def facets_of(stored: StoredCorpus, splits: Sequence[str], names: Sequence[str])
     """For each split, one array for each name: a word for each row (n,), None where a row has none.
 
     `type`, `length` and `answer_length` in words of the corpus, what stands at a place of the prompt such as `h` or
-    `r1`, what the corpus notes such as `bridge`, and what it says itself (`Corpus.facets`), such as `hops`.
+    `r1`, what the corpus notes such as `bridge`; where prompts name relations, their number as `hops`, and the last
+    one, which leads to the answer, as `relation`.
 
     Raises:
         RecipeError: when no row has such a thing.
@@ -65,5 +68,7 @@ def _columns(stored: StoredCorpus, block: Examples) -> dict[str, Words]:
     if places != [str(position) for position in range(width)]:
         columns |= {place: tokens[block.prompts[:, i]] for i, place in enumerate(places)}
     columns |= {name: tokens[note] for name, note in block.notes.items()}  # -1, for none, is the last
-    own = stored.corpus.facets(block)
-    return columns | {name: np.array([str(word) for word in words], dtype=object) for name, words in own.items()}
+    if relations := [i for i, place in enumerate(places) if RELATION.fullmatch(place)]:
+        columns["hops"] = np.full(len(block), str(len(relations)), dtype=object)
+        columns["relation"] = tokens[block.prompts[:, relations[-1]]]
+    return columns

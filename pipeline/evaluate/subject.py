@@ -69,7 +69,7 @@ class Subject(abc.ABC):
         from pipeline.data.rows import load_rows
         from pipeline.data.templates import render
 
-        ids = None if self.templates else self._ids(stored)
+        ids = None if self.templates else self.token_ids(stored)
         if ids is not None:
             rows = load_rows(stored, split, most)
             return rows if ids == list(range(len(ids))) else rows.renamed(ids)
@@ -78,7 +78,7 @@ class Subject(abc.ABC):
         except ParameterError as error:
             raise RecipeError("--template", error.message) from None
 
-    def _ids(self, stored: StoredCorpus) -> list[int] | None:
+    def token_ids(self, stored: StoredCorpus) -> list[int] | None:
         """The token of the model for each word of a corpus; None where its tokenizer cuts the text otherwise."""
         from pipeline.data.words import check_text
 
