@@ -19,6 +19,10 @@ CORPORA = {
     "complex_reasoning": f"{{name: complex_reasoning, {FACTS}, train_fraction: 0.3}}",
     "k_hop": "{name: k_hop, num_entities: 12, num_relations: 3, trained_hops: 3, most_hops: 4, held_out_per_hop: 10}",
     "published": "{name: published, path: PUBLISHED}",
+    "triples": "{name: triples}",
+    "babi": "{name: babi, tasks: [15, 16], questions: 40, test_questions: 20}",
+    "graph_isomorphism": "{name: graph_isomorphism, max_vertices: 6, ood_vertices: 7, pairs: 100, test_pairs: 20, "
+    "notation: matrix}",
 }
 ARCHITECTURES = [name for name in names("models") if name != "pretrained"]
 # name -> corpus and architecture
@@ -38,7 +42,7 @@ def keep(folder: Path, name: str) -> Path:
         write_published(build(facts), folder / "files")
         words = words.replace("PUBLISHED", str(folder / "files"))
     text = RECIPE.replace(CORPORA["group"], words).replace("name: gpt2,", f"name: {architecture},")
-    text = text.replace("n_positions: 8", "n_positions: 16").replace("global_batch_size: 16", "global_batch_size: 8")
+    text = text.replace("n_positions: 8", "n_positions: 64").replace("global_batch_size: 16", "global_batch_size: 8")
     path = write_recipe(folder, text, name)
     more = ("--max_steps", "4", "--max_eval_samples", "16", "--output_dir", str(folder / name))
     assert run_here(path, *more) == 0

@@ -22,6 +22,8 @@ CORPORA = {
     "composition": {"num_entities": 40, "num_relations": 10, "out_degree": 5, "ratio": 3, "ood_fraction": 0.2},
     "comparison": {"num_entities": 30, "num_attributes": 4, "ratio": 3},
     "complex_reasoning": {"num_entities": 40, "num_attributes": 3},
+    "babi": {"tasks": [1, 15], "questions": 100, "test_questions": 20},
+    "graph_isomorphism": {"pairs": 200, "test_pairs": 40},
     "k_hop": {"num_entities": 20, "per_hop": 100, "held_out_per_hop": 20},
 }
 MODEL = {"n_layer": 1, "n_embd": 32, "n_head": 2}

@@ -159,9 +159,11 @@ class Babi(Corpus):
                 story = TASKS[task](dice, setting)
                 if split == "ood_length":
                     story.questions = story.questions[len(story.questions) // 2 :]
-                prompts, told = story.prompts(), tuple(story.statements)
-                # In training a story may come twice, as in the authors' data.
-                if not prompts or told in stories_seen or (split == "train" and prompts_seen.intersection(prompts)):
+                if split == "train":  # where a story may come twice, as in the authors' data
+                    asked = zip(story.questions, story.prompts())
+                    story.questions = [question for question, prompt in asked if prompt not in prompts_seen]
+                told = tuple(story.statements)
+                if not story.questions or told in stories_seen:
                     tries += 1
                     if tries > TRIES * (len(stories) + 10):
                         raise ParameterError(
@@ -173,7 +175,7 @@ class Babi(Corpus):
                 stories.append(story)
                 if split != "train":
                     stories_seen.add(told)
-                    prompts_seen.update(prompts)
+                    prompts_seen.update(story.prompts())
             found[split] = stories
         return found
 

@@ -31,6 +31,9 @@ CASES: dict[str, tuple[str, dict[str, Any], float | None, float | None]] = {
     "comparison": ("comparison", {"ratio": 12.6}, None, None),
     "complex_reasoning": ("complex_reasoning", {}, None, None),
     "findcats": ("findcats", {"length": 300, "train_size": 20_000, "test_size": 1_000}, None, None),
+    "triples": ("triples", {"invented": 1000}, None, None),
+    "babi": ("babi", {"tasks": (1, 2, 3, 15, 16, 17, 18, 19)}, None, None),
+    "graph_isomorphism": ("graph_isomorphism", {}, None, None),
     "k_hop": ("k_hop", {"most_hops": 40}, None, None),
 }
 

@@ -1,0 +1,102 @@
+"""The page about a user's own facts: its commands are run as they stand there, on a file of 200 lines."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.recipe import read_recipe
+from pipeline.runs.folder import RunFolder
+from tests.test_readme import blocks
+from tests.tiny import ROOT
+
+PAGE = (ROOT / "docs" / "own-facts.md").read_text()
+SHORT = ["--max_steps", "3", "--eval_steps", "3", "--model.n_layer", "1", "--save_strategy", "no"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a user has recipes and a table of their own."""
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    with open(ROOT / "recipes" / "own_facts.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    with open(tmp_path / "facts.csv", "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([row[::-1] for row in rows])
+    (tmp_path / "wrong.csv").write_text("head,relation,tail\nFrance,capital,Paris\nFrance,capital,Lyon\n")
+    return tmp_path
+
+
+def run(folder: Path, words: list[str], status: int = 0) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert found.returncode == status, f"{words}\n{found.stdout}\n{found.stderr}"
+    return found.stdout + found.stderr
+
+
+def go(folder: Path, more: list[str]) -> RunFolder:
+    """All of the page, with further words for the run; returns what it left."""
+    lines = [line.split() for block in blocks("bash", PAGE) for line in block.splitlines()]
+    assert lines[0][2] == "pipeline.run" and all(line[0] == "python" for line in lines)
+    for line in lines:
+        said = run(folder, [*line[1:], *(more if line[2] == "pipeline.run" else [])])
+        if line[2] == "pipeline.corpora":
+            assert "<France><capital><river>" in said or "<Paris><river>" in said
+        elif line[2] == "pipeline.evaluate":
+            assert "id" in said and "ood" in said
+    (code,) = blocks("python", PAGE)
+    assert run(folder, ["-c", code]).startswith("<France><capital><river>")
+    assert (folder / "runs" / "mine" / "report.html").stat().st_size > 10_000
+    return RunFolder.read(folder / "runs" / "mine")
+
+
+def test_the_way_from_a_table_to_a_report_can_be_gone(folder: Path) -> None:
+    assert go(folder, SHORT).last_step == 3
+    block = next(block for block in blocks("text", PAGE) if block.startswith("$ "))
+    command, expected = block.splitlines()
+    assert run(folder, command.split()[2:], status=2).startswith(expected.removesuffix(" ..."))
+
+
+@pytest.mark.slow
+def test_a_table_of_200_facts_becomes_a_model_that_composes_them(folder: Path) -> None:
+    found = go(folder, [])
+    assert found.at_end("id", "exact_match") >= 0.9 and found.at_end("ood_atomic", "exact_match") >= 0.97
+
+
+def test_the_first_facts_are_those_of_the_example() -> None:
+    shown = next(block for block in blocks("text", PAGE) if block.startswith("head,"))
+    example = (ROOT / "recipes" / "own_facts.csv").read_text(encoding="utf-8").splitlines()
+    assert set(shown.splitlines()) <= set(example)
+
+
+def test_the_sentences_fit_the_rows(folder: Path) -> None:
+    (shown,) = blocks("yaml", PAGE)
+    from tests.bases import make_base
+
+    make_base(folder / "base", "gpt2", steps=1)
+    recipe = folder / "sentences.yaml"
+    recipe.write_text(
+        shown.replace("model_name_or_path: gpt2", f"model_name_or_path: {folder / 'base'}").replace(
+            "facts.csv", str(folder / "facts.csv")
+        )
+        + "max_steps: 1\nglobal_batch_size: 8\n"
+    )
+    read = read_recipe(recipe, ["--output_dir", str(folder / "out")])
+    templates = read.model.as_dict()["templates"]
+    assert set(templates) == {"*_inferred*", "default"}
+    from pipeline.corpora.store import build
+    from pipeline.training.session import prepare
+
+    types = {block.type for split in ("train", "id") for block in build(read.corpus).blocks(split)}
+    assert types == {"id_atomic", "ood_atomic", "invented_atomic", "train_inferred", "test_inferred_iid"}
+    trainer = prepare(read)
+    tokenizer = trainer.processing_class
+    texts = [tokenizer.decode(row[row >= 0]) for row in trainer.splits["id"].tokens_NT[:1]]
+    assert re.match(r"The .+ of the .+ of .+ is ", texts[0])
