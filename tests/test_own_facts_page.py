@@ -10,9 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from pipeline.config.recipe import read_recipe
+from pipeline.corpora.store import build
+from pipeline.data.templates import render
 from pipeline.runs.folder import RunFolder
+from tests.bases import make_base
 from tests.test_readme import blocks
 from tests.tiny import ROOT
 
@@ -78,8 +82,6 @@ def test_the_first_facts_are_those_of_the_example() -> None:
 
 def test_the_sentences_fit_the_rows(folder: Path) -> None:
     (shown,) = blocks("yaml", PAGE)
-    from tests.bases import make_base
-
     make_base(folder / "base", "gpt2", steps=1)
     recipe = folder / "sentences.yaml"
     recipe.write_text(
@@ -91,12 +93,11 @@ def test_the_sentences_fit_the_rows(folder: Path) -> None:
     read = read_recipe(recipe, ["--output_dir", str(folder / "out")])
     templates = read.model.as_dict()["templates"]
     assert set(templates) == {"*_inferred*", "default"}
-    from pipeline.corpora.store import build
-    from pipeline.training.session import prepare
-
-    types = {block.type for split in ("train", "id") for block in build(read.corpus).blocks(split)}
+    stored = build(read.corpus)
+    types = {block.type for split in ("train", "id") for block in stored.blocks(split)}
     assert types == {"id_atomic", "ood_atomic", "invented_atomic", "train_inferred", "test_inferred_iid"}
-    trainer = prepare(read)
-    tokenizer = trainer.processing_class
-    texts = [tokenizer.decode(row[row >= 0]) for row in trainer.splits["id"].tokens_NT[:1]]
-    assert re.match(r"The .+ of the .+ of .+ is ", texts[0])
+    tokenizer = AutoTokenizer.from_pretrained(folder / "base")
+    rows = render(stored, "id", tokenizer, templates)
+    for tokens, length in zip(rows.tokens_NT.tolist(), (rows.prompt_N + rows.answer_N).tolist()):
+        text = tokenizer.decode(tokens[:length])
+        assert re.fullmatch(r"The \S+ of the \S+ of \S+ is \S+( \S+)?", text), text

@@ -117,7 +117,9 @@ def test_the_recipe_it_shows_is_the_shipped_one() -> None:
     assert yaml.safe_load(shown) == yaml.safe_load((ROOT / "recipes" / "quickstart.yaml").read_text())
 
 
-@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/guarantees.md", "recipes/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "CONTRIBUTING.md", "docs/guarantees.md", "docs/own-facts.md", "recipes/README.md"]
+)
 def test_links_and_pictures_are_there(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
         if not target.startswith("http"):

@@ -8,11 +8,11 @@ from typing import ClassVar
 
 from pipeline.claims._curves import curves
 from pipeline.claims.base import Claim, Found, Paper, Target
-from pipeline.corpora.graph_isomorphism import KINDS
 from pipeline.plots.base import Drawing
 from pipeline.runs.folder import RunFolder
 
 ARM = "matrix"
+KINDS = ("isomorphic", "rounds_1", "rounds_2", "rounds_more")
 
 
 @dataclass(frozen=True)

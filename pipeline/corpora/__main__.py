@@ -18,6 +18,7 @@ from pipeline.config.fields import Parameters, param, parameters_of
 from pipeline.config.help import help_text, wants_help
 from pipeline.config.registry import load, names, room_name
 from pipeline.config.yaml_nodes import Block, override
+from pipeline.corpora.babi import write_babi
 from pipeline.corpora.base import Corpus
 from pipeline.corpora.export import write_parquet
 from pipeline.corpora.published import write_published
@@ -34,6 +35,7 @@ usage: python -m pipeline.corpora                            lists the corpora
 
   --export FOLDER                       writes it as <split>.parquet with a card, for load_dataset
   --export FOLDER --format published    writes it as the files of Wang et al. 2024
+  --export FOLDER --format babi         writes the corpus babi as the files of Weston et al. 2015
 """
 WIDTH = 120  # columns, where the output is no terminal
 SHOWN = 2  # examples of each type in a split
@@ -44,7 +46,7 @@ class Export(Parameters):
     """Where to write a corpus, and how."""
 
     export: str | None = param(None, "a folder that is new or empty")
-    format: Literal["parquet", "published"] = param("parquet", "of the files")
+    format: Literal["parquet", "published", "babi"] = param("parquet", "of the files")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,7 +55,7 @@ class Export(Parameters):
             raise ParameterError("export", f"{self.export} is there and not an empty folder; name a new one")
 
     def write(self, stored: StoredCorpus) -> None:
-        write = {"parquet": write_parquet, "published": write_published}[self.format]
+        write = {"parquet": write_parquet, "published": write_published, "babi": write_babi}[self.format]
         try:
             write(stored, expanded(self.export or "", "export"))
         except OSError as error:

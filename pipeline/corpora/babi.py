@@ -17,12 +17,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from pipeline.config.fields import param
+from pipeline.config.registry import room_name
 from pipeline.corpora import _babi_objects as objects
 from pipeline.corpora import _babi_places as places
 from pipeline.corpora import _babi_relations as relations
 from pipeline.corpora._babi_files import MOST_BYTES, read_stories, story_lines
 from pipeline.corpora._babi_stories import Dice, Question, Setting, Story
 from pipeline.corpora.base import PAD, Corpus, Examples
+from pipeline.corpora.store import StoredCorpus
 from pipeline.utils.draws import Draws
 from pipeline.utils.errors import ParameterError
 from pipeline.utils.paths import expanded
@@ -206,11 +208,19 @@ class Babi(Corpus):
         facts = [word for fact in question.support for word in story.statements[fact]] * (self.answer == "facts")
         return [*facts, *question.answer, END]
 
-    def write_files(self, folder: Path) -> None:
-        """Write `qaN_train.txt`, `qaN_test.txt` and `qaN_ood_....txt` in the format of the authors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for split, by_task in self.stories.items():
-            for task, stories in by_task.items():
-                lines = [line for story in stories for line in story_lines(story)]
-                name = "test" if split == "id" else split
-                (folder / f"qa{task}_babi_{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+def write_babi(stored: StoredCorpus, folder: Path) -> None:
+    """Write `qaN_babi_train.txt`, `..._test.txt` (of `id`) and `..._ood_....txt` in the format of the authors.
+
+    Raises:
+        ParameterError: when the corpus is another one.
+    """
+    corpus = stored.corpus
+    if not isinstance(corpus, Babi):
+        raise ParameterError("format", f"babi: {room_name(corpus)} has no stories; use parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, by_task in corpus.stories.items():
+        for task, stories in by_task.items():
+            lines = [line for story in stories for line in story_lines(story)]
+            name = "test" if split == "id" else split
+            (folder / f"qa{task}_babi_{name}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")

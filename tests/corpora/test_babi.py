@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.corpora.__main__ import main
 from pipeline.corpora.babi import OOD, TASKS, WORDS, Babi
 from pipeline.corpora.store import build
 from pipeline.utils.errors import ParameterError
@@ -134,7 +135,16 @@ def test_the_authors_files_are_read_and_their_shared_questions_left_out(tmp_path
 @pytest.mark.parametrize("task", TASKS)
 def test_what_is_written_reads_back(task: int, tmp_path: Path) -> None:
     corpus = Babi(tasks=(task,), questions=30, test_questions=10)
-    corpus.write_files(tmp_path)
+    words = [
+        f"--tasks=[{task}]",
+        "--questions=30",
+        "--test_questions=10",
+        "--export",
+        str(tmp_path),
+        "--format",
+        "babi",
+    ]
+    assert main(["babi", *words]) == 0
     again = Babi(tasks=(task,), path=str(tmp_path))
     for split, part in {"train": "train", "id": "test"}.items():
         lines = (tmp_path / f"qa{task}_babi_{part}.txt").read_text().splitlines()
@@ -144,6 +154,11 @@ def test_what_is_written_reads_back(task: int, tmp_path: Path) -> None:
             assert read.questions == story.questions and read.statements[:last] == story.statements[:last]
     if task in OOD["ood_length"][1]:
         assert (tmp_path / f"qa{task}_babi_ood_length.txt").is_file()
+
+
+def test_other_corpora_have_no_stories(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["group", "--group", "Z5", "--export", str(tmp_path / "new"), "--format", "babi"]) == 2
+    assert capsys.readouterr().err == "command line: format: babi: group has no stories; use parquet\n"
 
 
 @pytest.mark.parametrize(
