@@ -52,6 +52,9 @@ class FilePairs(Source):
             metadata={name: [row.get(name) for _, row in chosen] for name in further},
         )  # fmt: skip
 
+    def successors(self) -> Pairs:
+        return self.pairs("", len(self._rows[0]), 0)
+
     @cached_property
     def _rows(self) -> tuple[list[tuple[dict[str, list[int]], dict[str, Any]]], dict[str, Ids]]:
         """Token ids by column beside the row as it was read, checked; and the notes of all rows.

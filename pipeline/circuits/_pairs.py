@@ -111,6 +111,16 @@ class CorpusPairs(Source):
         product = getattr(self.stored.corpus, "product", None)
         return super().products() if product is None else (*self._whole, product)
 
+    def successors(self) -> Pairs:
+        find = getattr(self.stored.corpus, "successors", None)
+        if find is None:
+            return super().successors()
+        sets: dict[str, Ids] = find()
+        rows = np.concatenate(list(sets.values()))
+        others = np.concatenate([np.roll(pairs, -1, axis=0) for pairs in sets.values()])
+        names = [name for name, pairs in sets.items() for _ in pairs]
+        return Pairs(rows[:, :1], others[:, :1], rows[:, 1:], others[:, 1:], metadata={"set": names})
+
     @property
     def _whole(self) -> tuple[Ids, Ids, Numbers]:
         """Prompts and answers of what is trained and what is held out, and 1 where it is trained."""
@@ -162,6 +172,9 @@ class Renamed(Source):
         prompts, answers, trained, product = self.source.products()
         new = self._elements_stay(len(product))
         return new[prompts], new[answers], trained, product
+
+    def successors(self) -> Pairs:
+        return self.source.successors().renamed(self.ids)
 
     def _elements_stay(self, n: int) -> Ids:
         """All new ids, where the first n tokens, the elements of a group, keep theirs."""

@@ -149,6 +149,14 @@ class Source(abc.ABC):
         """
         raise ParameterError("corpus", "is not all products of a group, whose representations this looks at")
 
+    def successors(self) -> Pairs:
+        """Single tokens of ordered sets, whose answers follow them, with the metadata `set`.
+
+        Raises:
+            ParameterError: when there is no ordered set.
+        """
+        raise ParameterError("corpus", "has no ordered sets, such as weekdays; the corpus ordinals has")
+
 
 @dataclass(frozen=True)
 class Explanation(Parameters, abc.ABC):

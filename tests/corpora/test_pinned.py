@@ -35,6 +35,7 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("graph_isomorphism", {"max_vertices": 6, "ood_vertices": 7, "pairs": 120, "test_pairs": 40}, "e25757f36e0d8d9e"),
     ("triples", {"invented": 50}, "26a557f44b9f8e18"),
     ("group", {"group": "D6", "operation": "aba^-1", "template": "eos a op b = c eos"}, "a0c8a796a6232a39"),
+    ("ordinals", {"sets": ["days", "months"], "labels": 3, "rows": 500, "held_out_rows": 50}, "e3b9094ea9c44c61"),
 ]
 IDS = [f"{name}-{i}" for i, (name, _, _) in enumerate(PINNED)]
 
