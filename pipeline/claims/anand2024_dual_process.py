@@ -13,6 +13,7 @@ from pipeline.plots.seeds import Group, colours, comparison
 from pipeline.runs.folder import RunFolder
 
 CHOICE = "forced_choice_unseen"
+LAST = 4  # evaluations whose mean is taken: which words are new is drawn each time, and moves one by 0.1
 FORGETTING = {"vanilla": "", "active": "every: {every}", "temporary": "every: {every}, until: {until}"}
 
 
@@ -30,7 +31,7 @@ class Anand2024DualProcess(Claim):
         Target("tail @ active", "rare words are not known any more", high=0.5),
         Target("tail @ temporary", "rare words are known", low=0.9),
     )
-    costs: ClassVar = {"cpu": "9 runs of 4,000 steps, 8 minutes on one CPU core", "paper": "9 runs of 62,500 steps"}
+    costs: ClassVar = {"cpu": "9 runs of 2,500 steps, 5 minutes on one CPU core", "paper": "9 runs of 62,500 steps"}
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
         budget = {
@@ -38,14 +39,14 @@ class Anand2024DualProcess(Claim):
                 "max_steps": "4", "eval_steps": "2", "global_batch_size": "16", "corpus.train_rows": "400",
                 "corpus.eval_rows": "20",
             },
-            "cpu": {"save_steps": "4000"},
+            "cpu": {"max_steps": "2500", "checkpoints.powers_of_two": "false"},
             "paper": {
                 "corpus.vocabulary_size": "10000", "corpus.unseen": "1000", "corpus.train_rows": "2000000",
                 "corpus.eval_rows": "2000", "model.n_layer": "6", "model.n_embd": "64", "model.n_inner": "128",
                 "learning_rate": "5e-5", "max_steps": "62500", "eval_steps": "500",
             },
         }[self.budget]  # fmt: skip
-        steps = {"smoke": (2, 3), "cpu": (100, 1500), "paper": (1000, 20000)}[self.budget]
+        steps = {"smoke": (2, 3), "cpu": (100, 1000), "paper": (1000, 20000)}[self.budget]
         found = {}
         for arm, words in FORGETTING.items():
             chosen = words.format(every=steps[0], until=steps[1])
@@ -55,7 +56,8 @@ class Anand2024DualProcess(Claim):
 
     def measure(self, run: RunFolder) -> Mapping[str, float | None]:
         ends = {split: run.at_end(split, "exact_match") for split in ("train", "tail", "switch")}
-        return {**ends, "unseen": run.latest(CHOICE)}
+        unseen = run.series[CHOICE].values[-LAST:]
+        return {**ends, "unseen": sum(unseen) / len(unseen)}
 
     def numbers(self, target: Target, found: Found) -> list[float | None]:
         if target.name.startswith("unseen: "):

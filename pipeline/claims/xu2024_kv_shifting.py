@@ -14,9 +14,10 @@ from pipeline.runs.folder import RunFolder
 # The arms of induction: model, layers, steps at the cpu budget.
 INDUCTION = {
     "shifted, 1 layer": ("gpt2_kv_shift", "1", "300"),
-    "plain, 1 layer": ("gpt2", "1", "600"),
-    "plain, 2 layers": ("gpt2", "2", "1500"),
+    "plain, 1 layer": ("gpt2", "1", "400"),
+    "plain, 2 layers": ("gpt2", "2", "1200"),
 }
+FEW = {"circuits": "{}", "checkpoints.powers_of_two": "false"}  # only the weights at both ends are kept
 # A table that has no rule, so that pairs of tokens have to be learned by heart.
 TABLE = "{name: group, group: Z31, label_noise: 0.99, train_fraction: 0.9, template: a b = c}"
 TABLES = {"table, shifted": "gpt2_kv_shift", "table, plain": "gpt2"}
@@ -48,11 +49,11 @@ class Xu2024KvShifting(Claim):
         found = {}
         for arm, (model, layers, steps) in INDUCTION.items():
             more = {"smoke": {**smoke, **rows}, "cpu": {"max_steps": steps}, "paper": sizes}[self.budget]
-            found[arm] = {"model.name": model, "model.n_layer": layers, "circuits": "{}", **more}
+            found[arm] = {"model.name": model, "model.n_layer": layers, **FEW, **more}
         for arm, model in TABLES.items():
             table = {"corpus": TABLE, "model.name": model, "objective.tokens": "answer", "weight_decay": "0"}
-            more = smoke if self.budget == "smoke" else {"max_steps": "500", "global_batch_size": "256"}
-            found[arm] = {**table, "circuits": "{}", **more}
+            more = smoke if self.budget == "smoke" else {"max_steps": "400", "global_batch_size": "256"}
+            found[arm] = {**table, **FEW, **more}
         return found
 
     def measure(self, run: RunFolder) -> Mapping[str, float | None]:
