@@ -34,6 +34,9 @@ class Loops(Analysis):
 
     split: str = param("id", "splits that the prompts are taken from, one or more with commas")
     most: int | None = param(None, "loops; null: twice as many as were trained", ge=1)
+    discrete: float = param(
+        0.0, "how much of the tokens that a state points to is added to it between loops, untrained (DiscoLoop)", ge=0
+    )
     tolerance: float = param(0.01, "Kullback-Leibler divergence, in nats, below which a prompt halts", gt=0)
 
     @property
@@ -81,7 +84,7 @@ class Loops(Analysis):
         import numpy as np
 
         names = pairs.metadata.get("split", [self.split] * len(pairs))
-        right, margin, kl = looped_answers(hooks, pairs, self.most)
+        right, margin, kl = looped_answers(hooks, pairs, self.most, self.discrete)
         halted = halts(kl, self.tolerance)
         found: dict[str, list[Any]] = {
             name: [] for name in ("set", "split", "loops", "accuracy", "margin", "kl", "halted", "accuracy halted")
@@ -105,11 +108,17 @@ class Loops(Analysis):
         return {"": drawn_grids(found, what, ("loops", "split"), marks)}
 
 
-def looped_answers(hooks: Hooks, pairs: Pairs, most: int | None = None) -> tuple[Any, Any, Any]:
+def looped_answers(hooks: Hooks, pairs: Pairs, most: int | None = None, discrete: float = 0.0) -> tuple[Any, Any, Any]:
     """Whether the answer is the top token, its margin, and the divergence from the loop before, (R + 1, n) each.
 
     One forward pass with all loops is enough, as a loop sees nothing of those after it. Before the first loop the
     divergence is NaN.
+
+    Args:
+        hooks: Of the model.
+        pairs: Whose clean prompts are answered.
+        most: Loops; None: twice as many as the model has.
+        discrete: How much of the tokens that a state points to is added between loops.
     """
     import torch
     from torch.nn import functional as F
@@ -117,6 +126,10 @@ def looped_answers(hooks: Hooks, pairs: Pairs, most: int | None = None) -> tuple
     from pipeline.circuits._batch import on_device, split
     from pipeline.circuits.hooks import Hooks
     from pipeline.kernels.devices import widest
+    from pipeline.models.modeling_gpt2_looped import with_tokens
+
+    def pointed(states: torch.Tensor) -> torch.Tensor:
+        return with_tokens(hooks.model, states, discrete, 1.0)
 
     stack: Any = getattr(hooks.model.base_model, hooks.family.blocks)
     trained = getattr(stack, "n_loops", None)
@@ -128,9 +141,11 @@ def looped_answers(hooks: Hooks, pairs: Pairs, most: int | None = None) -> tuple
         loops = 1 if trained is None else stack.n_loops
         once = hooks.n_layer // loops
         points = ["blocks.0.hook_resid_pre", *(f"blocks.{once * r - 1}.hook_resid_post" for r in range(1, loops + 1))]
+        between = {f"blocks.{once * r}.hook_resid_pre": pointed for r in range(1, loops)} if discrete else {}
         for batch in split(on_device(hooks, pairs), hooks.n_layer * pairs.clean.shape[1] * hooks.d_model):
             rows = torch.arange(len(batch), device=batch.clean.device)
-            _, states = hooks.read(batch.clean, points)
+            with hooks.at(between):
+                _, states = hooks.read(batch.clean, points)
             ends = torch.stack([states[point][rows, batch.last] for point in points])
             with torch.no_grad():
                 logits = hooks.head(hooks.final_norm(ends)).to(widest(ends.device))

@@ -186,8 +186,9 @@ class Composition(Corpus):
         told = dict(atomic)
         if self.identity:
             entities = Draws(self.seed, "composition identity").choose(self.num_entities, self._num_identity)
-            told["identity"] = self._facts(entities, [], entities, "identity")
-            probes["identity"] = [sample_examples(told["identity"], self.probe_cap, draws)]
+            identity = self._facts(entities, [], entities, "identity")
+            told = {"identity": identity, **told}
+            probes["identity"] = [sample_examples(identity, self.probe_cap, draws)]
         if self.ratio:
             # Their own draws, so that every ratio has the same graph and the same probes.
             draws = Draws(self.seed, "composition train")

@@ -226,7 +226,9 @@ def write_published(stored: StoredCorpus, folder: Path) -> None:
     if isinstance(corpus, Published):
         order, has_types = corpus.probes, corpus.has_types
     else:
-        order, has_types = ORDER.get(room_name(corpus), tuple(stored.sizes)), room_name(corpus) != "composition"
+        known = ORDER.get(room_name(corpus), ())
+        order = (*known, *(split for split in stored.sizes if split not in known))
+        has_types = room_name(corpus) != "composition"
     folder.mkdir(parents=True, exist_ok=True)
     _write_items(stored, ["train"], folder / TRAIN, has_types)
     _write_items(stored, [split for split in order if split == "ood"], folder / VALID, has_types)

@@ -20,13 +20,23 @@ class LoopedGPT2Config(GPT2Config):
     """As GPT2Config, where `n_layer` counts the blocks that run: `n_loops` passes over `n_layer / n_loops` blocks.
 
     `residual_depth` is the number of blocks N in initializer_range / sqrt(2 N), the standard deviation of the initial
-    projections into the residual stream; None: the blocks that are stored, `n_layer / n_loops`.
+    projections into the residual stream; None: the blocks that are stored, `n_layer / n_loops`. `discrete` is how much
+    of the tokens that a state points to is added to it between loops, `discrete_temperature` that of the softmax over
+    them.
     """
 
     model_type = "gpt2_looped"
 
-    def __init__(self, n_loops: int = 2, residual_depth: int | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        n_loops: int = 2,
+        residual_depth: int | None = None,
+        discrete: float = 0.0,
+        discrete_temperature: float = 1.0,
+        **kwargs: Any,
+    ):
         self.n_loops, self.residual_depth = n_loops, residual_depth
+        self.discrete, self.discrete_temperature = discrete, discrete_temperature
         super().__init__(**kwargs)
 
 
@@ -60,3 +70,18 @@ class LoopedGPT2LMHeadModel(GPT2LMHeadModel):
             for block in blocks:
                 for part in (block.attn, block.mlp):
                     part.c_proj.weight.mul_(factor)
+        if config.discrete:
+            blocks[0].register_forward_pre_hook(self._between_loops)
+
+    def _between_loops(self, block: Any, inputs: Any) -> Any:
+        """The states with the tokens that they point to added, where a loop follows another."""
+        if not block.attn.layer_idx:
+            return None
+        config: Any = self.config
+        return (with_tokens(self, inputs[0], config.discrete, config.discrete_temperature), *inputs[1:])
+
+
+def with_tokens(model: Any, states: torch.Tensor, share: float, temperature: float) -> torch.Tensor:
+    """States (..., D) plus a share of the expected embedding of the token that each points to, scaled to RMS 1."""
+    chances = (model.lm_head(model.transformer.ln_f(states)) / temperature).softmax(-1)
+    return states + share * nn.functional.rms_norm(chances @ model.transformer.wte.weight, states.shape[-1:])

@@ -48,6 +48,18 @@ def test_every_number_of_loops_is_the_model_that_has_so_many() -> None:
     assert np.isnan(kl[0]).all()
 
 
+def test_tokens_can_be_added_between_loops_as_in_a_model_that_is_made_so() -> None:
+    model, pairs = random_model("looped"), random_pairs(n=40)
+    config = copy.deepcopy(model.config)
+    config.discrete = 0.5
+    made = type(model)(config)
+    made.load_state_dict(model.state_dict())
+    plain, added = (looped_answers(Hooks(model), pairs, 3, discrete) for discrete in (0.0, 0.5))
+    for found, expected in zip(added, looped_answers(Hooks(made.eval()), pairs, 3)):
+        assert found == pytest.approx(expected, abs=1e-5, nan_ok=True)
+    assert added[1][:2] == pytest.approx(plain[1][:2]) and not np.allclose(added[1][2:], plain[1][2:], atol=0.01)
+
+
 def test_prompts_of_other_lengths_are_read_where_they_end() -> None:
     model, pairs = random_model("looped"), random_pairs(n=10)
     shorter = pairs.take(slice(None))

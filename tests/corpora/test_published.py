@@ -85,10 +85,11 @@ def test_a_split_of_which_a_part_is_trained_is_refused(folder: Path) -> None:
     [
         Composition(num_entities=40, num_relations=8, out_degree=4, ratio=2, ood_fraction=0.2, seed=3),
         Composition(num_entities=36, num_relations=8, out_degree=4, ratio=2, ood_fraction=0.2, token_multiplicity=6),
+        Composition(num_entities=40, num_relations=8, out_degree=4, ratio=0, ood_fraction=0.2, identity=1),
         Comparison(num_entities=20, num_attributes=3, ood_fraction=0.2, ratio=2.0),
         ComplexReasoning(num_entities=40, num_attributes=2, ood_fraction=0.2, train_fraction=0.1),
     ],
-    ids=["composition", "two-token composition", "comparison", "complex_reasoning"],
+    ids=["composition", "two-token composition", "identity rows", "comparison", "complex_reasoning"],
 )
 def test_what_is_written_reads_back_the_same(corpus: Corpus, tmp_path: Path) -> None:
     stored = build(corpus)

@@ -8,6 +8,7 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 from pipeline.models import gpt2
 from pipeline.models.gpt2 import Gpt2
@@ -79,6 +80,31 @@ def test_a_looped_model_starts_as_the_paper_s_or_as_one_as_deep_as_it_runs(
             assert weights[f"{block}.{name}.weight"].std().item() == pytest.approx(0.02, rel=0.02)
 
 
+def test_between_loops_the_tokens_that_a_state_points_to_are_added_to_it() -> None:
+    torch.manual_seed(0)
+    model = Gpt2Looped(**SMALL, n_loops=2, discrete=0.3, temperature=0.7, initializer_range=0.3).build(24).eval()
+    plain = Gpt2Looped(**{**SMALL, "n_layer": 2}, n_loops=1).build(24).eval()
+    plain.load_state_dict(model.state_dict())
+    tokens = torch.randint(0, 24, (4, 9))
+    with torch.no_grad():
+        body = plain.transformer
+        once = body(tokens, output_hidden_states=True).hidden_states  # the last one is normed
+        seen: list[torch.Tensor] = []
+        with_hook = body.ln_f.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        body(tokens)
+        with_hook.remove()
+        (state,) = seen
+        points = ((once[-1] @ body.wte.weight.T) / 0.7).softmax(-1) @ body.wte.weight
+        state = state + 0.3 * points / points.pow(2).mean(-1, keepdim=True).add(torch.finfo(points.dtype).eps).sqrt()
+        for block in body.h:
+            found = block(state)
+            state = found[0] if isinstance(found, tuple) else found
+        expected = body.ln_f(state) @ body.wte.weight.T
+        assert torch.allclose(model(tokens).logits, expected, atol=1e-4)
+    assert Gpt2Looped(**SMALL, discrete=0.3).short_forward(model) is None
+    assert Gpt2Looped(**SMALL).short_forward(model) == "gpt2"
+
+
 def test_without_positions_a_looped_model_reads_an_entity_alike_wherever_it_stands(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = Gpt2Looped(**SMALL, positions=False).build(24).eval()
@@ -87,10 +113,18 @@ def test_without_positions_a_looped_model_reads_an_entity_alike_wherever_it_stan
     logits = model(tokens.expand(-1, 9)).logits
     assert torch.allclose(logits, logits[:, :1].expand_as(logits), atol=1e-5)
     assert not torch.allclose(Gpt2Looped(**SMALL).build(24).eval()(tokens.expand(-1, 9)).logits[:, 0], logits[:, 1])
-    text = RECIPE.replace("name: gpt2,", "name: gpt2_looped, positions: false,").replace("circuits", "# circuits")
+    text = RECIPE.replace("name: gpt2,", "name: gpt2_looped, positions: false, discrete: 0.5,").replace(
+        "circuits", "# circuits"
+    )
     path = write_recipe(tmp_path, text)
     assert run_here(path, "--max_steps", "3", "--weight_decay", "0.5", "--output_dir", str(tmp_path / "run")) == 0
     weights = load_file(tmp_path / "run" / "steps" / "step3" / "model.safetensors")
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "steps" / "step3", trust_remote_code=True).eval()
+    assert (kept.config.discrete, kept.config.discrete_temperature) == (0.5, 1)
+    with torch.no_grad():
+        between = kept(tokens.expand(-1, 4) % 11).logits
+        kept.config.discrete = 0.0
+        assert not torch.allclose(between, kept(tokens.expand(-1, 4) % 11).logits, atol=1e-3)
     assert not weights["transformer.wpe.weight"].any() and weights["transformer.wte.weight"].any()
 
 
