@@ -63,6 +63,8 @@ def _bars(table: pa.Table) -> Figure:
     best = max(found, key=lambda head: found[head])
     axes.bar(range(len(found)), list(found.values()), color=[HUES[0] if head == best else "#bbbbbb" for head in found])
     axes.axhline(chance, color=GREY, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.grid(False, axis="x")
     every = -(-len(found) // 16)
     axes.set_xticks(range(0, len(found), every), [f"L{layer}H{head}" for layer, head in list(found)[::every]])
     axes.set_ylim(0, max(1.05 * found[best], 0.05))
