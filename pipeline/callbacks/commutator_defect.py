@@ -24,7 +24,7 @@ class CommutatorDefect(Callback):
     """
 
     pairs: int = param(9, "of batches", ge=1)
-    rows: int = param(512, "most rows of a batch", ge=1)
+    rows: int = param(512, "most rows of a batch, of at most half of the training rows", ge=1)
     step: float = param(1e-3, "learning rate of the two steps", gt=0)
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -34,7 +34,9 @@ class CommutatorDefect(Callback):
 
     def _defect(self, pair: int) -> float:
         """The defect of a pair of batches, from differences of gradients, as those of weights are lost in rounding."""
-        first, second = (batch_of(self.trainer, self.rows, f"commutator {pair} {side}") for side in "AB")
+        # At most half of the rows, as all of them would be the same batch twice.
+        most = min(self.rows, max(len(self.trainer.splits["train"]) // 2, 1))
+        first, second = (batch_of(self.trainer, most, f"commutator {pair} {side}") for side in "AB")
         with evaluated(self.trainer) as model:
             weights, gradient = weights_of(model), gradients_at(self.trainer, model)
             (_, g_a), (_, g_b) = gradient(weights, first), gradient(weights, second)

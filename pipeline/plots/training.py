@@ -45,6 +45,11 @@ LOSS = "loss, in nats per answer token"
 INTERNALS = {
     "weight_norm": ("norm of the weights (L2)", False),
     "grad_norm": ("norm of the gradient (L2)", True),
+    "commutator_defect": ("commutator defect of two batches", True),
+    "spectral_entropy": ("spectral entropy of what the output projection reads", False),
+    "head_similarity": ("cosine between the patterns of two attention heads", False),
+    "head_entropy_spread": ("standard deviation over heads of the entropy of attention, in nats", False),
+    "llc": ("local learning coefficient", False),
     "eval_train_softmax_collapse": ("share of training answers whose softmax has collapsed to 1", False),
 }
 

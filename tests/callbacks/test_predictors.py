@@ -19,6 +19,7 @@ from pipeline.callbacks.commutator_defect import CommutatorDefect
 from pipeline.callbacks.llc import Llc
 from pipeline.callbacks.spectral_entropy import SpectralEntropy
 from pipeline.config.recipe import read_recipe
+from pipeline.plots.training import INTERNALS, panel_titles
 from pipeline.training.session import prepare
 from pipeline.training.trainer import GrokTrainer
 from tests.tiny import RECIPE, write_recipe
@@ -141,3 +142,6 @@ def test_a_run_shows_what_a_predictor_saw(tmp_path: Path) -> None:
     series = read_series(tmp_path / "run")
     for key in ("spectral_entropy", "commutator_defect", "head_similarity", "head_entropy_spread", "llc"):
         assert len(series[key].steps) == len(series["weight_norm"].steps) > 1
+        assert INTERNALS[key][0] in panel_titles(series)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "local learning coefficient" in page and "commutator defect" in page
