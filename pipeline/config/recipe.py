@@ -19,7 +19,7 @@ from pipeline.config.fields import Parameters, default_of, parameters_of
 from pipeline.config.identity import decides
 from pipeline.config.options import Options, Paper
 from pipeline.config.registry import ROOMS, load, names, room_name
-from pipeline.config.renamed import MOVED, renamed_nodes
+from pipeline.config.renamed import MOVED, rename_old
 from pipeline.config.requirements import check_here
 from pipeline.config.trainer_policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
 from pipeline.config.trust import KEY, OPTION, trusts
@@ -181,7 +181,7 @@ def read_kept_recipe(path: str | Path, overrides: Sequence[str] = (), trusted: b
 def _read(path: str | Path, overrides: Sequence[str], is_kept: bool = False) -> Recipe:
     tree = read(path)
     if is_kept:
-        renamed_nodes(tree)
+        rename_old(tree)
     own, stage = split_stage(overrides)
     override(tree, own)
     try:

@@ -9,12 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
+from pipeline.config.coerce import plain
 from pipeline.config.recipe import Recipe, read_kept_recipe
-from pipeline.config.renamed import renamed_values
+from pipeline.config.renamed import rename_old
 from pipeline.config.trust import trusts
-from pipeline.config.yaml_nodes import MOST_BYTES, parse
+from pipeline.config.yaml_nodes import MOST_BYTES, Block, parse
 from pipeline.config.yaml_writer import lists
 from pipeline.corpora.store import INDEX, StoredCorpus, build
 from pipeline.runs.grokking import PROBE, GrokTracker, judged_split, match_key
@@ -192,13 +191,14 @@ def read_resolved(run: Path) -> dict[str, Any]:
     """
     text = read_text(run, RECIPE, MOST_BYTES)
     try:
-        parse(text, str(run / RECIPE))  # which refuses what could grow
-        values = yaml.safe_load(text)
-    except (RecipeError, yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that there is not
-        values = None
-    if not isinstance(values, dict):
+        tree = parse(text, str(run / RECIPE))
+    except RecipeError:
+        tree = None
+    if not isinstance(tree, Block):
         raise RecipeError(str(run / RECIPE), "is damaged")
-    return renamed_values(values)
+    rename_old(tree)
+    found: dict[str, Any] = plain(tree)
+    return found
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:

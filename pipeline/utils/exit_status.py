@@ -10,6 +10,7 @@ from pipeline.utils import launcher
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import DiskError
 from pipeline.utils.signals import Stopped
+from pipeline.utils.terminal import say
 
 MISTAKE = 2
 
@@ -34,14 +35,14 @@ def _status_of(work: Callable[[], int]) -> int:
     except RecipeError as error:
         if not launcher.speaks():
             time.sleep(launcher.LAST_WORDS)  # in which the launcher ends it, where another one has found the same
-        print(error, file=sys.stderr)
+        say(error, file=sys.stderr)
         return MISTAKE
     except Stopped as stop:
         if launcher.is_first():
-            print(f"\nstopped by {stop.name}; the same command goes on from the last checkpoint", file=sys.stderr)
+            say("", f"stopped by {stop.name}; the same command goes on from the last checkpoint", file=sys.stderr)
         return stop.status
     except DiskError as error:
-        print(f"{error}; nothing that was saved is lost, and the same command goes on from there", file=sys.stderr)
+        say(f"{error}; nothing that was saved is lost, and the same command goes on from there", file=sys.stderr)
         return 1
     except RuntimeError:
         if launcher.speaks() or not launcher.is_ended():

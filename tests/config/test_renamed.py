@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from pipeline.config.recipe import read_kept_recipe, read_recipe
-from pipeline.config.renamed import MOVED, renamed_values
+from pipeline.config.renamed import MOVED
+from pipeline.runs.folder import read_resolved
 from tests.tiny import RECIPE, run_here, write_recipe
 
 OLD = {
@@ -27,7 +28,7 @@ def as_before(folder: Path, values: dict[str, object]) -> Path:
     del recipe["objective"], recipe["optimizer"]
     recipe["callbacks"] = {"progress": {"style": "off", "seconds": 2.0}}
     recipe["circuits"] = {"progress": {"least": 0.02, "steps": "all"}}
-    path = folder / "before.yaml"
+    path = folder / "recipe.yaml"
     path.write_text(yaml.safe_dump({**recipe, **values}))
     return path
 
@@ -50,7 +51,7 @@ def test_a_kept_recipe_is_read_with_todays_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("values", [OLD, {"loss": "cross_entropy", "loss_tokens": "answer", "grokfast": "off",
                                           "orthogonal_gradient": False, "grokfast_alpha": 0.5}])  # fmt: skip
 def test_a_run_of_earlier_code_goes_on(values: dict[str, object], tmp_path: Path) -> None:
-    theirs = renamed_values(yaml.safe_load(as_before(tmp_path, values).read_text()))
+    theirs = read_resolved(as_before(tmp_path, values).parent)
     assert read_recipe(write_recipe(tmp_path), NEW if values is OLD else ()).differences(theirs) == []
     other = read_recipe(write_recipe(tmp_path), () if values is OLD else NEW).differences(theirs)
     assert any(line.startswith("optimizer.grokfast.lamb: ") for line in other)
