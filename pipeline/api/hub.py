@@ -47,14 +47,14 @@ def fetch(repo: str, step: int | None = None) -> list[int]:
             pass
         names: Iterable[str] = Remote(repo).branches()
     except HubError as error:
-        kept, is_away = _kept(path), any(words in str(error) for words in ("cannot be reached", "HF_HUB_OFFLINE"))
+        kept, is_away = _kept_steps(path), any(words in str(error) for words in ("cannot be reached", "HF_HUB_OFFLINE"))
         if not is_away or not kept or step not in (None, *kept):
             raise
         warnings.warn(f"{error}; {path} is what was downloaded before", stacklevel=3)
         return kept
     pushed = {int(name[4:]) for name in names if STEP.fullmatch(name)}
-    return sorted(pushed.union(_kept(path)))
+    return sorted(pushed.union(_kept_steps(path)))
 
 
-def _kept(path: Path) -> list[int]:
+def _kept_steps(path: Path) -> list[int]:
     return sorted(Manifest.load(path).kept) if (path / RECIPE).is_file() else []

@@ -36,17 +36,17 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[st
         RecipeError: naming file and line, when the file is not text in UTF-8 or not of its format; when a column of a
             table has no name, or two have the same; or when it has no header with all of `columns`.
     """
-    text = _text(path)
+    text = _read_text(path)
     ending = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if ending in SEPARATORS:
-        yield from _table(path, text, SEPARATORS[ending], columns)
+        yield from _from_table(path, text, SEPARATORS[ending], columns)
     elif text.lstrip(BLANKS).startswith("["):
         yield from _array(path, text)
     else:
-        yield from _lines(path, text)
+        yield from _from_json_lines(path, text)
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     """The text of a file, without a byte order mark.
 
     Raises:
@@ -71,7 +71,7 @@ def _text(path: Path) -> str:
         raise RecipeError(f"{path}, line {line}", problem) from None
 
 
-def _table(path: Path, text: str, separator: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _from_table(path: Path, text: str, separator: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     header: list[str] | None = None
     for line, cells in _records(path, text, separator):
         where = f"{path}, line {line}"
@@ -116,7 +116,7 @@ def _check_header(where: str, header: list[str], separator: str, columns: Sequen
 
 def _array(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        items = json.loads(text, object_pairs_hook=_object)
+        items = json.loads(text, object_pairs_hook=_with_unique_keys)
     except json.JSONDecodeError as error:
         raise RecipeError(f"{path}, line {error.lineno}", f"is not JSON: {error.msg}") from None
     except (ValueError, RecursionError) as error:
@@ -127,14 +127,14 @@ def _array(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}, item {number}", item
 
 
-def _lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _from_json_lines(path: Path, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
     # Universal line ends and no others: str.splitlines would also break at U+2028, which JSON strings may hold.
     for number, line in enumerate(io.StringIO(text, newline=None), 1):
         if not line.strip(BLANKS):
             continue
         where = f"{path}, line {number}"
         try:
-            item = json.loads(line, object_pairs_hook=_object)
+            item = json.loads(line, object_pairs_hook=_with_unique_keys)
         except (ValueError, RecursionError) as error:
             reason = str(error) if isinstance(error, _TwiceError) else "is not a JSON object"
             raise RecipeError(where, reason) from None
@@ -148,7 +148,7 @@ class _TwiceError(ValueError):
     """A key stands twice in a JSON object."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _with_unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)

@@ -26,7 +26,7 @@ def check_output(hooks: Hooks, tokens: Tensor) -> None:
     end = f"blocks.{hooks.n_layer - 1}.hook_resid_post"
     logits, found = hooks.read(tokens[:ROWS], [end])
     with torch.no_grad():
-        _compare(hooks, hooks.head(hooks.final_norm(found[end])), logits, "logits")
+        _check_equal(hooks, hooks.head(hooks.final_norm(found[end])), logits, "logits")
 
 
 def check_edges(hooks: Hooks, tokens: Tensor) -> None:
@@ -42,16 +42,16 @@ def check_edges(hooks: Hooks, tokens: Tensor) -> None:
     with torch.no_grad():
         for layer in layers:
             before, attn_in, qkv, z, mlp_in, mlp_out = (found[f"blocks.{layer}.{part}"] for part in parts)
-            _compare(hooks, stream, before, f"the stream before block {layer}")
-            _compare(hooks, stream, attn_in, f"what attention of block {layer} reads")
+            _check_equal(hooks, stream, before, f"the stream before block {layer}")
+            _check_equal(hooks, stream, attn_in, f"what attention of block {layer} reads")
             normed = hooks.part(layer, "ln1")(stream)
-            _compare(hooks, _projected(hooks, layer, normed), qkv, f"queries, keys and values of block {layer}")
+            _check_equal(hooks, _projected(hooks, layer, normed), qkv, f"queries, keys and values of block {layer}")
             heads = torch.einsum("bthe,hed->btd", z, hooks.out_weight(layer))
             bias = hooks.part(layer, "proj").bias
             after = stream + heads if bias is None else stream + heads + bias
-            _compare(hooks, stream if hooks.parallel else after, mlp_in, f"what the MLP of block {layer} reads")
+            _check_equal(hooks, stream if hooks.parallel else after, mlp_in, f"what the MLP of block {layer} reads")
             stream = after + mlp_out
-        _compare(hooks, hooks.head(hooks.final_norm(stream)), logits, "logits")
+        _check_equal(hooks, hooks.head(hooks.final_norm(stream)), logits, "logits")
 
 
 def _projected(hooks: Hooks, layer: int, normed: Tensor) -> Tensor:
@@ -61,7 +61,7 @@ def _projected(hooks: Hooks, layer: int, normed: Tensor) -> Tensor:
     return found if bias is None else found + hooks._qkv(None, bias)
 
 
-def _compare(hooks: Hooks, expected: Tensor, found: Tensor, what: str) -> None:
+def _check_equal(hooks: Hooks, expected: Tensor, found: Tensor, what: str) -> None:
     scale, off = (float(part.float().norm()) for part in (found, expected - found))
     most = TOLERANCE if found.dtype in (torch.float32, torch.float64) else HALF
     if not off <= most * max(scale, 1e-12):
@@ -94,4 +94,4 @@ def check_patched(hooks: Hooks, ends: Tensor, clean: Tensor, corrupted: Tensor, 
 
     with torch.no_grad(), hooks.at({point: patch, last: lambda value: found.update({last: value})}):
         hooks.run(clean)
-    _compare(hooks, found[last][:, -1], ends[layer], "the last state of a patched run")
+    _check_equal(hooks, found[last][:, -1], ends[layer], "the last state of a patched run")

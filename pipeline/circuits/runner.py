@@ -126,7 +126,7 @@ def check_analyses(recipe: Recipe, stored: StoredCorpus) -> dict[str, Pairs]:
     found = {}
     source = corpus_source(recipe, stored) if recipe.circuits else None
     for name, analysis in with_sources(recipe.circuits).items():
-        key = _key(recipe, name)
+        key = _recipe_key(recipe, name)
         if isinstance(analysis, Analysis) and source:
             if analysis.needs_edges and recipe.model.known_edges() is None:
                 known = ", ".join(get_args(Family))
@@ -157,10 +157,10 @@ def check_model(recipe: Recipe, model: PreTrainedModel, chosen: Mapping[str, Pai
         try:
             analysis.check(model, pairs)
         except (UnsupportedError, MismatchError) as error:
-            raise ParameterError(_key(recipe, name), f"cannot look at this model: {error}") from None
+            raise ParameterError(_recipe_key(recipe, name), f"cannot look at this model: {error}") from None
 
 
-def _key(recipe: Recipe, name: str) -> str:
+def _recipe_key(recipe: Recipe, name: str) -> str:
     """Where a recipe names an analysis, or the overview that looks at its tables."""
     found = (key for key, one in recipe.circuits.items() if isinstance(one, Overview) and one.source == name)
     return f"circuits.{name if name in recipe.circuits else next(found)}"

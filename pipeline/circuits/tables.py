@@ -53,7 +53,7 @@ def is_made_of(path: Path, made_of: Mapping[str, Any]) -> bool:
         table = read_one(path)
     except TableError:
         return False
-    return _made_of(table) == _with_columns(table, made_of)
+    return origin_of(table) == _with_columns(table, made_of)
 
 
 def write_table(root: Path, name: str, table: pa.Table, made_of: Mapping[str, Any]) -> None:
@@ -64,7 +64,7 @@ def write_table(root: Path, name: str, table: pa.Table, made_of: Mapping[str, An
     write_inside(root, name, sink.getvalue().to_pybytes())
 
 
-def _made_of(table: pa.Table) -> dict[str, Any]:
+def origin_of(table: pa.Table) -> dict[str, Any]:
     """What a table says that it was computed from; empty where it says nothing that can be read."""
     try:
         written = json.loads((table.schema.metadata or {}).get(MADE_OF, b"null"))
@@ -89,7 +89,7 @@ def read_one(path: Path) -> pa.Table:
         # Whatever the path names, one file: pyarrow would read a folder as a data set.
         with open(open_file(path.parent, path.name), "rb") as file:
             table = pq.ParquetFile(file, page_checksum_verification=True).read()
-        written, columns = _made_of(table), _with_columns(table, {})["columns"]
+        written, columns = origin_of(table), _with_columns(table, {})["columns"]
     except (RecipeError, OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise TableError(str(path), f"is no whole table: {' '.join(str(error).split())[:200]}") from error
     is_ours = MADE_OF in (table.schema.metadata or {}) and "step" in columns

@@ -25,13 +25,13 @@ def write_claim(folder: Path, facts: Mapping[str, Any], drawing: Drawing | None)
     """report.html, report.md and figures/ of a claim's runs."""
     name = facts["claim"]
     figures = {} if drawing is None else {name: drawing.figure}
-    parts = [*_parts(facts, level=1), *_arms(facts)]
+    parts = [*_claim_parts(facts, level=1), *_arms(facts)]
     if drawing is not None:
         parts.insert(3, Figure(name, plain(drawing.alt), plain(drawing.caption)))
     write_page(folder, name, parts, figures)
 
 
-def _parts(facts: Mapping[str, Any], level: int) -> list[Part]:
+def _claim_parts(facts: Mapping[str, Any], level: int) -> list[Part]:
     kind: Any = load("claims", facts["claim"], "claims")
     paper, seeds = facts["paper"], ", ".join(map(str, facts["seeds"]))
     about = f"{paper['authors']}, {paper['where']}, arXiv {paper['arxiv']}. Budget {facts['budget']}, seeds {seeds}, "
@@ -55,7 +55,7 @@ def _arms(facts: Mapping[str, Any]) -> list[Part]:
     """Every run with its numbers."""
     parts: list[Part] = [Heading("Runs")]
     rows = [
-        [plain(arm), str(run["seed"]), f"{run['steps']:,}", *(_number(value) for value in run["values"].values())]
+        [plain(arm), str(run["seed"]), f"{run['steps']:,}", *(_number_text(value) for value in run["values"].values())]
         for arm, about in facts["arms"].items()
         for run in about["runs"]
     ]
@@ -65,7 +65,7 @@ def _arms(facts: Mapping[str, Any]) -> list[Part]:
     return parts
 
 
-def _number(value: float | None) -> str:
+def _number_text(value: float | None) -> str:
     return "not reached" if value is None else f"{value:.4g}"
 
 
@@ -83,13 +83,13 @@ def gallery(results: Mapping[str, Mapping[str, Any]], pictures: Path) -> str:
             "about": (kind.__doc__ or "").strip().partition("\n")[0],
             "paper": kind.paper,
             "facts": results.get(name),
-            "picture": _embedded(pictures / f"{name}.png"),
+            "picture": _data_address(pictures / f"{name}.png"),
         }
         for name, kind in kinds.items()
     ]
     return template.render(claims=found, header=HEADER, ours=ours)
 
 
-def _embedded(path: Path) -> str | None:
+def _data_address(path: Path) -> str | None:
     """A picture as a data address."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.is_file() else None

@@ -41,7 +41,7 @@ def description(claim: Claim, found: Found) -> dict[str, Any]:
         },
         "arms": {arm: {"overrides": dict(overrides), "runs": list(_runs(found, arm))}
                  for arm, overrides in claim.arms().items()},
-        "targets": [_judged(claim, target, found if complete else None) for target in claim.targets],
+        "targets": [_judge_target(claim, target, found if complete else None) for target in claim.targets],
     }  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def _runs(found: Found, arm: str) -> Iterator[dict[str, Any]]:
         }
 
 
-def _judged(claim: Claim, target: Target, found: Found | None) -> dict[str, Any]:
+def _judge_target(claim: Claim, target: Target, found: Found | None) -> dict[str, Any]:
     values = claim.numbers(target, found) if found else []
     judgement = "not judged" if claim.budget == "smoke" else verdict(target, values, len(claim.seeds))
     middle, low, high, reached, of = interval(values)

@@ -60,12 +60,12 @@ def fill(kind: type[P], block: Block, inside: str = "", owner: str = "") -> P:
         raise error.inside(inside) if inside else error from None
 
 
-def plain(node: Node) -> Any:
+def untyped(node: Node) -> Any:
     """A node as Python values, where no type is known: null, booleans and numbers are recognised by their look."""
     if isinstance(node, Block):
-        return {key: plain(value) for key, value in node.entries.items()}
+        return {key: untyped(value) for key, value in node.entries.items()}
     if isinstance(node, Items):
-        return [plain(item) for item in node.items]
+        return [untyped(item) for item in node.items]
     for kind in (type(None), bool, int, float):
         # 1e3 is a number like 1.5e3, and whole only where a parameter asks for a whole number.
         if kind is int and not WHOLE.fullmatch((node.text or "").strip()):
@@ -80,7 +80,7 @@ def plain(node: Node) -> Any:
 def _convert(node: Node, kind: Any) -> Any:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
-        return plain(node)
+        return untyped(node)
     if origin in (Union, types.UnionType):
         # Text would take anything, so it is tried last; null first.
         for option in sorted(arguments, key=lambda option: (option is str, option is not type(None))):
@@ -91,7 +91,7 @@ def _convert(node: Node, kind: Any) -> Any:
         raise ValueError
     if origin is Literal:
         for choice in arguments:
-            if choice == (node.text if isinstance(choice, str) else plain(node)):
+            if choice == (node.text if isinstance(choice, str) else untyped(node)):
                 return choice
         raise ValueError
     if origin in (list, tuple):
@@ -100,7 +100,7 @@ def _convert(node: Node, kind: Any) -> Any:
         if not isinstance(node, Block):
             raise ValueError
         return {name: _convert(value, arguments[1] if arguments else Any) for name, value in node.entries.items()}
-    return _text(node) if kind is str else _scalar(node, kind)
+    return _as_text(node) if kind is str else _scalar(node, kind)
 
 
 def _convert_items(node: Node, kind: type, arguments: tuple[Any, ...]) -> Any:
@@ -113,7 +113,7 @@ def _convert_items(node: Node, kind: type, arguments: tuple[Any, ...]) -> Any:
     return tuple(_convert(item, argument) for item, argument in zip(node.items, arguments))
 
 
-def _text(node: Node) -> str:
+def _as_text(node: Node) -> str:
     if node.text is None or (isinstance(node, Scalar) and node.is_null):
         raise ValueError
     node.text.encode()  # a ValueError on half a character, which no file can hold
@@ -130,13 +130,13 @@ def _scalar(node: Node, kind: Any) -> Any:
     if kind is bool and text in BOOLS:
         return BOOLS[text]
     if kind is int:
-        return _whole(text)
+        return _whole_number(text)
     if kind is float and math.isfinite(value := float(text)):
         return value
     raise ValueError
 
 
-def _whole(text: str) -> int:
+def _whole_number(text: str) -> int:
     """1_000 and 1e3 are whole numbers to whoever writes them; 1.0 is not."""
     number = int(text) if WHOLE.fullmatch(text) else float(text) if "e" in text else math.nan
     if not abs(number) < LARGEST or number != int(number):
@@ -154,7 +154,7 @@ def _complaint(node: Node, kind: Any, key: str, wanted: str) -> str:
     names = _choices(kind)
     if names:
         return f"{shown(node)} is unknown{did_you_mean(text, names, f'--help {key} lists all')}"
-    if node.quoted and not isinstance(plain(Scalar(text, node.where)), str):
+    if node.quoted and not isinstance(untyped(Scalar(text, node.where)), str):
         return f"{shown(node)} is a text; write it without quotes"
     if text.strip("+-.").lower() in ("nan", "inf", "infinity"):
         return f"{shown(node)} is not finite; write {wanted}"
@@ -170,18 +170,18 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 def shown(node: Node) -> str:
     """A node as the user wrote it, for a message; a long one is cut short."""
-    text = _shown(node)
+    text = _shown_whole(node)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
 
 
-def _shown(node: Node) -> str:
+def _shown_whole(node: Node) -> str:
     if isinstance(node, Items):
-        return node.text or f"[{', '.join(map(_shown, node.items))}]"
+        return node.text or f"[{', '.join(map(_shown_whole, node.items))}]"
     if isinstance(node, Block):
-        return node.text or f"{{{', '.join(f'{key}: {_shown(value)}' for key, value in node.entries.items())}}}"
+        return node.text or f"{{{', '.join(f'{key}: {_shown_whole(value)}' for key, value in node.entries.items())}}}"
     text = node.text or ""
     looks_like_number = not node.quoted and text[:1] in "+-.0123456789"
-    return text if looks_like_number or not isinstance(plain(node), str) else repr(text)
+    return text if looks_like_number or not isinstance(untyped(node), str) else repr(text)
 
 
 def written(value: Any) -> str:
@@ -191,7 +191,7 @@ def written(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _parts(kind: Any) -> list[str]:
+def _alternatives(kind: Any) -> list[str]:
     """The alternatives of a type, in words."""
     if typing.get_origin(kind) is Literal:
         return [written(choice) for choice in typing.get_args(kind)]
@@ -208,11 +208,11 @@ def words(kind: Any, metadata: Mapping[str, Any] = NO_BOUNDS) -> str:
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
         kinds = [kind for kind in arguments if kind is not type(None) and not (kind is int and float in arguments)]
-        *most, last = (part for kind in kinds for part in _parts(kind))
+        *most, last = (part for kind in kinds for part in _alternatives(kind))
         bounded = f"{last} {allowed(metadata)}".rstrip()
         return _either([*most, bounded, *["null"] * (type(None) in arguments)])
     if origin is Literal:
-        return _either(_parts(kind))
+        return _either(_alternatives(kind))
     if origin is list or (origin is tuple and arguments[-1] is ...):
         return f"a list of {words(arguments[0])}"
     if origin is tuple:

@@ -36,11 +36,11 @@ def deepspeed_config(
     if isinstance(written, Mapping):
         return "deepspeed", dict(written), True
     if written:
-        return "deepspeed", _json(expanded(written, "deepspeed"), "deepspeed"), True
-    return None if path == "none" else (path, _json(Path(path), path), False)
+        return "deepspeed", _read_block(expanded(written, "deepspeed"), "deepspeed"), True
+    return None if path == "none" else (path, _read_block(Path(path), path), False)
 
 
-def _json(path: Path, where: str) -> dict[str, Any]:
+def _read_block(path: Path, where: str) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:

@@ -88,7 +88,7 @@ def help_text(argv: Sequence[str] = ()) -> str:
         RecipeError: when nothing has that name.
     """
     topic = next((name for word, name in itertools.pairwise(argv) if word in ("--help", "-h")), None)
-    return _everything() if topic is None else _about(topic.strip("-"))
+    return _everything() if topic is None else _topic(topic.strip("-"))
 
 
 def _everything() -> str:
@@ -109,15 +109,15 @@ def _everything() -> str:
         (
             _wrapped(START),
             "",
-            _section("Blocks", (_lines(key, about) for key, about in blocks.items())),
-            _section("Seeds, and what each moves", (_lines(key, about) for key, about in SEEDS.items())),
-            _section("Flat keys, with their defaults", map(_entry, _entries(Options))),
+            _section("Blocks", (_columns(key, about) for key, about in blocks.items())),
+            _section("Seeds, and what each moves", (_columns(key, about) for key, about in SEEDS.items())),
+            _section("Flat keys, with their defaults", map(_long, _entries(Options))),
             _section("Flat keys of transformers' TrainingArguments", map(_short, _flat().values())),
         )
     )
 
 
-def _about(topic: str) -> str:
+def _topic(topic: str) -> str:
     """What there is to say of an entry of a room, a block or a flat key."""
     inside = {room: what for room, what in ROOMS.items() if room != "claims"}  # which no recipe names
     rooms = {what: room for room, what in inside.items()} | {room: room for room in inside if room != "optim"}
@@ -125,9 +125,9 @@ def _about(topic: str) -> str:
     if topic in rooms:
         found = [(rooms[topic], name) for name in names(rooms[topic])]
     if found:
-        return "\n".join(_parameters(load(*entry, "help"), _heading(*entry)) for entry in found)
+        return "\n".join(_kind(load(*entry, "help"), _heading(*entry)) for entry in found)
     if topic in BLOCKS:
-        return _parameters(block(topic), f"{topic}:")
+        return _kind(block(topic), f"{topic}:")
     flat = {entry.key: entry for entry in _entries(Options)} | _flat()
     if topic in flat:
         return _section(f"{topic}: {written(flat[topic].default)}", [_wrapped(_sentence(flat[topic]), "  ")])
@@ -161,26 +161,26 @@ def _flat() -> dict[str, HelpEntry]:
     }
 
 
-def _parameters(kind: type[Parameters], heading: str) -> str:
+def _kind(kind: type[Parameters], heading: str) -> str:
     about, entries = _wrapped(inspect.getdoc(kind) or "", "  "), _entries(kind)
-    return _section(heading, [about, *[""] * bool(entries), *map(_entry, entries)])
+    return _section(heading, [about, *[""] * bool(entries), *map(_long, entries)])
 
 
-def _entry(entry: HelpEntry) -> str:
-    return _lines(f"{entry.key}: {written(entry.default)}", _sentence(entry))
+def _long(entry: HelpEntry) -> str:
+    return _columns(f"{entry.key}: {written(entry.default)}", _sentence(entry))
 
 
 def _short(entry: HelpEntry) -> str:
     """A key in one line; --help NAME tells the rest."""
     about = textwrap.shorten(entry.about.partition(". ")[0].rstrip("."), _width() - LEFT - 2, placeholder=" ...")
-    return _lines(f"{entry.key}: {written(entry.default)}", about)
+    return _columns(f"{entry.key}: {written(entry.default)}", about)
 
 
 def _sentence(entry: HelpEntry) -> str:
     return f"{entry.about} ({entry.takes})"
 
 
-def _lines(left: str, right: str) -> str:
+def _columns(left: str, right: str) -> str:
     """Two columns; a left side that is too wide has its line for itself."""
     wrapped = textwrap.wrap(right, _width(), initial_indent=" " * LEFT, subsequent_indent=" " * LEFT)
     if len(left) + 4 > LEFT:

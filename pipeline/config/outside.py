@@ -46,7 +46,7 @@ def check_outside(recipe: Recipe, environ: Mapping[str, str] = os.environ, bf16:
     _check_engine(training, environ)
     check_deepspeed(training, batches, environ if is_asked("DEEPSPEED", environ) else {})
     _check_numbers(training, batches, environ)
-    _check_trackers(training, environ, "project" in recipe.tree.entries)
+    _check_wandb(training, environ, "project" in recipe.tree.entries)
 
 
 def uses_cpu(training: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> bool:
@@ -199,7 +199,7 @@ def _check_numbers(training: Mapping[str, Any], batches: Mapping[str, int], envi
         ("ACCELERATE_GRADIENT_CLIPPING", "max_grad_norm", training["max_grad_norm"]),
     ):
         text = environ.get(name, AUTO).strip().lower()
-        if text not in (AUTO, "none") and _number(text) != wanted:
+        if text not in (AUTO, "none") and _number_in(text) != wanted:
             raise _contradiction(name, f"{environ[name]!r} contradicts {key}: {wanted} of the recipe; set it to auto")
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         words = environ.get(name, "1").split(",")  # OpenMP allows a number for each level of nesting
@@ -207,14 +207,14 @@ def _check_numbers(training: Mapping[str, Any], batches: Mapping[str, int], envi
             raise _contradiction(name, f"{environ[name]!r} is not a number of threads; correct it, or: unset {name}")
 
 
-def _number(text: str) -> float | None:
+def _number_in(text: str) -> float | None:
     try:
         return float(text)
     except ValueError:
         return None
 
 
-def _check_trackers(training: Mapping[str, Any], environ: Mapping[str, str], names_project: bool) -> None:
+def _check_wandb(training: Mapping[str, Any], environ: Mapping[str, str], names_project: bool) -> None:
     """Variables of wandb that would turn it off, or send what the recipe does not ask for."""
     asked = training.get("report_to") or []
     if "wandb" not in (asked if isinstance(asked, list) else [asked]):

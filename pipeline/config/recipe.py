@@ -156,7 +156,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: at the first mistake: where, what, what is allowed.
     """
-    recipe = _read(path, overrides)
+    recipe = _read_file(path, overrides)
     try:
         check_here(recipe.training, recipe.blocks)
     except ParameterError as error:
@@ -172,13 +172,13 @@ def read_kept_recipe(path: str | Path, overrides: Sequence[str] = (), trusted: b
     Raises:
         RecipeError: at the first mistake: where, what, what is allowed.
     """
-    recipe = _read(path, overrides, is_kept=True)
+    recipe = _read_file(path, overrides, is_kept=True)
     if trusts(recipe.model) and not trusted:
-        return _read(path, [*overrides, f"--{KEY}=false"], is_kept=True)
+        return _read_file(path, [*overrides, f"--{KEY}=false"], is_kept=True)
     return recipe
 
 
-def _read(path: str | Path, overrides: Sequence[str], is_kept: bool = False) -> Recipe:
+def _read_file(path: str | Path, overrides: Sequence[str], is_kept: bool = False) -> Recipe:
     tree = read(path)
     if is_kept:
         rename_old(tree)

@@ -30,9 +30,9 @@ def rename_old(tree: Block) -> None:
         block.entries["name"] = Scalar("next_token", tree.where)
     if flat and "optimizer" not in tree.entries:
         changes: dict[str, Node] = {}
-        if _text(flat.get("grokfast")) not in (None, "off", "false"):
+        if _text_of(flat.get("grokfast")) not in (None, "off", "false"):
             changes["grokfast"] = _block(flat, GROKFAST, tree)
-        if _text(flat.get("orthogonal_gradient")) == "true":
+        if _text_of(flat.get("orthogonal_gradient")) == "true":
             changes["orthogonal"] = Block({}, tree.where)
         tree.entries["optimizer"] = Block(changes, tree.where)
     for room, new in RENAMED.items():
@@ -51,5 +51,5 @@ def _block(flat: Mapping[str, Node], keys: Mapping[str, str], tree: Block) -> Bl
     return Block({name: flat[key] for name, key in keys.items() if key in flat}, tree.where)
 
 
-def _text(node: Node | None) -> str | None:
+def _text_of(node: Node | None) -> str | None:
     return node.text if isinstance(node, Scalar) else None

@@ -49,7 +49,7 @@ class Key:
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
-def _source(module: str) -> ast.Module:
+def _syntax_tree(module: str) -> ast.Module:
     """The syntax tree of a transformers module, which is not imported."""
     spec = importlib.util.find_spec("transformers")
     assert spec is not None and spec.submodule_search_locations
@@ -126,8 +126,8 @@ def _type(node: ast.expr) -> Any:
 @functools.cache
 def keys() -> dict[str, Key]:
     """Every flat key that a recipe may use, by name, in transformers' order."""
-    training_args = _source("training_args")
-    enums = _enums(training_args, _source("trainer_utils"))
+    training_args = _syntax_tree("training_args")
+    enums = _enums(training_args, _syntax_tree("trainer_utils"))
     known = {}
     for name, annotation, facts in _fields(training_args):
         if name in REFUSED:
@@ -144,7 +144,7 @@ def keys() -> dict[str, Key]:
 @functools.cache
 def trackers() -> tuple[str, ...]:
     """What `report_to` may name."""
-    tree = _source("integrations/integration_utils")
+    tree = _syntax_tree("integrations/integration_utils")
     table = next(
         node.value
         for node in tree.body
@@ -217,10 +217,10 @@ def check(training: dict[str, Any]) -> None:
         raise ParameterError("hub_model_id", "is missing beside push_to_hub; write user/name")
     if repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ParameterError("hub_model_id", f"{repository!r} is not user/name")
-    _check_trackers(training.get("report_to") or "none")
+    _check_tracker_names(training.get("report_to") or "none")
 
 
-def _check_trackers(wanted: str | list[str]) -> None:
+def _check_tracker_names(wanted: str | list[str]) -> None:
     if wanted in ("none", "all", ["none"], ["all"]):
         return
     for tracker in [wanted] if isinstance(wanted, str) else wanted:

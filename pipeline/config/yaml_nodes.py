@@ -89,14 +89,14 @@ def read(path: str | Path) -> Block:
     Raises:
         RecipeError: when the file cannot be read, is not YAML, or is not a mapping with unique keys.
     """
-    node = parse(_text(Path(path)), str(path))
+    node = parse(_file_text(Path(path)), str(path))
     if isinstance(node, Block):
         return node
     what = "is a list" if isinstance(node, Items) else "is empty" if node.text == "" else "holds no keys"
     raise RecipeError(str(path), f"{what}; a recipe is lines of key: value, such as max_steps: 1000")
 
 
-def _text(path: Path) -> str:
+def _file_text(path: Path) -> str:
     where = str(path)
     try:
         with path.open("rb") as file:
@@ -242,10 +242,10 @@ def override(tree: Block, words: Sequence[str]) -> None:
         if key is None or not all(map(_is_key, key.split("."))):
             word = value if key is None else f"--{key}"
             raise RecipeError(COMMAND_LINE, f"{word}: is not an override; write --key value or --block.key value")
-        _put(tree, key.replace("-", "_"), _typed(value))
+        _put(tree, key.replace("-", "_"), _value_node(value))
 
 
-def _typed(value: str | None, where: str = COMMAND_LINE) -> Node:
+def _value_node(value: str | None, where: str = COMMAND_LINE) -> Node:
     if value is None or not value.startswith(("[", "{", '"', "'")):
         return Scalar(value, where)
     try:

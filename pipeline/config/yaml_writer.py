@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.config.coerce import plain
+from pipeline.config.coerce import untyped
 from pipeline.config.yaml_nodes import Scalar
 
 HEAD = "# The resolved recipe of this run: defaults and overrides written out. Rerunning it repeats the run.\n"
@@ -18,7 +18,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
-    is_safe = text.isprintable() and plain(Scalar(text, "")) == text
+    is_safe = text.isprintable() and untyped(Scalar(text, "")) == text
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_safe else '"')
 
 

@@ -108,19 +108,19 @@ def read_words(name: str, kind: type[Corpus], words: Sequence[str]) -> tuple[Cor
 
 
 def listing() -> Table:
-    table = _table("corpus", "what it holds")
+    table = _console_table("corpus", "what it holds")
     for name in names("corpora"):
-        table.add_row(name, _about(load("corpora", name, "corpus")))
+        table.add_row(name, _first_line(load("corpora", name, "corpus")))
     return table
 
 
 def preview(stored: StoredCorpus, seconds: float) -> Group:
     """Parameters, sizes, roles, vocabulary, hash, and some examples of every split."""
     corpus = stored.corpus
-    parameters = _table("parameter", "value", "")
+    parameters = _console_table("parameter", "value", "")
     for field in parameters_of(corpus):
         parameters.add_row(field.name, written(getattr(corpus, field.name)), Text(field.metadata["help"], "dim"))
-    splits, examples = _table("split", "examples", "role"), _table("type", "prompt", "answer")
+    splits, examples = _console_table("split", "examples", "role"), _console_table("type", "prompt", "answer")
     splits.columns[1].justify = "right"
     for split, size in stored.sizes.items():
         splits.add_row(split, f"{size:,}", stored.role(split))
@@ -133,7 +133,7 @@ def preview(stored: StoredCorpus, seconds: float) -> Group:
         f"content hash {stored.content_hash}\n"
         f"cache        {stored.folder}, ready in {seconds:.2f} s\n"
     )
-    return Group(f"{room_name(corpus)}: {_about(type(corpus))}\n", parameters, "", splits, "", examples, "", facts)
+    return Group(f"{room_name(corpus)}: {_first_line(type(corpus))}\n", parameters, "", splits, "", examples, "", facts)
 
 
 def _examples(stored: StoredCorpus, split: str) -> Iterator[tuple[str, str, str]]:
@@ -148,14 +148,14 @@ def _examples(stored: StoredCorpus, split: str) -> Iterator[tuple[str, str, str]
         seen.add(block.type)
 
 
-def _table(*header: str) -> Table:
+def _console_table(*header: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in header:
         table.add_column(name, overflow="fold")
     return table
 
 
-def _about(kind: type[Parameters]) -> str:
+def _first_line(kind: type[Parameters]) -> str:
     return (inspect.getdoc(kind) or "").split("\n")[0]
 
 

@@ -123,7 +123,7 @@ class Published(Corpus):
         seen: set[str] = set()
         for i, token in enumerate(tokens):
             if not isinstance(token, str) or not re.fullmatch(TOKEN, token):
-                raise self._error(VOCAB, f"{_short(token)} is not a token written <...>", i)
+                raise self._error(VOCAB, f"{_cut(token)} is not a token written <...>", i)
             if token in seen:
                 raise self._error(VOCAB, f"{token} stands there twice", i)
             if token == PAD or token.startswith("<reserved_"):
@@ -136,7 +136,7 @@ class Published(Corpus):
         train, valid, test = (self._items(name) for name in (TRAIN, VALID, TEST))
         for i, kind in enumerate(test.types):
             if not re.fullmatch(r"\w+", kind, re.ASCII) or kind == "train":
-                raise self._error(TEST, f"type {_short(kind)} is not letters, digits and underscores, or is train", i)
+                raise self._error(TEST, f"type {_cut(kind)} is not letters, digits and underscores, or is train", i)
         known = set(zip(test.prompts, test.answers))
         for i, fact in enumerate(zip(valid.prompts, valid.answers)):
             if fact not in known:
@@ -161,17 +161,17 @@ class Published(Corpus):
         default_type = None if name == TEST else "train"
         for i, item in enumerate(self._list(name)):
             if not isinstance(item, dict):
-                raise self._error(name, f"{_short(item)} is not an item {{input_text, target_text}}", i)
+                raise self._error(name, f"{_cut(item)} is not an item {{input_text, target_text}}", i)
             texts: Any = item.get("input_text"), item.get("target_text"), item.get("type", default_type)
             wrong = [key for key, text in zip(("input_text", "target_text", "type"), texts) if type(text) is not str]
             if wrong:
                 raise self._error(name, f"{wrong[0]} is missing or is not text", i)
             prompt, target, kind = texts
             if not target.startswith(prompt):
-                raise self._error(name, f"target_text does not start with input_text, {_short(prompt)}", i)
+                raise self._error(name, f"target_text does not start with input_text, {_cut(prompt)}", i)
             answer = target[len(prompt) :]
             if not (row.fullmatch(prompt) and row.fullmatch(answer)):
-                raise self._error(name, f"{_short(target)} is not a prompt and an answer in tokens written <...>", i)
+                raise self._error(name, f"{_cut(target)} is not a prompt and an answer in tokens written <...>", i)
             items.prompts.append(prompt)
             items.answers.append(answer)
             items.types.append(kind)
@@ -206,7 +206,7 @@ class Published(Corpus):
         return ids.to_numpy().astype(np.int32), starts
 
 
-def _short(value: object) -> str:
+def _cut(value: object) -> str:
     """A value as it is written, cut where it would fill a line."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

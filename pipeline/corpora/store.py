@@ -98,7 +98,7 @@ def build(corpus: Corpus) -> StoredCorpus:
         RecipeError: when the cache cannot be written.
         ValueError: when the corpus breaks another promise of `pipeline.corpora.base`.
     """
-    folder = cache_home() / f"{room_name(corpus)}-{_key(corpus)}"
+    folder = cache_home() / f"{room_name(corpus)}-{_content_key(corpus)}"
     stored = _open(corpus, folder)
     if stored:
         return stored
@@ -122,7 +122,7 @@ def build(corpus: Corpus) -> StoredCorpus:
     return stored
 
 
-def _key(corpus: Corpus) -> str:
+def _content_key(corpus: Corpus) -> str:
     """A hash of all that decides the content: name, parameters, files read, and the code that generates and checks."""
     modules = [kind.__module__ for kind in type(corpus).__mro__ if issubclass(kind, Corpus)] + [Draws.__module__]
     code = code_hash(modules, "pipeline.corpora", (_generate, _check, _check_roles, _batch))

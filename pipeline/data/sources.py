@@ -76,18 +76,18 @@ def content_hash(source: str, config: str | None, split: str, known: dict[Path, 
     Raises:
         ParameterError: as `open_rows`.
     """
-    files = _files(source, config, split)
+    files = _files_of_split(source, config, split)
     if not files:
         return None
     digest = hashlib.sha256()
     for file in files:  # in the order in which they are read
         if file not in known:
             known[file] = sha256(file)
-        digest.update(f"{_ending(file)} {known[file]}\n".encode())
+        digest.update(f"{_suffix(file)} {known[file]}\n".encode())
     return digest.hexdigest()
 
 
-def _files(source: str, config: str | None, split: str) -> list[Path]:
+def _files_of_split(source: str, config: str | None, split: str) -> list[Path]:
     """The files here that a split of a source is read from, in their order."""
     path = expanded(source, "source")
     if path.is_file():
@@ -128,7 +128,7 @@ def _folder_builder(path: Path, source: str, config: str | None) -> Any:
     # What datasets passes over, as endings in upper case, is read by the same rules.
     name, options = _reader(source, files)
     chosen = {
-        str(part): [glob.escape(file) for file in names if _ending(Path(file)) in READERS]
+        str(part): [glob.escape(file) for file in names if _suffix(Path(file)) in READERS]
         for part, names in found.items()
     }
     if config not in (None, "default"):
@@ -136,7 +136,7 @@ def _folder_builder(path: Path, source: str, config: str | None) -> Any:
     return datasets.load_dataset_builder(name, data_files=chosen, **options)
 
 
-def _ending(file: Path) -> str:
+def _suffix(file: Path) -> str:
     endings = [ending.lower() for ending in file.suffixes]
     while endings and endings[-1] in COMPRESSED:
         endings.pop()
@@ -145,7 +145,7 @@ def _ending(file: Path) -> str:
 
 def _reader(source: str, files: Iterable[Path]) -> tuple[str, dict[str, Any]]:
     """How files are read, which are all of one kind."""
-    endings = {_ending(file) for file in files} & READERS.keys()
+    endings = {_suffix(file) for file in files} & READERS.keys()
     kinds = {READERS[ending][0] for ending in endings}
     if len(kinds) != 1 or (".tsv" in endings and len(endings) > 1):
         raise ParameterError("source", f"{source} has no files of one kind of {', '.join(READERS)}")

@@ -52,11 +52,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: 
     Raises:
         UnknownWordsError: at the first text with a word that the tokenizer has no token for.
     """
-    rows = _rows(tokenizer, texts, options)
+    rows = _known_ids(tokenizer, texts, options)
     for place, text in enumerate(texts):
         if rows is None:
             words = dict.fromkeys(text.split())
-            lacking = [ascii(word) for word in words if _rows(tokenizer, [word], options) is None]
+            lacking = [ascii(word) for word in words if _known_ids(tokenizer, [word], options) is None]
         else:
             lacking = unknown_words(tokenizer, text, rows[place])
         if lacking:
@@ -66,7 +66,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: 
     return rows
 
 
-def _rows(tokenizer: Any, texts: Sequence[str], options: Mapping[str, bool]) -> list[list[int]] | None:
+def _known_ids(tokenizer: Any, texts: Sequence[str], options: Mapping[str, bool]) -> list[list[int]] | None:
     """The token ids of each text; None where a word has no token, and the tokenizer none for unknown words."""
     try:
         for text in texts:
@@ -85,7 +85,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[i
     unknown, words = tokenizer.unk_token_id, dict.fromkeys(text.split())
 
     def of(part: str) -> list[int] | None:
-        rows = _rows(tokenizer, [part], {"add_special_tokens": False})
+        rows = _known_ids(tokenizer, [part], {"add_special_tokens": False})
         return rows[0] if rows else None
 
     if unknown is None:

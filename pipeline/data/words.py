@@ -108,19 +108,19 @@ def check_text(stored: StoredCorpus, tokenizer: PreTrainedTokenizerBase, ids: Se
                 is_used[part.ravel()] = True
     used = np.flatnonzero(is_used)
     words = [stored.tokens[place] for place in used]
-    _compare(words, new[used][:, None], tokenizer, key)
+    _check_same_tokens(words, new[used][:, None], tokenizer, key)
     is_proved = _cuts_words(tokenizer, words, stored.corpus.separator)
     for split in stored.sizes:
         for block in stored.blocks(split):
             for start in range(0, len(block), TOGETHER):
                 some = block.take(slice(start, start + (SAMPLE if is_proved else TOGETHER)))
                 for rows in (some.prompts, np.hstack([some.prompts, some.answers])):
-                    _compare(as_text(stored, rows).to_pylist(), new[rows], tokenizer, key)
+                    _check_same_tokens(as_text(stored, rows).to_pylist(), new[rows], tokenizer, key)
                 if is_proved:
                     break
 
 
-def _compare(texts: Sequence[str], ids_NT: Any, tokenizer: Any, key: str) -> None:
+def _check_same_tokens(texts: Sequence[str], ids_NT: Any, tokenizer: Any, key: str) -> None:
     for text, found, right in zip(texts, _ids(tokenizer, texts), ids_NT.tolist()):
         if found != right:
             shown = tokenizer.convert_ids_to_tokens(found)

@@ -52,13 +52,13 @@ def revisions(run: RunFolder, steps: list[int], repo: str, data: str | None) -> 
         if damage:
             raise HubError(f"{run.path / manifest.kept[step].path}: {damage}; nothing was pushed")
     names = Anonymous(run.path, [start.get("host") for start in run.starts])
-    tokenizer = {name: _public(run.path / TOKENIZER / name, name, names) for name in _files(run.path, TOKENIZER)}
+    tokenizer = {name: _public(run.path / TOKENIZER / name, name, names) for name in _files_below(run.path, TOKENIZER)}
     if not tokenizer:
         raise HubError(f"{run.path}: it has no {TOKENIZER}; nothing was pushed")
     weights = {step: _weights(run, entry, names) for step, entry in manifest.kept.items()}
     chain = _chained(manifest, weights)
     recipe = public_recipe(run, names)
-    index = _json(names.paths(json.loads(_read(run.path, f"{CORPUS}/{INDEX}"))))
+    index = _json_bytes(names.paths(json.loads(_text_in(run.path, f"{CORPUS}/{INDEX}"))))
     found: dict[str, Files] = {}
     for step in steps:
         found[f"step{step}"] = {
@@ -78,12 +78,12 @@ def revisions(run: RunFolder, steps: list[int], repo: str, data: str | None) -> 
             RECIPE: recipe.encode(),
             **{
                 f"figures/{name}": run.path / "figures" / name
-                for name in _files(run.path, "figures")
+                for name in _files_below(run.path, "figures")
                 if name[-4:] == ".png"
             },
             MANIFEST: _manifest(Manifest(kept, pruned=pruned, finished=manifest.finished)),
-            METRICS: _plain(run.path, METRICS),
-            ENVIRONMENT: _json(names.values(run.starts)),
+            METRICS: _plain_file(run.path, METRICS),
+            ENVIRONMENT: _json_bytes(names.values(run.starts)),
             INDEX: index,
             CARD: cards.model_card(run, steps, repo, data, recipe).encode(),
         }
@@ -110,20 +110,21 @@ def corpus_files(folder: Path) -> Files:
     """
     names = Anonymous(folder)
     found: Files = {}
-    for name in _files(folder, ""):
+    for name in _files_below(folder, ""):
         if "/" in name or name.startswith("."):
             continue
         path = folder / name
         found[name] = path
         if name in (INDEX, CARD):
-            text = names.path(_read(folder, name)) if name == CARD else ""
-            found[name] = text.encode() if text else _json(names.paths(json.loads(_read(folder, name))))
+            text = names.path(_text_in(folder, name)) if name == CARD else ""
+            found[name] = text.encode() if text else _json_bytes(names.paths(json.loads(_text_in(folder, name))))
     return found
 
 
 def public_recipe(run: RunFolder, names: Anonymous) -> str:
     """The resolved recipe with a folder beside its reader in the place of the run's, and no path of this machine."""
-    return resolved_recipe({**names.paths(yaml.safe_load(_read(run.path, RECIPE))), "output_dir": f"runs/{run.name}"})
+    values = yaml.safe_load(_text_in(run.path, RECIPE))
+    return resolved_recipe({**names.paths(values), "output_dir": f"runs/{run.name}"})
 
 
 def _weights(run: RunFolder, entry: Entry, names: Anonymous) -> Files:
@@ -131,7 +132,7 @@ def _weights(run: RunFolder, entry: Entry, names: Anonymous) -> Files:
     for name in entry.files:
         path = run.path / entry.path / name
         if path.exists():  # else it is damaged, and is not sent
-            found[name] = _public(_plain(run.path, f"{entry.path}/{name}"), name, names)
+            found[name] = _public(_plain_file(run.path, f"{entry.path}/{name}"), name, names)
     return found
 
 
@@ -144,7 +145,7 @@ def _public(path: Path, name: str, names: Anonymous) -> Source:
     except (ValueError, RecursionError):
         return path
     cut = names.paths(facts)
-    return path if cut == facts else _json(cut)
+    return path if cut == facts else _json_bytes(cut)
 
 
 def _chained(manifest: Manifest, weights: dict[int, Files]) -> dict[int, Entry]:
@@ -164,7 +165,7 @@ def _chained(manifest: Manifest, weights: dict[int, Files]) -> dict[int, Entry]:
     return found
 
 
-def _files(root: Path, folder: str) -> list[str]:
+def _files_below(root: Path, folder: str) -> list[str]:
     """The names of all files in a folder of `root`, in order.
 
     Raises:
@@ -176,11 +177,11 @@ def _files(root: Path, folder: str) -> list[str]:
         inside = Path(at).relative_to(root)
         for name in folders:
             refuse_links(root, str(inside / name))
-        found += [_plain(root, str(inside / name)).relative_to(root / folder).as_posix() for name in files]
+        found += [_plain_file(root, str(inside / name)).relative_to(root / folder).as_posix() for name in files]
     return sorted(found)
 
 
-def _plain(root: Path, name: str) -> Path:
+def _plain_file(root: Path, name: str) -> Path:
     """The path of a plain file in `root`, or of nothing."""
     refuse_links(root, name)
     path = root / name
@@ -189,22 +190,22 @@ def _plain(root: Path, name: str) -> Path:
     return path
 
 
-def _read(root: Path, name: str) -> str:
-    path = _plain(root, name)
+def _text_in(root: Path, name: str) -> str:
+    path = _plain_file(root, name)
     if path.stat().st_size > MOST_BYTES:
         raise HubError(f"{path}: has more than {MOST_BYTES:,} bytes; nothing was pushed")
     return path.read_text(encoding="utf-8")
 
 
 def _step_manifest(run: str, step: int, entry: Entry) -> bytes:
-    return _json({"run": run, "step": step, "files": entry.files, "metrics": entry.metrics})
+    return _json_bytes({"run": run, "step": step, "files": entry.files, "metrics": entry.metrics})
 
 
 def _manifest(manifest: Manifest) -> bytes:
     facts = dataclasses.asdict(manifest)
     facts.pop("going")  # of the folder here
-    return _json(facts)
+    return _json_bytes(facts)
 
 
-def _json(value: object) -> bytes:
+def _json_bytes(value: object) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()

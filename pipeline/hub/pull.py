@@ -118,10 +118,10 @@ def _said(remote: Remote, listings: Listings) -> tuple[Manifest, str]:
     whole = [name for name, files in listings.items() if {MANIFEST, RECIPE, WEIGHTS} <= files.keys()]
     found, parent = Manifest(), ""
     for name in sorted(whole, key=lambda name: int(name[4:])):
-        facts = _object(f"{remote.name}, {name}", read_small(remote, name, MANIFEST, listings[name]))
+        facts = _json_object(f"{remote.name}, {name}", read_small(remote, name, MANIFEST, listings[name]))
         step = int(name[4:])
         told = {"path": FOLDERS["kept"].format(step), "files": facts.get("files"), "metrics": facts.get("metrics")}
-        found.kept[step] = _entry(f"{remote.name}, {name}", step, told).after(parent)
+        found.kept[step] = _checked_entry(f"{remote.name}, {name}", step, told).after(parent)
         parent = found.kept[step].link
     if not found.kept:
         raise HubError(f"{remote.name}: neither main nor a branch stepN has {MANIFEST} and {RECIPE}: no run was pushed")
@@ -201,7 +201,7 @@ def parse_manifest(where: str, content: bytes) -> Manifest:
     Raises:
         HubError: at the first thing in it that cannot be.
     """
-    facts = _object(where, content)
+    facts = _json_object(where, content)
     unknown = sorted(facts.keys() - {"version", *(field.name for field in dataclasses.fields(Manifest))})
     if unknown or facts.get("version", VERSION) != VERSION:
         what = printable(unknown[0]) if unknown else "another version"
@@ -214,16 +214,16 @@ def parse_manifest(where: str, content: bytes) -> Manifest:
         for step in entries:
             if not STEP.fullmatch(f"step{step}"):
                 raise HubError(f"{where}: {MANIFEST} is damaged: {printable(repr(step))} is no step")
-        tiers[tier] = {int(step): _entry(where, int(step), entry) for step, entry in entries.items()}
+        tiers[tier] = {int(step): _checked_entry(where, int(step), entry) for step, entry in entries.items()}
     finished = facts.get("finished")
     if finished is not None and not (
-        isinstance(finished, dict) and _whole(finished.get("step")) and isinstance(finished.get("stopped"), bool)
+        isinstance(finished, dict) and _is_count(finished.get("step")) and isinstance(finished.get("stopped"), bool)
     ):
         raise HubError(f"{where}: {MANIFEST} is damaged: finished has no step and no stopped")
     return Manifest(kept=tiers["kept"], pruned=tiers["pruned"], finished=finished)
 
 
-def _object(where: str, content: bytes) -> dict[str, Any]:
+def _json_object(where: str, content: bytes) -> dict[str, Any]:
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError):
@@ -233,7 +233,7 @@ def _object(where: str, content: bytes) -> dict[str, Any]:
     return facts
 
 
-def _entry(where: str, step: int, entry: Any) -> Entry:
+def _checked_entry(where: str, step: int, entry: Any) -> Entry:
     """An entry of a manifest, every part of which is what it should be."""
     problem = ""
     facts = entry if isinstance(entry, dict) else {}
@@ -250,9 +250,9 @@ def _entry(where: str, step: int, entry: Any) -> Entry:
         problem = "has a link that is no text"
     else:
         for name, told in files.items():
-            if not _is_inside(name):
+            if not _is_portable(name):
                 problem = f"holds a file that is called {printable(repr(name))}"
-            elif not isinstance(told, dict) or not _whole(told.get("bytes")) or told["bytes"] > LARGEST:
+            elif not isinstance(told, dict) or not _is_count(told.get("bytes")) or told["bytes"] > LARGEST:
                 problem = f"holds {printable(name)} with a size that cannot be"
             elif not re.fullmatch(r"[0-9a-f]{64}", str(told.get("sha256"))):
                 problem = f"holds {printable(name)} without a sha256"
@@ -261,7 +261,7 @@ def _entry(where: str, step: int, entry: Any) -> Entry:
     return Entry(**facts)
 
 
-def _is_inside(name: str) -> bool:
+def _is_portable(name: str) -> bool:
     """Whether the name of a file means one inside its folder, on every system."""
     parts = name.split("/")
     return (
@@ -272,5 +272,5 @@ def _is_inside(name: str) -> bool:
     )
 
 
-def _whole(value: object) -> bool:
+def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0

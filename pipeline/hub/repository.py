@@ -151,7 +151,7 @@ class Remote:
             if not (new or old):
                 return
             sent.update(dict.fromkeys(new))
-            adds = [CommitOperationAdd(path, _plain(files[path])) for path in new]
+            adds = [CommitOperationAdd(path, _payload(files[path])) for path in new]
             deletes = [CommitOperationDelete(path) for path in old]
             self._api.create_commit(
                 **self._at,
@@ -260,7 +260,7 @@ def printable(path: str) -> str:
     return text if len(text) <= LONGEST_NAME else f"{text[:LONGEST_NAME]}..."
 
 
-def _plain(source: Source) -> str | bytes:
+def _payload(source: Source) -> str | bytes:
     return source if isinstance(source, bytes) else str(source)
 
 

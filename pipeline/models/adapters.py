@@ -208,13 +208,13 @@ def save_adapter(model: Any, tokenizer: Any, weights: dict[str, torch.Tensor], f
 @contextmanager
 def switched_off(model: Any) -> Iterator[None]:
     """The model as its base, with added words as they were before they were trained."""
-    from pipeline.models.added_rows import as_begun
+    from pipeline.models.added_rows import rows_as_begun
 
     found = layers(model).values()
     for layer in found:
         layer.enable_adapters(False)
     try:
-        with as_begun(model):
+        with rows_as_begun(model):
             yield
     finally:
         for layer in found:

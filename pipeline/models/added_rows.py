@@ -100,7 +100,7 @@ def with_rows(model: Any, weights: Mapping[str, torch.Tensor]) -> dict[str, torc
 
 
 @contextmanager
-def as_begun(model: Any) -> Iterator[None]:
+def rows_as_begun(model: Any) -> Iterator[None]:
     """The model with its added rows as they were when training began."""
     found = owners(model).values()
     for owner in found:

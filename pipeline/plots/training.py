@@ -171,10 +171,10 @@ def _gap_arrow(axes: Axes, text: str, start: float, stop: float, above: float) -
 def panel_titles(columns: Columns) -> list[str]:
     """What `training` has to show."""
     titles = [LOSS] if "loss" in columns or "eval_train_loss" in columns else []
-    return titles + [title for key, (title, _) in INTERNALS.items() if _shown(columns, key)]
+    return titles + [title for key, (title, _) in INTERNALS.items() if _has_values(columns, key)]
 
 
-def _shown(columns: Columns, key: str) -> bool:
+def _has_values(columns: Columns, key: str) -> bool:
     return key in columns and any(columns[key].values)
 
 
@@ -191,7 +191,7 @@ def training(
     losses = [Line(split, columns[keys[split]], pen) for split, pen in main.items() if keys[split] in columns]
     if not losses and "loss" in columns:
         losses = [Line("train", columns["loss"], FIT_PEN)]
-    below = [key for key in INTERNALS if _shown(columns, key)]
+    below = [key for key in INTERNALS if _has_values(columns, key)]
     figure, rows = panels([1.7] * bool(losses) + [0.95] * len(below), _right(pens, grok, scale), top=0.25)
     rest = list(rows)
     if losses:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.circuits.base import Explanation
 from pipeline.circuits.failures import again, as_line, read_failure, show
-from pipeline.circuits.tables import ALL, MADE_OF, TableError, analysis_code, paths_by_step, read_one
+from pipeline.circuits.tables import ALL, TableError, analysis_code, origin_of, paths_by_step, read_one
 from pipeline.config.coerce import fill
 from pipeline.config.fields import parameters_of
 from pipeline.config.registry import load
@@ -47,8 +47,8 @@ def draw_analysis(run: Path, name: str, marks: Sequence[Mark]) -> Drawn:
     if not found:
         return drawn
     last = max(found)
-    parameters = _parameters(found[last])
-    alike = {step: table for step, table in found.items() if _parameters(table) == parameters}
+    parameters = _table_parameters(found[last])
+    alike = {step: table for step, table in found.items() if _table_parameters(table) == parameters}
     if others := [f"{step:,}" for step in sorted(found.keys() - alike.keys())]:
         words = f"step{'s' * (len(others) > 1)} {listed(others)}"
         drawn.parts.append(
@@ -95,17 +95,9 @@ def _tables(run: Path, name: str) -> dict[int, pa.Table]:
     return {step: read_one(file) for step, file in files.items()}
 
 
-def _made_of(table: pa.Table) -> Mapping[str, Any]:
-    try:
-        found = json.loads((table.schema.metadata or {}).get(MADE_OF, b"{}"))
-    except (ValueError, RecursionError):  # whoever wrote it
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _parameters(table: pa.Table) -> dict[str, Any]:
+def _table_parameters(table: pa.Table) -> dict[str, Any]:
     """What a table was made with, as plain values, but for the steps: those are its own."""
-    found = _made_of(table).get("parameters")
+    found = origin_of(table).get("parameters")
     return {key: value for key, value in found.items() if key != "steps"} if isinstance(found, dict) else {}
 
 
@@ -123,7 +115,7 @@ def _analysis(name: str, parameters: Mapping[str, Any]) -> tuple[Explanation, li
 
 def _is_foreign(name: str, table: pa.Table, error: Exception) -> bool:
     """Whether other code than today's made a table, or it lacks a column that it had, or that it needs."""
-    made_of, code = _made_of(table), analysis_code(cast("type[Explanation]", load(CIRCUITS, name, CIRCUITS)))
+    made_of, code = origin_of(table), analysis_code(cast("type[Explanation]", load(CIRCUITS, name, CIRCUITS)))
     if made_of.get("code", code) != code:
         return True
     columns = {field.name: str(field.type) for field in table.schema}

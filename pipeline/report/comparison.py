@@ -110,7 +110,7 @@ def _kinds(values: dict[str, list[Any]]) -> int:
 def _labels(values: dict[str, list[Any]], runs: int) -> list[str]:
     names = short_names(values)
     return [
-        ", ".join(f"{names[key]} {_text(found[i])}".strip() for key, found in values.items() if found[i] is not None)
+        ", ".join(f"{names[key]} {_as_text(found[i])}".strip() for key, found in values.items() if found[i] is not None)
         for i in range(runs)
     ]
 
@@ -130,7 +130,7 @@ def short_names(keys: Sequence[str] | dict[str, Any]) -> dict[str, str]:
     return {key: "" if end == "name" else end if last.count(end) == 1 else key for key, end in zip(keys, last)}
 
 
-def _text(value: Any) -> str:
+def _as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
@@ -225,14 +225,14 @@ def _results(runs: Sequence[RunFolder], differences: Differences, splits: Sequen
     for label, run in zip(differences.labels, runs):
         steps = f"{run.last_step:,}" if run.finished else f"{run.last_step:,} of {run.total_steps:,}, unfinished"
         grok = run.grok
-        reached = [_step(grok.fit_step), _step(grok.gen_step), _step(grok.grok_step)]
+        reached = [_step_text(grok.fit_step), _step_text(grok.gen_step), _step_text(grok.grok_step)]
         reached += [times(grok.grok_gap), share(grok.stays)]
         matches = [share(run.at_end(split, "exact_match")) for split in ("train", *splits)]
         rows.append([plain(label), steps, *reached, *matches, duration(run.latest("seconds")), code(run.path)])
     return Table([plain(cell) for cell in header], rows, "l" + "r" * (len(header) - 2) + "l")
 
 
-def _step(step: float | None) -> str:
+def _step_text(step: float | None) -> str:
     return MISSING if step is None else f"{step:,.0f}"
 
 
@@ -250,9 +250,9 @@ def _over_seeds(runs: Sequence[RunFolder], differences: Differences, splits: Seq
     rows = []
     for label, members in zip(differences.group_labels, differences.groups):
         group = [runs[i] for i in members]
-        rows.append([plain(label), str(len(group)), cell([run.grok.fit_step for run in group], _step)])
-        rows[-1].append(cell([run.grok.gen_step for run in group], _step))
-        rows[-1].append(cell([run.grok.grok_step for run in group], _step))
+        rows.append([plain(label), str(len(group)), cell([run.grok.fit_step for run in group], _step_text)])
+        rows[-1].append(cell([run.grok.gen_step for run in group], _step_text))
+        rows[-1].append(cell([run.grok.grok_step for run in group], _step_text))
         rows[-1].append(cell([run.grok.grok_gap for run in group], times))
         rows[-1] += [cell([run.at_end(split, "exact_match") for run in group], share) for split in splits]
     header = ["", "seeds", "fit step", "gen step", "grok step", "gap", *splits]
@@ -269,7 +269,7 @@ def _differing(runs: Sequence[RunFolder], differences: Differences) -> list[Part
     table = [["run", *map(code, columns)]]
     for i, label in enumerate(differences.labels):
         table.append(
-            [plain(label), *(MISSING if found[i] is None else plain(_text(found[i])) for found in columns.values())]
+            [plain(label), *(MISSING if found[i] is None else plain(_as_text(found[i])) for found in columns.values())]
         )
     if len(columns) > len(runs):  # then a line for each key is easier to read
         table = [list(line) for line in zip(*table)]

@@ -140,14 +140,14 @@ def _markdown(part: Heading | Paragraph | Table | Figure | Code) -> str:
         picture = f"![{plain(part.alt)}](figures/{part.name}.png)"
         return f"{picture}\n\n{harmless(part.caption)}" if part.caption else picture
     if isinstance(part, Code):
-        text = _shown(part.text).rstrip()
+        text = _clean(part.text).rstrip()
         fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", text)), 3)
         block = f"{fence}{part.language}\n{text}\n{fence}"
         return f"<details><summary>{part.folded}</summary>\n\n{block}\n\n</details>" if part.folded else block
     return harmless(part.text)
 
 
-def _shown(text: str) -> str:
+def _clean(text: str) -> str:
     """A text of several lines without characters that control what shows it."""
     return "".join(sign if sign.isprintable() or sign in "\n\t" else REPLACEMENT for sign in text)
 
@@ -163,9 +163,9 @@ def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> s
     environment.filters["inline"] = lambda text: Markup(inline(text))
     page = environment.get_template("page.html.j2").render(
         title=printable(title),
-        parts=[dataclasses.replace(part, text=_shown(part.text)) if isinstance(part, Code) else part for part in parts],
+        parts=[dataclasses.replace(part, text=_clean(part.text)) if isinstance(part, Code) else part for part in parts],
         moves=any(isinstance(part, Moving) for part in parts),
-        drawing=lambda part, number: _embedded(number, part.alt, drawings[part.name]),
+        drawing=lambda part, number: _inline_svg(number, part.alt, drawings[part.name]),
         moving=lambda part: moving.as_html(
             part.values, part.steps, part.panels, part.rows, part.columns, part.axes, part.signed
         ),
@@ -173,7 +173,7 @@ def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> s
     return CONTROLS.sub(REPLACEMENT, page)
 
 
-def _embedded(number: int, alt: str, text: str) -> str:
+def _inline_svg(number: int, alt: str, text: str) -> str:
     """A drawing as part of the page: without its XML header, with an alternative text, and with ids of its own."""
     text = text[text.index("<svg") :]
     text = re.sub(r'\bid="', f'id="figure{number}-', text)

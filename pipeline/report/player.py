@@ -38,15 +38,15 @@ def _cells(panels: Sequence[str], rows: Sequence[str], columns: Sequence[str], a
     top, bottom = FONT + 8, (longest if upright else FONT) + FONT + 12
     width = left + len(panels) * (panel_width + GAP)
     height = top + CELL * len(rows) + bottom
-    names = _text(axes[0], FONT - 4, top + CELL * len(rows) / 2, "middle", -90), _text(axes[1], left, height - 4)
+    names = _svg(axes[0], FONT - 4, top + CELL * len(rows) / 2, "middle", -90), _svg(axes[1], left, height - 4)
     parts = [*names]
     for p, panel in enumerate(panels):
         x = left + p * (panel_width + GAP)
-        parts.append(_text(panel, x, FONT))
+        parts.append(_svg(panel, x, FONT))
         for r, row in enumerate(rows):
             y = top + CELL * (len(rows) - 1 - r)
             if p == 0:
-                parts.append(_text(row, x - 5, y + CELL / 2 + 4, "end"))
+                parts.append(_svg(row, x - 5, y + CELL / 2 + 4, "end"))
             for c, column in enumerate(columns):
                 at = html.escape(f"{panel} {axes[0]} {row}, {axes[1]} {column}".strip(), quote=True)
                 place = f'x="{x + CELL * c:g}" y="{y:g}" width="{CELL}" height="{CELL}"'
@@ -54,15 +54,13 @@ def _cells(panels: Sequence[str], rows: Sequence[str], columns: Sequence[str], a
         for c, column in enumerate(columns):
             middle, below = x + CELL * (c + 0.5), top + CELL * len(rows) + FONT + 2
             parts.append(
-                _text(column, middle, below - FONT + 4, "end", -90)
-                if upright
-                else _text(column, middle, below, "middle")
+                _svg(column, middle, below - FONT + 4, "end", -90) if upright else _svg(column, middle, below, "middle")
             )
     size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
     return f'<div class="wide"><svg {size} font-size="{FONT}" fill="currentColor">{"".join(parts)}</svg></div>'
 
 
-def _text(text: str, x: float, y: float, anchor: str = "start", turn: int = 0) -> str:
+def _svg(text: str, x: float, y: float, anchor: str = "start", turn: int = 0) -> str:
     if turn:
         place = f'transform="translate({x + 4:g} {y:g}) rotate({turn})"'
     else:

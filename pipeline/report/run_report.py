@@ -60,7 +60,7 @@ def draw_report(run: RunFolder) -> list[str]:
         *_numbers(run),
         *training,
         *circuits,
-        *_kept(run),
+        *_kept_part(run),
         Heading("To repeat it"),
         Code(_command(run), "bash"),
         Code(read_text(path, RECIPE, MOST_BYTES), "yaml", folded="The resolved recipe"),
@@ -117,7 +117,7 @@ def _numbers(run: RunFolder) -> list[Part]:
         cells = {
             "split": code(split),
             "role": "held out" if split in run.held_out else "trained" if split == "train" else "probe of train",
-            "rows measured": _rows(run, split),
+            "rows measured": _row_count(run, split),
             "exact match": share(run.at_end(split, "exact_match")),
             "loss": amount(run.at_end(split, "loss")),
             "decoded": share(run.latest(_greedy(split)) if split in decoded else None),
@@ -143,7 +143,7 @@ def _greedy(split: str) -> str:
     return match_key(f"{split}_greedy", "final")
 
 
-def _rows(run: RunFolder, split: str) -> str:
+def _row_count(run: RunFolder, split: str) -> str:
     count, total = run.measured_rows(split, sampled=not run.finished), run.corpus["sizes"][split]
     return f"{count:,}" if count == total else f"{count:,} of {total:,}"
 
@@ -166,7 +166,7 @@ def _measured(run: RunFolder, key: str) -> str:
     return times(value) if key == "grok_gap" else share(value) if is_share else amount(value)
 
 
-def _kept(run: RunFolder) -> list[Part]:
+def _kept_part(run: RunFolder) -> list[Part]:
     steps = sorted(run.manifest.kept)
     if not steps:
         return []
@@ -189,7 +189,7 @@ def _command(run: RunFolder) -> str:
 def _environment(run: RunFolder) -> list[Part]:
     corpus = [["corpus", f"{code(run.corpus['name'])}, content hash {code(run.corpus['content_hash'][:16])}"]]
     if not run.starts:
-        return [Paragraph("`environment.json` is missing, so nothing is known of what this ran on."), _facts(corpus)]
+        return [Paragraph("`environment.json` is missing, so nothing is known of what this ran on."), _listing(corpus)]
     start = run.starts[-1]
     rows = [
         [key, plain(start[key])] for key in ("started", "device", "processes", "python", "platform") if key in start
@@ -201,8 +201,8 @@ def _environment(run: RunFolder) -> list[Part]:
     )
     if len(run.starts) > 1:
         rows.insert(0, ["starts", f"{len(run.starts)}; below is the last"])
-    return [_facts(rows + corpus)]
+    return [_listing(rows + corpus)]
 
 
-def _facts(rows: list[list[str]]) -> Table:
+def _listing(rows: list[list[str]]) -> Table:
     return Table(["", ""], rows, "ll")

@@ -22,7 +22,7 @@ def outcome(run: RunFolder) -> str:
         if fit is None:
             words = "has not fitted its training set"
         else:
-            words = "fits, and has not generalized" if _judged(run) else f"fits at step {fit:,}"
+            words = "fits, and has not generalized" if _has_held_out(run) else f"fits at step {fit:,}"
     elif fit is None:
         words = f"generalizes at step {learned:,} without fitting"
     elif run.grok.is_delayed:
@@ -43,12 +43,12 @@ def story(run: RunFolder) -> list[str]:
     return [" ".join(part) for part in (_learned(run), _course(run)) if part]
 
 
-def _judged(run: RunFolder) -> bool:
+def _has_held_out(run: RunFolder) -> bool:
     return run.grok.held_out is not None
 
 
 def _learned(run: RunFolder) -> list[str]:
-    return [f"{_found(run)}.", *_since(run), *_standing(run), *_facts(run)]
+    return [f"{_found(run)}.", *_since(run), *_matches_at_end(run), *_facts_known(run)]
 
 
 def _found(run: RunFolder) -> str:
@@ -57,7 +57,7 @@ def _found(run: RunFolder) -> str:
         never = "Its splits were not measured while it trained, so there is no curve"
         return never if run.finished else "Its splits have not been measured yet"
     until = f"by step {run.evaluations[-1]:,}"
-    if not _judged(run):
+    if not _has_held_out(run):
         fits = f"It has not fitted its training set {until}" if fit is None else f"It fits its training set {_at(fit)}"
         return f"{fits}. Its corpus has no held-out split to generalize to"
     if learned is None:
@@ -90,7 +90,7 @@ def _since(run: RunFolder) -> Iterator[str]:
         yield f"From then on `{grok.held_out}` was at {THRESHOLD} or above in {count}."
 
 
-def _facts(run: RunFolder) -> Iterator[str]:
+def _facts_known(run: RunFolder) -> Iterator[str]:
     """How many of the facts behind a split are known: until all are, a low exact match says nothing of using them."""
     for split, probe in run.fact_probes.items():
         value, known = run.at_end(split, "exact_match"), run.at_end(probe, "exact_match")
@@ -102,7 +102,7 @@ def _facts(run: RunFolder) -> Iterator[str]:
         yield f"{words}."
 
 
-def _standing(run: RunFolder) -> Iterator[str]:
+def _matches_at_end(run: RunFolder) -> Iterator[str]:
     """The exact matches at the end, and a word where they are lower than what was seen before."""
     values = {split: run.at_end(split, "exact_match") for split in ["train", *run.held_out]}
     matches = [f"{share(value)} on `{split}`" for split, value in values.items() if value is not None]
@@ -154,7 +154,7 @@ def method(run: RunFolder) -> str:
     """How fit and gen step were found: what grokking is, by which evaluations, and on how many rows."""
     grok = run.grok
     found = [f"To fit is an exact match of at least {THRESHOLD} on `train`"]
-    if _judged(run):
+    if _has_held_out(run):
         found[0] += (
             f", to generalize the same on `{grok.held_out}`. It groks where that is delayed: at {DELAY} times the "
         )

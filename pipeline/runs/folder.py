@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.config.coerce import plain
+from pipeline.config.coerce import untyped
 from pipeline.config.recipe import Recipe, read_kept_recipe
 from pipeline.config.renamed import rename_old
 from pipeline.config.trust import trusts
@@ -72,7 +72,7 @@ class RunFolder:
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        """The recipe as plain values, also where this version does not know all of them."""
+        """The recipe as untyped values, also where this version does not know all of them."""
         return _part(self.path, RECIPE, lambda: read_resolved(self.path))
 
     @cached_property
@@ -184,7 +184,7 @@ class RunFolder:
 
 
 def read_resolved(run: Path) -> dict[str, Any]:
-    """The recipe of a run folder as plain values.
+    """The recipe of a run folder as untyped values.
 
     Raises:
         RecipeError: when it is damaged, or a YAML that no recipe is: with tags, aliases, or too large.
@@ -197,7 +197,7 @@ def read_resolved(run: Path) -> dict[str, Any]:
     if not isinstance(tree, Block):
         raise RecipeError(str(run / RECIPE), "is damaged")
     rename_old(tree)
-    found: dict[str, Any] = plain(tree)
+    found: dict[str, Any] = untyped(tree)
     return found
 
 

@@ -100,7 +100,7 @@ class RunLock:
             is_same = os.path.samestat(os.fstat(self._file), os.lstat(self._path))
         except FileNotFoundError:
             return False
-        says = _read(self._file)
+        says = _facts_in(self._file)
         return is_same and (not says or bool(says.get("owner") == self._facts["owner"]))
 
     def _open_in_turn(self) -> int:
@@ -121,7 +121,7 @@ class RunLock:
             file = open_file(self.run, LOCK, os.O_RDWR | os.O_CREAT)
             reaches = flock(file)
             if reaches is False:
-                owner = _read(file)
+                owner = _facts_in(file)
                 os.close(file)
                 raise self._held(owner)
             try:
@@ -131,16 +131,16 @@ class RunLock:
             if not is_same:  # its owner has just deleted it
                 os.close(file)
                 continue
-            owner = _read(file)
+            owner = _facts_in(file)
             if owner and not (reaches and owner.get("boot") == self._facts["boot"]):
                 self._watch(owner)
             if owner:
-                log.info(f"the lock of {_name(owner)} is stale: that process is gone")
+                log.info(f"the lock of {_owner(owner)} is stale: that process is gone")
             return file
 
     def _watch(self, owner: dict[str, Any]) -> None:
         """Waits whether the owner, on another machine as far as can be told, shows that it is alive."""
-        log.info(f"{self.run} was held by {_name(owner)}; watching for {PATIENCE:.0f} s whether it lives")
+        log.info(f"{self.run} was held by {_owner(owner)}; watching for {PATIENCE:.0f} s whether it lives")
         for _ in range(int(PATIENCE / BEAT * 4)):
             time.sleep(BEAT / 4)
             now = json_of(self._path)
@@ -149,7 +149,7 @@ class RunLock:
 
     def _held(self, owner: dict[str, Any]) -> HeldError:
         return HeldError(
-            "output_dir", f"{self.run} is in use by {_name(owner)}; wait for it, or choose another with --output_dir"
+            "output_dir", f"{self.run} is in use by {_owner(owner)}; wait for it, or choose another with --output_dir"
         )
 
     def _beat(self) -> None:
@@ -160,7 +160,7 @@ class RunLock:
                     if self._stop.is_set():
                         return
                     if not self._is_ours() and not self._taken_back():
-                        owner = _name(json_of(self._path))
+                        owner = _owner(json_of(self._path))
                         self._lost(f"{self.run} was taken over by {owner}; this run ends here and writes nothing more")
                         return
                     self._write()
@@ -192,12 +192,12 @@ def json_of(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, RecipeError):
         return {}
     try:
-        return _read(file)
+        return _facts_in(file)
     finally:
         os.close(file)
 
 
-def _read(file: int) -> dict[str, Any]:
+def _facts_in(file: int) -> dict[str, Any]:
     try:
         facts = json.loads(os.pread(file, 4096, 0))
     except (ValueError, RecursionError):
@@ -205,7 +205,7 @@ def _read(file: int) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _name(owner: dict[str, Any]) -> str:
+def _owner(owner: dict[str, Any]) -> str:
     return f"pid {owner.get('pid', '?')} on {owner.get('host', '?')}"
 
 

@@ -96,14 +96,14 @@ def grid(path: str, words: Sequence[str], output: Path | None) -> list[Point]:
     points = []
     for chosen in itertools.product(*axes.values()):
         at = dict(zip(axes, chosen))
-        name = folder_name({_short(key, swept): at[key] for key in swept})
+        name = folder_name({_unique_end(key, swept): at[key] for key in swept})
         overrides = [f"--{key}={value}" for key, value in {**at, **_stage_folders(at, swept, output)}.items()]
         overrides += [f"--output_dir={output / name}", f"--run_name={Path(path).stem} {name}"]
         points.append(Point(name, read_here(path, overrides)))
     return points
 
 
-def _short(key: str, keys: Sequence[str]) -> str:
+def _unique_end(key: str, keys: Sequence[str]) -> str:
     """The last parts of a dotted key, as many as tell it from the others."""
     parts = key.split(".")
     for count in range(1, len(parts)):
@@ -119,7 +119,7 @@ def _stage_folders(at: Mapping[str, str], swept: Sequence[str], output: Path) ->
     while any(key.startswith(prefix) for key in at):
         if f"{prefix}output_dir" not in at:
             own = [key for key in swept if key.startswith(prefix)]
-            values = {"stage": f"-{distance}", **{_short(key, own): at[key] for key in own}}
+            values = {"stage": f"-{distance}", **{_unique_end(key, own): at[key] for key in own}}
             found[f"{prefix}output_dir"] = str(output / folder_name(values))
         prefix, distance = prefix + STAGE, distance + 1
     return found

@@ -39,14 +39,14 @@ def run_all(points: Sequence[Point], jobs: int) -> int:
     """
     statuses = set[int]()
     for recipes in stages.rounds(point.recipe for point in points):
-        statuses.add(_run([Point(recipe.output_dir.name, recipe, waits=True) for recipe in recipes], jobs))
+        statuses.add(_run_points([Point(recipe.output_dir.name, recipe, waits=True) for recipe in recipes], jobs))
         if SAVED in statuses:
             return SAVED
-    statuses.add(_run(points, jobs))
+    statuses.add(_run_points(points, jobs))
     return 1 if 1 in statuses else max(statuses)
 
 
-def _run(points: Sequence[Point], jobs: int) -> int:
+def _run_points(points: Sequence[Point], jobs: int) -> int:
     """Runs those of the points that are unfinished and whose stages are finished; returns the exit status."""
     waiting = [point for point in points if not point.is_finished]
     done, statuses = len(points) - len(waiting), set[int]()

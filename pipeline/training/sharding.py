@@ -93,7 +93,7 @@ def in_force(trainer: GrokTrainer) -> dict[str, Any]:
         )
     has_tf32 = args.device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
     return {
-        "device": _name(args.device),
+        "device": _device_name(args.device),
         "threads": torch.get_num_threads(),
         "processes": state.num_processes,
         "engine": engine,
@@ -101,7 +101,7 @@ def in_force(trainer: GrokTrainer) -> dict[str, Any]:
     }
 
 
-def _name(device: Any) -> str:
+def _device_name(device: Any) -> str:
     import torch
 
     threads = torch.get_num_threads()
@@ -136,13 +136,13 @@ def regrouped(trainer: GrokTrainer, checkpoint: str) -> str:
         )
     new = Path(checkpoint).parent / UNIVERSAL / Path(checkpoint).name
     if trainer.is_world_process_zero():
-        _convert(folder, new)
+        _to_universal(folder, new)
     trainer.accelerator.wait_for_everyone()
     plugin.hf_ds_config.config["checkpoint"] = {"load_universal": True}
     return str(new)
 
 
-def _convert(folder: Path, new: Path) -> None:
+def _to_universal(folder: Path, new: Path) -> None:
     """DeepSpeed's conversion, into a folder of its own beside links to what the checkpoint has otherwise."""
     from deepspeed.checkpoint.ds_to_universal import main
 

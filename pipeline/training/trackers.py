@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.config.coerce import plain
+from pipeline.config.coerce import untyped
 from pipeline.config.identity import decides
 from pipeline.config.yaml_nodes import Block
 from pipeline.utils.errors import RecipeError
@@ -105,21 +105,21 @@ def tracked_name(recipe: Recipe) -> str:
         return recipe.name
     values = [
         f"{key.rpartition('.')[2]}={value}"
-        for key, value in _typed(recipe.tree)
+        for key, value in _from_command_line(recipe.tree)
         if decides(key) and key not in (*LENGTH, "seed")
     ]
     return "-".join([recipe.name, *values, f"seed{recipe.training['seed']}"])
 
 
-def _typed(block: Block, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _from_command_line(block: Block, prefix: str = "") -> Iterator[tuple[str, str]]:
     """The values that were typed on the command line, with their dotted keys."""
     for key, node in block.entries.items():
         if isinstance(node, Block) and not node.entries and prefix == "callbacks." and node.where == "command line":
             yield f"{prefix}{key}", "on"
         elif isinstance(node, Block):
-            yield from _typed(node, f"{prefix}{key}.")
+            yield from _from_command_line(node, f"{prefix}{key}.")
         elif node.where == "command line":
-            yield f"{prefix}{key}", str(plain(node))
+            yield f"{prefix}{key}", str(untyped(node))
 
 
 def finish_trackers(trackers: list[str], results: RunFolder, name: str, project: str, send_steps: bool) -> None:

@@ -23,15 +23,15 @@ def code_hash(modules: Iterable[str], package: str, functions: Iterable[Callable
     while waiting:
         name = waiting.pop()
         if name not in found:
-            tree = ast.parse(_source(name))
-            found[name] = _plain(tree)
+            tree = ast.parse(_source_text(name))
+            found[name] = _bare(tree)
             waiting += [other for other in _imports(tree) if other.startswith(f"{package}.") and _file(other).is_file()]
     texts = [f"{name}\n{found[name]}" for name in sorted(found)]
-    texts += [_plain(ast.parse(inspect.getsource(part))) for part in functions]
+    texts += [_bare(ast.parse(inspect.getsource(part))) for part in functions]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
-def _source(module: str) -> str:
+def _source_text(module: str) -> str:
     if (file := _file(module)).is_file():
         return file.read_text(encoding="utf-8")
     return inspect.getsource(sys.modules[module])  # of who extends this package
@@ -52,7 +52,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def _plain(tree: ast.Module) -> str:
+def _bare(tree: ast.Module) -> str:
     """The code without comments, docstrings and layout."""
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:

@@ -38,7 +38,7 @@ def flock(file: int) -> bool | None:
     return True
 
 
-def _claim(top: int, becomes: str = "") -> tuple[str, int]:
+def _take_draft(top: int, becomes: str = "") -> tuple[str, int]:
     """A new draft, a folder where it says what it becomes, and its descriptor, which holds the lock."""
     while True:
         name = f".draft-{secrets.token_hex(8)}" + (f".{becomes.replace('/', '.')}" if becomes else "")
@@ -64,7 +64,7 @@ def write_inside(root: Path, name: str, content: bytes) -> None:
     """
     where = PurePosixPath(name)
     with opened(root) as top, opened(root, str(where.parent), make=True) as folder:
-        draft, held = _claim(top)
+        draft, held = _take_draft(top)
         try:
             with open(held, "wb") as file:
                 file.write(content)
@@ -141,7 +141,7 @@ class Draft:
 def draft_folder(root: Path, name: str) -> Iterator[Draft]:
     """A new folder to write into; gone after the block unless it was published, and then too after an error."""
     with opened(root, make=True) as top:
-        home, held = _claim(top, name)
+        home, held = _take_draft(top, name)
         try:
             os.mkdir(PurePosixPath(name).name, dir_fd=held)
             draft = Draft(root, name, top, home)

@@ -56,10 +56,10 @@ def processes(environ: Mapping[str, str] = os.environ) -> Processes:
     Raises:
         RecipeError: when the variables of a launcher are there in part, or contradict each other.
     """
-    numbers = {name: _whole(name, environ[name]) for name in NUMBERS if name in environ}
+    numbers = {name: _whole_of(name, environ[name]) for name in NUMBERS if name in environ}
     world = numbers.get("WORLD_SIZE")
     for name in MPI_SIZES:
-        if world is None and name in environ and _whole(name, environ[name]) > 1:
+        if world is None and name in environ and _whole_of(name, environ[name]) > 1:
             raise _error(name, f"{environ[name]} processes were started by MPI, which trains each alone; {START}")
     # Clusters set these two for a job of one process, which needs no launcher.
     if not numbers or numbers in ({"WORLD_SIZE": 1}, {"WORLD_SIZE": 1, "RANK": 0}):
@@ -73,12 +73,12 @@ def processes(environ: Mapping[str, str] = os.environ) -> Processes:
     for name, number, most in (("RANK", rank, world), ("LOCAL_RANK", local, rank + 1)):
         if number >= most:
             raise _error(name, f"{number} is not below {most}, with WORLD_SIZE {world}; {START}")
-    if not 0 < _whole("MASTER_PORT", environ["MASTER_PORT"]) < 2**16:
+    if not 0 < _whole_of("MASTER_PORT", environ["MASTER_PORT"]) < 2**16:
         raise _error("MASTER_PORT", f"{environ['MASTER_PORT']} is not a port")
     return Processes(rank, world, local)
 
 
-def _whole(name: str, text: str) -> int:
+def _whole_of(name: str, text: str) -> int:
     if not text.strip():
         raise _error(name, f"is set and empty; {START}, or: unset {name}")
     if not re.fullmatch(r"\s*\d{1,9}\s*", text):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config.coerce import convert, plain, shown, words, written
+from pipeline.config.coerce import convert, shown, untyped, words, written
 from pipeline.config.fields import Parameters, parameters_of
 from pipeline.config.registry import ROOMS, load, names
 from pipeline.config.trainer_keys import keys
@@ -205,7 +205,7 @@ def test_any_scalar_is_a_value_within_bounds_or_one_line(node: Scalar, declared:
     st.one_of(st.integers(-(2**62), 2**62), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none())
 )
 def test_plain_recognises_what_written_writes(value: Any) -> None:
-    found = plain(Scalar(written(value), "file"))
+    found = untyped(Scalar(written(value), "file"))
     assert found == value and type(found) is type(value)
 
 

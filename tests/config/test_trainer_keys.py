@@ -20,7 +20,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils.logging import log_levels
 
 from pipeline.config import trainer_policy as policy
-from pipeline.config.coerce import plain
+from pipeline.config.coerce import untyped
 from pipeline.config.fields import parameters_of
 from pipeline.config.recipe import Options, read_recipe
 from pipeline.config.trainer_keys import keys, read_value, refuse, trackers
@@ -276,4 +276,4 @@ def test_all_keys_of_a_recipe_at_once(tmp_path: Path) -> None:
         ).to_dict()
         == short
     )
-    assert plain(parse(yaml.safe_dump(written), "file")) == written
+    assert untyped(parse(yaml.safe_dump(written), "file")) == written

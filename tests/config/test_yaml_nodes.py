@@ -11,7 +11,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config.coerce import plain
+from pipeline.config.coerce import untyped
 from pipeline.config.yaml_nodes import DEEPEST, Block, Items, Scalar, override, pairs, parse, place, read
 from pipeline.utils.errors import LONGEST, RecipeError
 
@@ -243,7 +243,7 @@ def test_override(words: list[str], value: dict[str, Any]) -> None:
     tree = parse("given: {a: 0}\nempty:\n", "file")
     assert isinstance(tree, Block)
     override(tree, words)
-    assert plain(tree) == {"given": {"a": 0}, "empty": None} | value
+    assert untyped(tree) == {"given": {"a": 0}, "empty": None} | value
 
 
 @pytest.mark.parametrize(

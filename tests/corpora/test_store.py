@@ -129,8 +129,8 @@ KEYS = """
 from pipeline.corpora.comparison import Comparison
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.published import Published
-from pipeline.corpora.store import _key
-print(_key(Composition()), _key(Comparison()), _key(Published("published")))
+from pipeline.corpora.store import _content_key
+print(_content_key(Composition()), _content_key(Comparison()), _content_key(Published("published")))
 """
 
 
