@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.circuits._comparison import Comparison
+from pipeline.circuits._comparison import TwoModels
 from pipeline.circuits._file_pairs import FilePairs
 from pipeline.circuits._pairs import CorpusPairs, Renamed, source_of, translate
 from pipeline.circuits.base import Analysis, Explanation, Overview, Source
@@ -153,7 +153,7 @@ def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) 
     folder = chosen.output or Path(f"circuits-{name}")
     digits = "".join(filter(str.isdigit, chosen.revision or ""))
     for analysis_name, analysis in analyses.items():
-        if not isinstance(analysis, Analysis) or isinstance(analysis, Comparison):
+        if not isinstance(analysis, Analysis) or isinstance(analysis, TwoModels):
             raise ParameterError("--analysis", f"{analysis_name} compares the steps of a run, and this is one model")
         pairs = analysis.choose(source)
         shared = analysis.fit(model, pairs)

@@ -24,7 +24,7 @@ SAME = "same"
 
 
 @dataclass(frozen=True)
-class Comparison(Analysis):
+class TwoModels(Analysis):
     """An analysis of two models of one shape: a step's, which `run` takes first, and `other`, which it takes by name.
 
     The runner finds the other one: a step of the same run, or of another.
@@ -59,7 +59,7 @@ class Comparison(Analysis):
 class Others:
     """The models that the steps of a run are compared with, each loaded when it is asked for."""
 
-    def __init__(self, run: RunFolder, analysis: Comparison, device: Any):
+    def __init__(self, run: RunFolder, analysis: TwoModels, device: Any):
         self.run, self.analysis, self.device = run, analysis, device
         self.loaded: tuple[int, PreTrainedModel] | None = None
 
@@ -97,7 +97,7 @@ class Others:
         return self.loaded[1]
 
 
-def other_run(analysis: Comparison) -> RunFolder | None:
+def other_run(analysis: TwoModels) -> RunFolder | None:
     """The other run that an analysis names, or None.
 
     Raises:
@@ -112,7 +112,7 @@ def other_run(analysis: Comparison) -> RunFolder | None:
         raise ParameterError("other", str(error)) from None
 
 
-def check_comparison(analysis: Comparison, recipe: Recipe) -> None:
+def check_comparison(analysis: TwoModels, recipe: Recipe) -> None:
     """Whether the other model will be there when a recipe has been trained.
 
     Raises:

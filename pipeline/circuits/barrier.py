@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.circuits._comparison import Comparison
+from pipeline.circuits._comparison import TwoModels
 from pipeline.circuits.base import Columns, Pairs, Source
 from pipeline.config.fields import param
 from pipeline.plots.base import Drawing
@@ -31,7 +31,7 @@ ROWS = 2048  # prompts in a forward pass
 
 
 @dataclass(frozen=True)
-class Barrier(Comparison):
+class Barrier(TwoModels):
     """Loss and error of (1 - alpha) A + alpha B, from the weights A of a step to those B of another model.
 
     Both are of an answer's first token, on prompts of each split. `loss above` and `error above` are how far they lie

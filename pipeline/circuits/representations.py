@@ -60,7 +60,7 @@ class Representations(Analysis):
 
         from pipeline.circuits.hooks import Hooks, evaluating
 
-        table = Table(pairs)
+        table = ProductTable(pairs)
         with evaluating(model), torch.no_grad():
             logits, _ = table.outputs(Hooks(model))
         return {"key": self._keys(table.likeness(logits))}
@@ -69,7 +69,7 @@ class Representations(Analysis):
         return [name for name, cosine in likeness.items() if cosine > self.least]
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
-        table = Table(pairs)
+        table = ProductTable(pairs)
         logits, neurons = table.outputs(hooks)
         likeness = table.likeness(logits)
         keys: Sequence[str] = shared["key"] if "key" in shared else self._keys(likeness)
@@ -99,7 +99,7 @@ class Representations(Analysis):
         return draw_representations(table, marks)
 
 
-class Table:
+class ProductTable:
     """All products ab of a group of m elements, as prompts in rows: their elements and right answers."""
 
     def __init__(self, pairs: Pairs):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from pipeline.circuits._comparison import Comparison, Others, check_comparison
+from pipeline.circuits._comparison import Others, TwoModels, check_comparison
 from pipeline.circuits._pairs import corpus_source, source_of
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs, Source
 from pipeline.circuits.failures import forget_failure
@@ -83,7 +83,7 @@ def explain(
         shared = analysis.fit(at(run.steps[-1]), pairs) if type(analysis).fit is not Analysis.fit else {}
         code = analysis_code(type(analysis))
         common = {"parameters": parameters, "pairs": fingerprint(pairs), "shared": shared, "code": code}
-        beside = Others(run, analysis, device) if isinstance(analysis, Comparison) else None
+        beside = Others(run, analysis, device) if isinstance(analysis, TwoModels) else None
         for step in steps:
             path = folder / name / f"step{step}.parquet"
             made_of = {**common, "weights": run.manifest.kept[step].weights_hash}
@@ -134,7 +134,7 @@ def check_analyses(recipe: Recipe, stored: StoredCorpus) -> dict[str, Pairs]:
             try:
                 analysis.check_split(stored.sizes)
                 found[name] = analysis.choose(source)
-                if isinstance(analysis, Comparison):
+                if isinstance(analysis, TwoModels):
                     check_comparison(analysis, recipe)
             except ParameterError as error:
                 raise error.inside(key) from None

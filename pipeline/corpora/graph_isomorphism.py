@@ -27,15 +27,15 @@ SIGNS = ["0", "1", "|", "=", "yes", "no"]
 VERTICES = "abcdefghij"
 
 
-class Pairs(NamedTuple):
+class GraphPairs(NamedTuple):
     """Pairs of graphs of one size, and the index of their kind, (N,)."""
 
     first: Graphs
     second: Graphs
     kind: Numbers
 
-    def take(self, rows: Numbers | npt.NDArray[np.bool_]) -> Pairs:
-        return Pairs(self.first[rows], self.second[rows], self.kind[rows])
+    def take(self, rows: Numbers | npt.NDArray[np.bool_]) -> GraphPairs:
+        return GraphPairs(self.first[rows], self.second[rows], self.kind[rows])
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class GraphIsomorphism(Corpus):
         one = (other - hard) // 3
         return [total - other, one, other - hard - one, hard]
 
-    def _draw(self, n: int, counts: list[list[int]]) -> list[Pairs]:
+    def _draw(self, n: int, counts: list[list[int]]) -> list[GraphPairs]:
         """For each list of counts so many pairs of every kind, of graphs of n vertices, all of them different.
 
         Raises:
@@ -121,7 +121,7 @@ class GraphIsomorphism(Corpus):
         pool = graphs(n, min(max(self.pairs, LEAST), POOL), Draws(self.seed, "graph pool", n))
         draws = Draws(self.seed, "graph pairs", n)
         found = told_apart(pool, draws)
-        parts: list[list[Pairs]] = [[] for _ in counts]
+        parts: list[list[GraphPairs]] = [[] for _ in counts]
         for kind in (1, 2, 3, 0):  # the last are made of graphs that stand in the others too
             total = sum(some[kind] for some in counts)
             more = total + total // 2 + 64
@@ -138,7 +138,7 @@ class GraphIsomorphism(Corpus):
                 copies = seen[draws.below(len(seen), more // 2)], pool[draws.below(len(pool), more - more // 2)]
                 base = [np.concatenate(copies)[draws.permutation(more)]] * 2
             first, second = (renamed(some, draws) for some in base)
-            new = Pairs(first, second, np.full(len(first), kind))
+            new = GraphPairs(first, second, np.full(len(first), kind))
             new = new.take(distinct(new))
             if len(new.kind) < total:
                 raise ParameterError(
@@ -147,9 +147,9 @@ class GraphIsomorphism(Corpus):
             cuts = np.cumsum([0, *(some[kind] for some in counts)])
             for part, start, stop in zip(parts, cuts, cuts[1:]):
                 part.append(new.take(np.arange(start, stop)))
-        return [Pairs(*(np.concatenate(column) for column in zip(*some))) for some in parts]
+        return [GraphPairs(*(np.concatenate(column) for column in zip(*some))) for some in parts]
 
-    def _examples(self, parts: list[Pairs]) -> Iterator[Examples]:
+    def _examples(self, parts: list[GraphPairs]) -> Iterator[Examples]:
         """The pairs in blocks of one kind and length."""
         for pairs in parts:
             if not len(pairs.kind):
@@ -162,7 +162,7 @@ class GraphIsomorphism(Corpus):
                     answer = np.full((len(chosen.kind), 1), SIGNS.index("no" if kind else "yes"), np.int32)
                     yield Examples(self._prompts(chosen), answer, name)
 
-    def _prompts(self, pairs: Pairs) -> npt.NDArray[np.int32]:
+    def _prompts(self, pairs: GraphPairs) -> npt.NDArray[np.int32]:
         above = np.triu_indices(pairs.first.shape[1], 1)
         bits = [graph[:, above[0], above[1]] for graph in (pairs.first, pairs.second)]
         rows = len(pairs.kind)
@@ -246,7 +246,7 @@ def told_apart(pool: Graphs, draws: Draws) -> list[tuple[Numbers, Numbers]]:
     return found
 
 
-def distinct(pairs: Pairs) -> Numbers:
+def distinct(pairs: GraphPairs) -> Numbers:
     """The places of pairs of which no earlier one has the same two graphs, in whichever order."""
     n = pairs.first.shape[1]
     above = np.triu_indices(n, 1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.circuits._comparison import Comparison
+from pipeline.circuits._comparison import TwoModels
 from pipeline.circuits._pairs import CorpusPairs
 from pipeline.circuits.base import Analysis, Explanation, Overview, Pairs
 from pipeline.circuits.tables import add_step
@@ -54,7 +54,7 @@ def fitting(analysis: Analysis, corpora: list[StoredCorpus]) -> tuple[StoredCorp
 
 def others(analysis: Analysis, model: Any) -> dict[str, Any]:
     """The second model of a comparison: one of the same shape with other weights."""
-    if not isinstance(analysis, Comparison):
+    if not isinstance(analysis, TwoModels):
         return {}
     other = copy.deepcopy(model)
     with torch.no_grad():

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pipeline.circuits._irreps import Irreps, letters
 from pipeline.circuits._pairs import CorpusPairs
-from pipeline.circuits.representations import Representations, Table
+from pipeline.circuits.representations import ProductTable, Representations
 from pipeline.corpora.group import Group
 from pipeline.corpora.store import build
 from pipeline.models.gpt2_bare import Gpt2Bare
@@ -104,7 +104,7 @@ def test_letters_go_on_after_z() -> None:
 
 def test_logits_that_are_characters_are_found() -> None:
     pairs = pairs_of("S4")
-    table, product = Table(pairs), Group(group="S4", operation="*").elements
+    table, product = ProductTable(pairs), Group(group="S4", operation="*").elements
     right = product.product[table.a, table.b]
     standard = table.group.irreps[3]
     logits = np.full((len(pairs), table.m + 2), 7.0)  # "=" and padding are no elements
@@ -120,7 +120,7 @@ def test_logits_that_are_characters_are_found() -> None:
 
 def test_neurons_of_a_product_are_told_from_those_of_its_sides() -> None:
     pairs = pairs_of("S4")
-    table = Table(pairs)
+    table = ProductTable(pairs)
     rng = np.random.default_rng(0)
     two, three, other = table.group.irreps[2:5]
     of_a, of_ab = (table.group.project(irrep, rng.normal(size=(24, 3))) for irrep in (two, three))
@@ -139,7 +139,7 @@ def test_neurons_of_a_product_are_told_from_those_of_its_sides() -> None:
 
 def test_the_parts_of_a_model_are_those_of_transformers_and_of_least_squares() -> None:
     pairs = pairs_of("D5")
-    table = Table(pairs)
+    table = ProductTable(pairs)
     torch.manual_seed(0)
     model: Any = Gpt2Bare(n_embd=16, n_head=2, n_inner=24).build(16).eval()
     found = {

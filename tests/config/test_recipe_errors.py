@@ -92,7 +92,7 @@ BLOCKS = {
     "corpus: {name: [a]}\nmodel: {name: gpt2}\nmax_steps: 1\n": "r.yaml:1: corpus.name: ['a'] is not text",
     HEAD: "r.yaml: max_steps: how long to train is missing; write max_steps or num_train_epochs",
     f"{HEAD}max_steps: -1\n": "r.yaml:3: max_steps: how long to train is missing; write max_steps or num_train_epochs",
-    "corpus:\n  name: composition\n  ratio: -1\nmodel: {name: gpt2}\nmax_steps: 1\n": "r.yaml:3: corpus.ratio: -1 is not a number > 0",
+    "corpus:\n  name: composition\n  ratio: -1\nmodel: {name: gpt2}\nmax_steps: 1\n": "r.yaml:3: corpus.ratio: -1 is not a number >= 0",
     "corpus:\n  name: composition\n  num_relations: 5\nmodel: {name: gpt2}\nmax_steps: 1\n": "r.yaml:1: corpus.out_degree: 20 is more than num_relations, 5",
     "corpus:\n  name: composition\n  ood_fraction: 1\nmodel: {name: gpt2}\nmax_steps: 1\n": "r.yaml:3: corpus.ood_fraction: 1 is not a number > 0 and < 1",
     "corpus:\n  name: group\n  train_fraction: 0\nmodel: {name: gpt2}\nmax_steps: 1\n": "r.yaml:3: corpus.train_fraction: 0 is not a number > 0 and < 1",
