@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from pipeline.circuits.tables import by_step
 from pipeline.claims.base import Claim, Found, Paper, Target
-from pipeline.plots.barrier import WHOLE, Fork, heights, over_forks
+from pipeline.plots.barrier import WHOLE, ForkBarrier, heights, over_forks
 from pipeline.plots.base import Drawing
 from pipeline.runs.folder import RunFolder
 
@@ -67,7 +67,7 @@ class Singh2024ModeConnectivity(Claim):
 
     def draw(self, found: Found) -> Drawing:
         forks = [
-            Fork(split, step, one.values[f"loss_{split}"] or 0.0)
+            ForkBarrier(split, step, one.values[f"loss_{split}"] or 0.0)
             for arm, step in FORKS.items()
             for one in found.arms.get(arm, ())
             for split in SPLITS

@@ -20,7 +20,7 @@ from pipeline.plots.style import panels as stacked
 WHOLE = "all"
 
 
-class Fork(NamedTuple):
+class ForkBarrier(NamedTuple):
     """The barrier on a split between the ends of a run and of its fork at a step."""
 
     split: str
@@ -99,7 +99,7 @@ def path(table: pa.Table) -> Figure:
 
 
 @rc_context(STYLE)
-def over_forks(forks: Sequence[Fork]) -> Figure:
+def over_forks(forks: Sequence[ForkBarrier]) -> Figure:
     """Barriers over the step of the fork: each a point, with lines through their means."""
     figure, (axes,) = stacked([2.2], 0.9, top=0.3)
     steps = sorted({fork.step for fork in forks})

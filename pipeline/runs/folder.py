@@ -72,7 +72,7 @@ class RunFolder:
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        """The recipe as untyped values, also where this version does not know all of them."""
+        """The recipe as plain values, also where this version does not know all of them."""
         return _part(self.path, RECIPE, lambda: read_resolved(self.path))
 
     @cached_property
@@ -184,7 +184,7 @@ class RunFolder:
 
 
 def read_resolved(run: Path) -> dict[str, Any]:
-    """The recipe of a run folder as untyped values.
+    """The recipe of a run folder as plain values.
 
     Raises:
         RecipeError: when it is damaged, or a YAML that no recipe is: with tags, aliases, or too large.
