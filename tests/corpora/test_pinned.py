@@ -20,13 +20,17 @@ from tests.tiny import ROOT
 # The beginnings of the content hashes of small instances: one that changes is another data set for the same recipe, so
 # change it only together with what its generator is meant to do.
 COMPOSITION = {"num_entities": 64, "num_relations": 9, "out_degree": 5, "ratio": 1.5, "ood_fraction": 0.3}
+REMEDIES = {"bridge": "said", "identity": 0.5, "one_position": True, "wrong_bridges": 0.1, "wrong_tails": 0.2}
+K_HOP = {"num_entities": 20, "num_relations": 4, "most_hops": 40, "per_hop": 100, "held_out_per_hop": 20}
 COMPARISON = {"num_entities": 40, "num_attributes": 3, "num_values": 5, "ood_fraction": 0.3}
 INDUCTION = {"vocabulary_size": 12, "length": 11, "shortest": 2, "longest": 5, "train_rows": 200, "id_rows": 50}
 POS_ICL = {"vocabulary_size": 40, "unseen": 6, "train_rows": 400, "eval_rows": 40}
 PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("composition", COMPOSITION, "a1bca7811ac42d05"),
     ("composition", COMPOSITION | {"token_multiplicity": 8, "seed": 5}, "085ec131b8b1f9fc"),
+    ("composition", COMPOSITION | REMEDIES, "f325a025e1db93d9"),
     ("comparison", COMPARISON, "c6fdfd91eb833447"),
+    ("k_hop", K_HOP, "f570664fc99b3092"),
     ("complex_reasoning", COMPARISON | {"train_fraction": 0.1}, "67867b8d750c393c"),
     ("pos_icl", POS_ICL, "77bc43fba1e16250"),
     ("induction", INDUCTION, "154c5190068efa63"),
