@@ -23,7 +23,7 @@ KEYS = (
 
 
 def block_of(tree: Block, key: str, form: str, prefix: str = "") -> Block:
-    """The block under a key, empty where there is none; `form` shows how one is written."""
+    """Return the block under a key, empty where there is none; `form` shows how one is written."""
     node = tree.entries.get(key, Block({}, tree.where))
     if isinstance(node, Scalar) and node.is_null:
         return Block({}, node.where)
@@ -34,12 +34,12 @@ def block_of(tree: Block, key: str, form: str, prefix: str = "") -> Block:
 
 
 def filled(key: str, tree: Block) -> Any:
-    """A block that has one kind."""
+    """Return a block that has one kind."""
     return fill(block(key), block_of(tree, key, "{key: value}"), key)
 
 
 def entry(room: str, tree: Block, default: str | None = None) -> Any:
-    """The corpus, the model or the objective."""
+    """Return the corpus, the model or the objective."""
     key = ROOMS[room]
     entries = dict(block_of(tree, key, "{name: NAME}").entries)
     if "name" not in entries and ("model_name_or_path" in entries or "recipe" in entries):
@@ -54,7 +54,7 @@ def entry(room: str, tree: Block, default: str | None = None) -> Any:
 
 
 def entries(room: str, key: str, tree: Block) -> dict[str, Any]:
-    """The callbacks, the analyses, or what changes the optimizer or the prompts."""
+    """Return the callbacks, the analyses, or what changes the optimizer or the prompts."""
     given = block_of(tree, key, "{NAME: {}}")
     found = {}
     for name in given.entries:

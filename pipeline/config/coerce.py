@@ -24,7 +24,7 @@ NO_BOUNDS: Mapping[str, Any] = types.MappingProxyType({})
 
 
 def convert(node: Node, kind: Any, key: str, metadata: Mapping[str, Any] = NO_BOUNDS) -> Any:
-    """The node's value as type `kind`, within the bounds of `metadata` (see `param`).
+    """Return the node's value as type `kind`, within the bounds of `metadata` (see `param`).
 
     Raises:
         RecipeError: when it is not of that type or out of bounds.
@@ -61,7 +61,7 @@ def fill(kind: type[P], block: Block, inside: str = "", owner: str = "") -> P:
 
 
 def untyped(node: Node) -> Any:
-    """A node as Python values, where no type is known: null, booleans and numbers are recognised by their look."""
+    """Return a node as Python values, where no type is known: null, booleans and numbers are known by their look."""
     if isinstance(node, Block):
         return {key: untyped(value) for key, value in node.entries.items()}
     if isinstance(node, Items):
@@ -145,7 +145,7 @@ def _whole_number(text: str) -> int:
 
 
 def _complaint(node: Node, kind: Any, key: str, wanted: str) -> str:
-    """Why a node is not what is wanted."""
+    """Return why a node is not what is wanted."""
     if not isinstance(node, Scalar):
         return f"{shown(node)} is not {wanted}"
     text = (node.text or "").strip()
@@ -162,14 +162,14 @@ def _complaint(node: Node, kind: Any, key: str, wanted: str) -> str:
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """The names that a parameter takes, where it takes nothing else but null."""
+    """Return the names that a parameter takes, where it takes nothing else but null."""
     options = typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else (kind,)
     kinds = [option for option in options if option is not type(None)]
     return typing.get_args(kinds[0]) if len(kinds) == 1 and typing.get_origin(kinds[0]) is Literal else ()
 
 
 def shown(node: Node) -> str:
-    """A node as the user wrote it, for a message; a long one is cut short."""
+    """Return a node as the user wrote it, for a message; a long one is cut short."""
     text = _shown_whole(node)
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 4]} ..."
 
@@ -185,14 +185,14 @@ def _shown_whole(node: Node) -> str:
 
 
 def written(value: Any) -> str:
-    """A value as a recipe would have it."""
+    """Return a value as a recipe would have it."""
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(written, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _alternatives(kind: Any) -> list[str]:
-    """The alternatives of a type, in words."""
+    """Return the alternatives of a type, in words."""
     if typing.get_origin(kind) is Literal:
         return [written(choice) for choice in typing.get_args(kind)]
     return ["true", "false"] if kind is bool else [words(kind)]
@@ -204,7 +204,7 @@ def _either(parts: Iterable[str]) -> str:
 
 
 def words(kind: Any, metadata: Mapping[str, Any] = NO_BOUNDS) -> str:
-    """A type and its bounds in words: `a whole number >= 1`."""
+    """Return a type and its bounds in words: `a whole number >= 1`."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (Union, types.UnionType):
         kinds = [kind for kind in arguments if kind is not type(None) and not (kind is int and float in arguments)]

@@ -24,7 +24,7 @@ DEEPSPEED_BLOCKS = (
 def deepspeed_config(
     training: Mapping[str, Any], environ: Mapping[str, str]
 ) -> tuple[str, dict[str, Any], bool] | None:
-    """The DeepSpeed configuration in force: its name in messages, what it says, and whether it is the recipe's.
+    """Return the DeepSpeed configuration in force: its name in messages, what it says, and whether it is the recipe's.
 
     `environ` is that of a launcher that was asked for DeepSpeed, or else empty.
 
@@ -52,7 +52,7 @@ def _read_block(path: Path, where: str) -> dict[str, Any]:
 
 
 def check_deepspeed(training: Mapping[str, Any], batches: Mapping[str, int], environ: Mapping[str, str]) -> None:
-    """Whether a DeepSpeed configuration says of the training itself what the recipe says, or auto.
+    """Check whether a DeepSpeed configuration says of the training itself what the recipe says, or auto.
 
     Raises:
         RecipeError: at the first part of it that contradicts the recipe.
@@ -88,7 +88,7 @@ def check_deepspeed(training: Mapping[str, Any], batches: Mapping[str, int], env
 
 
 def filled_deepspeed(training: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The DeepSpeed configuration of a recipe, with `auto` for what it leaves to the recipe's other keys."""
+    """Return the DeepSpeed configuration of a recipe, with `auto` for what it leaves to the recipe's other keys."""
     found = deepspeed_config(training, {})
     if found is None:
         return None

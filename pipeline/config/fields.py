@@ -29,7 +29,7 @@ def param(
     le: float | None = None,
     lt: float | None = None,
 ) -> T:
-    """A dataclass field with help and bounds: `ge` >=, `gt` >, `le` <=, `lt` <."""
+    """Return a dataclass field with help and bounds: `ge` >=, `gt` >, `le` <=, `lt` <."""
     bounds = {"gt": gt, "ge": ge, "lt": lt, "le": le}
     metadata = {"help": help, **{name: bound for name, bound in bounds.items() if bound is not None}}
     # A dataclass field stands where its value will, so the declared type is the value's.
@@ -37,12 +37,12 @@ def param(
 
 
 def allowed(metadata: Mapping[str, Any]) -> str:
-    """The bounds of a field in words, such as `>= 1` or `> 0 and < 1`; empty when it has none."""
+    """Return the bounds of a field in words, such as `>= 1` or `> 0 and < 1`; empty when it has none."""
     return " and ".join(f"{sign} {metadata[name]:.12g}" for name, sign in SIGNS.items() if name in metadata)
 
 
 def within(value: Any, metadata: Mapping[str, Any]) -> bool:
-    """Whether `value` lies within a field's bounds, which only a finite number can break."""
+    """Return whether `value` lies within a field's bounds, which only a finite number can break."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return True
     return (
@@ -88,15 +88,15 @@ class Parameters:
         """
 
     def as_dict(self) -> dict[str, Any]:
-        """The parameters as plain values, in the order of declaration."""
+        """Return the parameters as plain values, in the order of declaration."""
         return {field.name: getattr(self, field.name) for field in parameters_of(self)}
 
 
 def parameters_of(kind: Parameters | type[Parameters]) -> list[dataclasses.Field[Any]]:
-    """The fields that a recipe may set; others, `field(init=False)`, are state."""
+    """Return the fields that a recipe may set; others, `field(init=False)`, are state."""
     return [field for field in dataclasses.fields(kind) if field.init]
 
 
 def default_of(field: dataclasses.Field[Any]) -> Any:
-    """The default of a field, made by its factory where it has one."""
+    """Return the default of a field, made by its factory where it has one."""
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

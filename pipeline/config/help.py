@@ -55,7 +55,7 @@ class HelpEntry(NamedTuple):
 
 
 def split_words(argv: Sequence[str]) -> tuple[str, list[str]]:
-    """The recipe's path, and the words of the overrides. `--config PATH` names the recipe too.
+    """Return the recipe's path, and the words of the overrides. `--config PATH` names the recipe too.
 
     Raises:
         RecipeError: when no recipe is named, or a second one.
@@ -82,7 +82,7 @@ def wants_help(argv: Sequence[str]) -> bool:
 
 
 def help_text(argv: Sequence[str] = ()) -> str:
-    """The help, or that on the name behind `--help`; needs no torch.
+    """Return the help, or that on the name behind `--help`; needs no torch.
 
     Raises:
         RecipeError: when nothing has that name.
@@ -118,7 +118,7 @@ def _everything() -> str:
 
 
 def _topic(topic: str) -> str:
-    """What there is to say of an entry of a room, a block or a flat key."""
+    """Return what there is to say of an entry of a room, a block or a flat key."""
     inside = {room: what for room, what in ROOMS.items() if room != "claims"}  # which no recipe names
     rooms = {what: room for room, what in inside.items()} | {room: room for room in inside if room != "optim"}
     found = [(room, topic) for room in inside if topic in names(room)]
@@ -171,7 +171,7 @@ def _long(entry: HelpEntry) -> str:
 
 
 def _short(entry: HelpEntry) -> str:
-    """A key in one line; --help NAME tells the rest."""
+    """Return a key in one line; --help NAME tells the rest."""
     about = textwrap.shorten(entry.about.partition(". ")[0].rstrip("."), _width() - LEFT - 2, placeholder=" ...")
     return _columns(f"{entry.key}: {written(entry.default)}", about)
 

@@ -22,7 +22,7 @@ TRUE, FALSE = ("true", "1", "yes", "on", "y", "t"), ("false", "0", "no", "off", 
 
 
 def check_outside(recipe: Recipe, environ: Mapping[str, str] = os.environ, bf16: bool | None = None) -> None:
-    """Whether the environment, and what it names, agrees with a recipe.
+    """Check whether the environment, and what it names, agrees with a recipe.
 
     Called once without torch, and once more with what `bf16: auto` means on this machine.
 
@@ -50,12 +50,12 @@ def check_outside(recipe: Recipe, environ: Mapping[str, str] = os.environ, bf16:
 
 
 def uses_cpu(training: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the recipe or the launcher asks for the CPU."""
+    """Return whether the recipe or the launcher asks for the CPU."""
     return bool(training.get("use_cpu")) or _is_true("ACCELERATE_USE_CPU", environ)
 
 
 def is_asked(engine: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether the launcher was told to use DEEPSPEED or FSDP."""
+    """Return whether the launcher was told to use DEEPSPEED or FSDP."""
     return _is_true(f"ACCELERATE_USE_{engine}", environ)
 
 
@@ -64,7 +64,7 @@ def _contradiction(name: str, message: str) -> RecipeError:
 
 
 def _is_true(name: str, environ: Mapping[str, str]) -> bool:
-    """A flag as accelerate reads it; False where it is not set."""
+    """Return a flag as accelerate reads it; False where it is not set."""
     if name not in environ:
         return False
     text = environ[name].strip().lower()

@@ -78,7 +78,7 @@ class Recipe:
         return expanded(self.training["output_dir"], "output_dir")
 
     def located(self, error: ParameterError) -> RecipeError:
-        """A mistake that showed up after reading, with its place in the recipe."""
+        """Return a mistake that showed up after reading, with its place in the recipe."""
         return RecipeError(place(self.tree, error.key) or self.source, str(error))
 
     def resolved(self) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class Recipe:
         return resolved_recipe(self.resolved())
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """Where another resolved recipe trains something else, as `key: theirs there, ours here`."""
+        """Return where another resolved recipe trains something else, as `key: theirs there, ours here`."""
         ours, theirs = flat(lists(self.resolved())), flat(lists(self._whole(other)))
         return [
             f"{key}: {written(theirs.get(key))} there, {written(ours.get(key))} here"
@@ -244,7 +244,7 @@ def _check_together(recipe: Recipe, options: Options) -> None:
 
 
 def _training(source: str, tree: Block) -> dict[str, Any]:
-    """The keys of TrainingArguments that are given, and the defaults of those that decide what is trained."""
+    """Return the keys of TrainingArguments that are given, and the defaults of those that decide what is trained."""
     known = arguments.keys()
     training = {name: key.default for name, key in known.items() if name not in FREE and key.default is not None}
     training |= DEFAULTS
@@ -275,7 +275,7 @@ def _unknown(key: str, tree: Block, options: Sequence[str]) -> ParameterError:
 
 
 def _global_batch(options: Options, training: dict[str, Any], world: int) -> int:
-    """Rows per update. Where they are taken in parts, the recipe says how many rows a device takes at a time.
+    """Return rows per update. Where they are taken in parts, the recipe says how many rows a device takes at a time.
 
     The accumulation follows from that on any number of processes, so it is left out of the recipe.
     """

@@ -41,19 +41,19 @@ def names(room: str) -> list[str]:
 
 
 def class_name(name: str) -> str:
-    """The class of an entry: `PairSums` in `pair_sums.py`."""
+    """Return the class of an entry: `PairSums` in `pair_sums.py`."""
     return "".join(part.capitalize() for part in name.split("_"))
 
 
 def block(key: str) -> type[Parameters]:
-    """The class that reads a block of a recipe."""
+    """Return the class that reads a block of a recipe."""
     module, _, name = BLOCKS[key].partition(":")
     kind: type[Parameters] = getattr(importlib.import_module(module), name)
     return kind
 
 
 def load(room: str, name: str, key: str) -> type[Parameters]:
-    """The class behind `name` in `room`; `key` says where the name was given.
+    """Return the class behind `name` in `room`; `key` says where the name was given.
 
     Raises:
         ParameterError: when the room has no such file.
@@ -68,5 +68,5 @@ def load(room: str, name: str, key: str) -> type[Parameters]:
 
 
 def room_name(entry: Parameters) -> str:
-    """The name under which a recipe finds an entry of a room: its file's."""
+    """Return the name under which a recipe finds an entry of a room: its file's."""
     return type(entry).__module__.rpartition(".")[2]

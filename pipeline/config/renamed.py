@@ -47,7 +47,7 @@ def rename_old(tree: Block) -> None:
 
 
 def _block(flat: Mapping[str, Node], keys: Mapping[str, str], tree: Block) -> Block:
-    """The values of flat keys under their names in a block."""
+    """Return the values of flat keys under their names in a block."""
     return Block({name: flat[key] for name, key in keys.items() if key in flat}, tree.where)
 
 

@@ -50,7 +50,7 @@ class Key:
 
 
 def _syntax_tree(module: str) -> ast.Module:
-    """The syntax tree of a transformers module, which is not imported."""
+    """Return the syntax tree of a transformers module, which is not imported."""
     spec = importlib.util.find_spec("transformers")
     assert spec is not None and spec.submodule_search_locations
     return ast.parse((Path(spec.submodule_search_locations[0]) / f"{module}.py").read_text(encoding="utf-8"))
@@ -93,7 +93,7 @@ def _literal(node: ast.expr | None) -> Any:
 
 
 def _kind(annotation: ast.expr, enums: dict[str, tuple[str, ...]], choices: list[str] | None) -> Any:
-    """The type of an annotation, where an enum stands for its values (transformers writes `SomeEnum | str`)."""
+    """Return the type of an annotation, where an enum stands for its values (transformers writes `SomeEnum | str`)."""
     found = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
     for name in found & enums.keys():
         return Literal[enums[name]]
@@ -125,7 +125,7 @@ def _type(node: ast.expr) -> Any:
 
 @functools.cache
 def keys() -> dict[str, Key]:
-    """Every flat key that a recipe may use, by name, in transformers' order."""
+    """Return every flat key that a recipe may use, by name, in transformers' order."""
     training_args = _syntax_tree("training_args")
     enums = _enums(training_args, _syntax_tree("trainer_utils"))
     known = {}
@@ -143,7 +143,7 @@ def keys() -> dict[str, Key]:
 
 @functools.cache
 def trackers() -> tuple[str, ...]:
-    """What `report_to` may name."""
+    """Return what `report_to` may name."""
     tree = _syntax_tree("integrations/integration_utils")
     table = next(
         node.value
@@ -167,7 +167,7 @@ def refuse(key: str, others: Iterable[str]) -> ParameterError:
 
 
 def read_value(key: str, node: Node) -> Any:
-    """The value of a flat key; None where it says no more than leaving the key out.
+    """Return the value of a flat key; None where it says no more than leaving the key out.
 
     Raises:
         RecipeError: when the key does not take it.
@@ -182,7 +182,7 @@ def read_value(key: str, node: Node) -> Any:
 
 
 def check(training: dict[str, Any]) -> None:
-    """Whether the keys fit together, as far as can be told without torch. Makes whole numbers of steps int.
+    """Check whether the keys fit together, as far as can be told without torch. Makes whole numbers of steps int.
 
     Raises:
         ParameterError: when they do not.

@@ -40,7 +40,7 @@ def without_option(words: list[str]) -> list[str]:
 
 
 def trusts(model: Parameters) -> bool:
-    """Whether code that comes with a model may run, by what its parameters say."""
+    """Return whether code that comes with a model may run, by what its parameters say."""
     return bool(model.as_dict().get(KEY.rpartition(".")[2]))
 
 
@@ -79,7 +79,7 @@ def runs_code(name: str, granted: bool, **where: Any) -> bool:
 
 
 def _released() -> dict[str, tuple[str, ...]]:
-    """The hashes that each modeling file of this package has or had, by its name."""
+    """Return the hashes that each modeling file of this package has or had, by its name."""
     files = (Path(__file__).parents[1] / "models").glob("modeling_*.py")
     return {file.stem: (*RELEASED.get(file.stem, ()), sha256(file)) for file in files}
 

@@ -84,7 +84,7 @@ Node: TypeAlias = "Scalar | Items | Block"
 
 
 def read(path: str | Path) -> Block:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Raises:
         RecipeError: when the file cannot be read, is not YAML, or is not a mapping with unique keys.
@@ -170,7 +170,7 @@ def _explained(error: yaml.MarkedYAMLError) -> tuple[int, str]:
 
 
 def _node(event: Any, events: Iterator[Any], place: Callable[[int], str], depth: int) -> Node:
-    """The node that begins with `event`; takes its other events off the iterator."""
+    """Return the node that begins with `event`; takes its other events off the iterator."""
     where = place(event.start_mark.line)
     if isinstance(event, yaml.AliasEvent) or event.anchor:
         raise RecipeError(where, "anchors (&) and aliases (*) are not used; write the value out, or quote the text")
@@ -270,7 +270,7 @@ def _put(tree: Block, key: str, node: Node) -> None:
 
 
 def place(tree: Block, key: str) -> str:
-    """Where a dotted key stands, or the nearest block around it."""
+    """Return where a dotted key stands, or the nearest block around it."""
     where = ""
     node: Node = tree
     for part in [key] if key in tree.entries else key.split("."):

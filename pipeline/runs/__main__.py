@@ -40,7 +40,7 @@ COMMANDS = {
 
 
 def is_rebuilt(run: Path, trusted: bool = False) -> bool:
-    """Whether step 0 holds, bit by bit, the untrained weights that recipe.yaml builds here and now.
+    """Return whether step 0 holds, bit by bit, the untrained weights that recipe.yaml builds here and now.
 
     trusted: whether code that comes with its base model may run.
 
@@ -154,7 +154,7 @@ def _verify(run: Path, rebuild: bool, trusted: bool) -> int:
 
 
 def _save(manifest: Manifest, run: Path) -> bool:
-    """Whether there was room for the manifest; a full disk is what one prunes for."""
+    """Return whether there was room for the manifest; a full disk is what one prunes for."""
     try:
         manifest.save(run)
     except DiskError as error:

@@ -56,7 +56,7 @@ class KeepSchedule(Parameters):
         return any(step % every == 0 and (until is None or step <= until) for every, until in self.every)
 
     def steps(self, last: int) -> set[int]:
-        """All the steps it keeps, up to the last one of a run."""
+        """Return all the steps it keeps, up to the last one of a run."""
         kept = {0} if self.initial else set()
         if self.powers_of_two:
             kept |= {2**power for power in range(last.bit_length())}
@@ -66,12 +66,12 @@ class KeepSchedule(Parameters):
 
 
 def step_of(checkpoint: str | Path) -> int:
-    """The step of a `checkpoint-N`, by its name."""
+    """Return the step of a `checkpoint-N`, by its name."""
     return int(str(checkpoint).rpartition("-")[2])
 
 
 def files_of(folder: Path) -> list[str]:
-    """The names of all files in a folder, in order."""
+    """Return the names of all files in a folder, in order."""
     return sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
 
 
@@ -147,7 +147,7 @@ def remove(run: Path, entry: Entry) -> None:
 
 
 def numbered(run: Path, folder: str, prefix: str) -> dict[int, Path]:
-    """What is called by a prefix and a number in a folder of a run, by number."""
+    """Return what is called by a prefix and a number in a folder of a run, by number."""
     try:
         with opened(run, folder) as place:
             names = os.listdir(place)
@@ -208,12 +208,12 @@ def unlisted(run: Path, manifest: Manifest) -> list[Path]:
 
 
 def choose_steps(manifest: Manifest, words: str) -> list[int]:
-    """The kept steps of a run that words stand for, see `choose_among`."""
+    """Return the kept steps of a run that words stand for, see `choose_among`."""
     return choose_among(sorted(manifest.kept), words)
 
 
 def choose_among(kept: list[int], words: str) -> list[int]:
-    """The steps that `all`, `last`, `log` (one for each third of an octave) or a list of numbers stands for.
+    """Return the steps that `all`, `last`, `log` (one for each third of an octave) or a list of numbers stands for.
 
     Raises:
         ParameterError: when one of them was not kept.

@@ -40,7 +40,7 @@ class Entry:
         return str(hashes[0]) if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
     def after(self, parent: str) -> Entry:
-        """The same as the successor of the kept step with this link."""
+        """Return the same as the successor of the kept step with this link."""
         entry = dataclasses.replace(self, parent=parent)
         return dataclasses.replace(entry, link=entry.expected_link())
 

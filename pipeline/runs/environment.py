@@ -18,7 +18,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "deepspeed", "num
 
 
 def describe_environment(in_force: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """The facts of environment.json, with those of a run that is in force; torch must be importable."""
+    """Return the facts of environment.json, with those of a run that is in force; torch must be importable."""
     import torch
 
     gpu, threads = torch.cuda.is_available(), torch.get_num_threads()
@@ -38,7 +38,7 @@ def describe_environment(in_force: Mapping[str, Any] = MappingProxyType({})) -> 
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Where two starts of a run differ in what can change its bits, such as `torch 2.12.0 -> 2.13.0`."""
+    """Return where two starts of a run differ in what can change its bits, such as `torch 2.12.0 -> 2.13.0`."""
     parts = [({key: there.get(key) for key in keys}, here) for there, here, keys in (
         (before, now, ("device", "processes", "engine", "precision", "python")),
         (before.get("packages") or {}, now["packages"], PACKAGES),
@@ -59,7 +59,7 @@ def _version(package: str) -> str | None:
 
 
 def revision() -> str | None:
-    """The git commit of this code, with `+changes` where the working tree differs; None outside a checkout."""
+    """Return the git commit of this code, with `+changes` where the working tree differs; None outside a checkout."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run(

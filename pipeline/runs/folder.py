@@ -164,7 +164,7 @@ class RunFolder:
         return series is not None and series.steps[-1] == self.last_step
 
     def latest(self, key: str) -> float | None:
-        """The last value that was logged of a key; NaN where it was not finite, None where there is none."""
+        """Return the last value that was logged of a key; NaN where it was not finite, None where there is none."""
         return self.series[key].values[-1] if key in self.series else None
 
     def at_end(self, split: str, what: str) -> float | None:
@@ -172,7 +172,7 @@ class RunFolder:
         return self.latest(f"{'final' if self.finished else 'eval'}_{split}_{what}")
 
     def measured_rows(self, split: str, sampled: bool) -> int:
-        """Rows of a split that an evaluation looks at: while training (`sampled`), or at the end."""
+        """Return rows of a split that an evaluation looks at: while training (`sampled`), or at the end."""
         most = self.resolved.get("max_eval_samples") if sampled else None
         size = self.corpus["sizes"][split]
         return min(size, most or size, PROBE if split == "train" else size)
@@ -184,7 +184,7 @@ class RunFolder:
 
 
 def read_resolved(run: Path) -> dict[str, Any]:
-    """The recipe of a run folder as plain values.
+    """Return the recipe of a run folder as plain values.
 
     Raises:
         RecipeError: when it is damaged, or a YAML that no recipe is: with tags, aliases, or too large.
@@ -202,7 +202,7 @@ def read_resolved(run: Path) -> dict[str, Any]:
 
 
 def read_starts(run: Path) -> list[dict[str, Any]]:
-    """What each start of a run ran on, one after the other; none where there is no environment.json.
+    """Return what each start of a run ran on, one after the other; none where there is no environment.json.
 
     Raises:
         RecipeError: when the file is damaged.
@@ -235,7 +235,7 @@ def check_corpus(run: Path, stored: StoredCorpus) -> None:
 
 
 def _is_typed(start: dict[str, Any]) -> bool:
-    """Whether what reports and checks read of a start is of the kind that is written there."""
+    """Return whether what reports and checks read of a start is of the kind that is written there."""
     kinds = {
         "device": str,
         "command": list,
@@ -259,7 +259,7 @@ def _has(start: dict[str, Any], kinds: dict[str, type]) -> bool:
 
 
 def _length(recipe: Mapping[str, Any], rows: int) -> int:
-    """The updates of a whole run, also where its recipe counts epochs of a corpus of so many rows."""
+    """Return the updates of a whole run, also where its recipe counts epochs of a corpus of so many rows."""
     steps, epoch = recipe.get("max_steps", -1), -(-rows // recipe["global_batch_size"])
     return steps if steps > 0 else math.ceil(recipe["num_train_epochs"] * epoch)
 
@@ -278,7 +278,7 @@ def _corpus(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _part(run: Path, name: str, parse: Callable[[], T]) -> T:
-    """What a file of a run folder says."""
+    """Return what a file of a run folder says."""
     try:
         return parse()
     except FileNotFoundError:

@@ -36,13 +36,13 @@ class Fork(NamedTuple):
     is_resumable: bool
 
     def facts(self) -> dict[str, Any]:
-        """What environment.json says of it."""
+        """Return what environment.json says of it."""
         return {"parent": str(self.parent), "step": self.step, "weights": self.entry.weights_hash,
                 "optimizer": self.is_resumable}  # fmt: skip
 
 
 def parts(text: str) -> tuple[str, str]:
-    """The parent and the step of `RUN@STEP`."""
+    """Return the parent and the step of `RUN@STEP`."""
     parent, sign, step = text.rpartition("@")
     if not (parent and sign and step):
         raise ParameterError(KEY, f"{text!r} is not RUN@STEP, such as runs/quickstart@900")
@@ -50,7 +50,11 @@ def parts(text: str) -> tuple[str, str]:
 
 
 def find(text: str, resumes: bool = True) -> Fork:
-    """The fork that `RUN@STEP` names: a whole checkpoint with its optimizer where it `resumes`, else a kept step.
+    """Return the fork that `RUN@STEP` names.
+
+    Args:
+        text: The parent and the step.
+        resumes: Whether a whole checkpoint with its optimizer comes before a kept step.
 
     Raises:
         ParameterError: when there is no such run, or no such step in it; with those that are there.
@@ -109,7 +113,7 @@ def _as_begun(recipe: Recipe) -> str | None:
 
 
 def beginning(recipe: Recipe) -> Fork:
-    """The fork with which a recipe begins.
+    """Return the fork with which a recipe begins.
 
     Raises:
         ParameterError: when it cannot begin there, or its adapters are not those of its parent.
@@ -148,7 +152,7 @@ def _adapters(resolved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def compare_corpus(fork: Fork, stored: StoredCorpus) -> list[str]:
-    """Where the corpora of a fork and its parent differ, as `key: theirs there, ours here`."""
+    """Return where the corpora of a fork and its parent differ, as `key: theirs there, ours here`."""
     if str(read_json(fork.parent, f"{CORPUS}/{INDEX}").get("content_hash")) == stored.content_hash:
         return []
     theirs, ours = read_resolved(fork.parent).get("corpus") or {}, stored.corpus.as_dict()

@@ -19,12 +19,12 @@ def match_key(split: str, prefix: str = "eval") -> str:
 
 
 def judged_split(held_out: Sequence[str]) -> str | None:
-    """The held-out split that decides whether a run generalizes: `id`, else the first; None where there is none."""
+    """Return the held-out split that decides whether a run generalizes: `id`, else the first, if there is one."""
     return "id" if "id" in held_out else next(iter(held_out), None)
 
 
 def known_gen_step(finished: Mapping[str, Any]) -> int | None:
-    """The step at which a finished run generalized, from its manifest; older code called it `grok_step`."""
+    """Return the step at which a finished run generalized, from its manifest; older code called it `grok_step`."""
     found = finished.get("gen_step")
     return finished.get("grok_step") if found is None else found
 

@@ -95,7 +95,7 @@ class RunLock:
             os.rmdir(self.run)  # where nothing was written
 
     def _is_ours(self) -> bool:
-        """Whether the file at its place is the one that is held, and says nothing of another owner."""
+        """Return whether the file at its place is the one that is held, and says nothing of another owner."""
         try:
             is_same = os.path.samestat(os.fstat(self._file), os.lstat(self._path))
         except FileNotFoundError:
@@ -104,7 +104,7 @@ class RunLock:
         return is_same and (not says or bool(says.get("owner") == self._facts["owner"]))
 
     def _open_in_turn(self) -> int:
-        """The lock file, held, as soon as its owner lets go of it."""
+        """Return the lock file, held, as soon as its owner lets go of it."""
         said = ""
         while True:
             try:
@@ -116,7 +116,7 @@ class RunLock:
                 time.sleep(BEAT / 10)
 
     def _open(self) -> int:
-        """The lock file, held; unless its owner is alive."""
+        """Return the lock file, held; unless its owner is alive."""
         while True:
             file = open_file(self.run, LOCK, os.O_RDWR | os.O_CREAT)
             reaches = flock(file)
@@ -168,7 +168,7 @@ class RunLock:
                 continue  # the disk is full or gone, which the run itself reports
 
     def _taken_back(self) -> bool:
-        """Whether the file was only deleted, so that it could be made again."""
+        """Return whether the file was only deleted, so that it could be made again."""
         try:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         except FileExistsError:
@@ -186,7 +186,7 @@ class RunLock:
 
 
 def json_of(path: Path) -> dict[str, Any]:
-    """What a lock file says; nothing where it is gone or half-written."""
+    """Return what a lock file says; nothing where it is gone or half-written."""
     try:
         file = open_file(path.parent, path.name)
     except (FileNotFoundError, RecipeError):
@@ -218,7 +218,7 @@ def _end(reason: str) -> None:
 
 
 def _boot() -> str:
-    """What tells this start of this machine from every other."""
+    """Return what tells this start of this machine from every other."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
     except OSError:

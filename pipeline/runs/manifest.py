@@ -56,7 +56,7 @@ class Manifest:
 
     @classmethod
     def load(cls, run: Path) -> Manifest:
-        """The manifest of a run folder; empty where there is none yet.
+        """Return the manifest of a run folder; empty where there is none yet.
 
         Raises:
             ManifestError: when the file is not a manifest, is a newer version's, or names a place other than its own.
@@ -136,11 +136,11 @@ class Manifest:
         return {step: steps[step] for step in sorted(steps)}
 
     def parent_of(self, step: int) -> str:
-        """The link of the last step that was kept before this one; empty where there is none."""
+        """Return the link of the last step that was kept before this one; empty where there is none."""
         return next((entry.link for number, entry in reversed(self.chain().items()) if number < step), "")
 
     def breaks(self) -> dict[str, str]:
-        """What does not descend from the run's first kept step: path -> why."""
+        """Return what does not descend from the run's first kept step: path -> why."""
         found, parent, before = {}, "", "the first kept step"
         links = {""}
         for step, entry in self.chain().items():
@@ -190,7 +190,7 @@ def _append(run: Path, changes: list[tuple[str, int, Any]], tip: str, at: int) -
 
 
 def listed_checkpoints(run: Path, steps: set[int]) -> dict[int, Entry]:
-    """Those of these checkpoints that are listed, for which the end of the journal is mostly enough."""
+    """Return those of these checkpoints that are listed, for which the end of the journal is mostly enough."""
     found: dict[int, Entry | None] = {}
     with open(open_file(run, journals(run)[-1][1].name), "rb") as file:
         for _, line in lines_backwards(file):
@@ -214,7 +214,7 @@ def _tip(run: Path) -> tuple[str, int]:
 
 
 def journals(run: Path) -> list[tuple[int, Path]]:
-    """The journals of a run folder with their numbers, the oldest first."""
+    """Return the journals of a run folder with their numbers, the oldest first."""
     found = [(path.name.split(".")[1], path) for path in run.glob("manifest.*.journal")]
     return sorted((int(number), path) for number, path in found if number.isdigit())
 

@@ -27,7 +27,7 @@ class Series(NamedTuple):
 
 
 def read_lines(run: Path, about: str = "") -> Iterator[dict[str, Any]]:
-    """The lines of a run, or those that mention a word; a last line that was cut off by a crash is left out.
+    """Yield the lines of a run, or those that mention a word; a last line that was cut off by a crash is left out.
 
     Raises:
         RecipeError: at a line that is damaged, with its number.
@@ -49,7 +49,7 @@ def read_lines(run: Path, about: str = "") -> Iterator[dict[str, Any]]:
 
 
 def _parsed(text: bytes) -> dict[str, Any] | None:
-    """A line as an object with a step, or None where it is none."""
+    """Return a line as an object with a step, or None where it is none."""
     try:
         line: dict[str, Any] = json.loads(text)
         line["step"] = int(line["step"])
@@ -59,7 +59,7 @@ def _parsed(text: bytes) -> dict[str, Any] | None:
 
 
 def _is_number(item: tuple[str, Any]) -> bool:
-    """Whether a value that is computed with is a number, or null where it was not finite."""
+    """Return whether a value that is computed with is a number, or null where it was not finite."""
     key, value = item
     if not key.endswith(("_exact_match", "_loss", "seconds")):
         return True
@@ -67,12 +67,12 @@ def _is_number(item: tuple[str, Any]) -> bool:
 
 
 def read_history(run: Path) -> list[dict[str, Any]]:
-    """All lines of a run, as `read_lines` has them."""
+    """Return all lines of a run, as `read_lines` has them."""
     return list(read_lines(run))
 
 
 def last_line(run: Path) -> dict[str, Any] | None:
-    """The last whole line of a run, without reading those before it; None where there is none."""
+    """Return the last whole line of a run, without reading those before it; None where there is none."""
     if exists(run, METRICS):
         with open(open_file(run, METRICS), "rb") as file, _located(run):
             for _, text in lines_backwards(file):
@@ -115,7 +115,7 @@ def _located(run: Path) -> Iterator[None]:
 
 
 def read_series(run: Path) -> dict[str, Series]:
-    """Every logged number by its key, in 16 bytes a value, so that millions of lines fit into memory.
+    """Return every logged number by its key, in 16 bytes a value, so that millions of lines fit into memory.
 
     A key logged twice at a step has the later value.
     """

@@ -32,7 +32,7 @@ OLD_DRAFTS = tuple(f".{name}.draft" for name in (RECIPE, ENVIRONMENT, MANIFEST))
 
 
 def open_run(recipe: Recipe) -> Manifest:
-    """The manifest of the recipe's run folder; empty for a new run. Writes nothing.
+    """Return the manifest of the recipe's run folder; empty for a new run. Writes nothing.
 
     Raises:
         RecipeError: when the folder holds something else, or a run of another recipe; then with the differing keys.
@@ -66,7 +66,7 @@ def open_run(recipe: Recipe) -> Manifest:
 
 
 def is_finished(recipe: Recipe, manifest: Manifest) -> bool:
-    """Whether nothing is left to do: the run was reported, and the recipe asks for no more training than it had.
+    """Return whether nothing is left to do: the run was reported, and the recipe asks for no more training than it had.
 
     How long it was to be stands in the manifest; of a run of earlier code, in its recipe.
     """
@@ -83,7 +83,7 @@ def is_finished(recipe: Recipe, manifest: Manifest) -> bool:
 
 
 def check_streams(folder: Path, manifest: Manifest) -> None:
-    """Whether training that goes on from a checkpoint draws its rows as it did until then.
+    """Check whether training that goes on from a checkpoint draws its rows as it did until then.
 
     Raises:
         RecipeError: when an earlier version of this package drew them otherwise.
@@ -121,7 +121,7 @@ def record_start(run: Path, in_force: Mapping[str, Any], texts: TextsRead) -> li
 
 
 def texts_of(recipe: Recipe) -> TextsRead:
-    """Which texts a run reads beside its corpus, by their keys in the recipe; no file is read twice.
+    """Return which texts a run reads beside its corpus, by their keys in the recipe; no file is read twice.
 
     Raises:
         ParameterError: when one is not there.
@@ -184,7 +184,11 @@ def _is_scrap(path: Path) -> bool:
 
 
 def go_back(folder: Path) -> str | None:
-    """The newest whole checkpoint (None: start anew), once what came later, and what a crash has left, is gone."""
+    """Remove what came after the newest whole checkpoint, and return that one; None where the run starts anew.
+
+    Raises:
+        RecipeError: when the run is finished and has no whole checkpoint.
+    """
     manifest = Manifest.load(folder)
     step, passed_over = checkpoints.newest_good(folder, manifest)
     for line in passed_over:

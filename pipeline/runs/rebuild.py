@@ -68,7 +68,7 @@ def rebuild(run: Path) -> Iterator[str]:
 
 
 def _recorded(run: Path) -> Iterator[tuple[str, Entry]]:
-    """The entries that the journals tell, the later ones of a folder last."""
+    """Yield the entries that the journals tell, the later ones of a folder last."""
     for _, journal in journals(run):
         for line in read_bytes(run, journal.name, MOST).splitlines():
             try:
@@ -81,7 +81,7 @@ def _recorded(run: Path) -> Iterator[tuple[str, Entry]]:
 
 
 def _metrics(run: Path) -> dict[int, dict[str, float]]:
-    """What was measured at every step, as a kept step's entry has it."""
+    """Return what was measured at every step, as a kept step's entry has it."""
     found: dict[int, dict[str, float]] = {}
     for key, (steps, values) in read_series(run).items():
         if key.startswith("eval_") and key != "eval_seconds":
@@ -92,7 +92,7 @@ def _metrics(run: Path) -> dict[int, dict[str, float]]:
 
 
 def _problem(run: Path, path: str, step: int | None) -> str | None:
-    """Why a folder cannot be listed, or None; `step` is that of a checkpoint."""
+    """Return why a folder cannot be listed, or None; `step` is that of a checkpoint."""
     names = files_of(run / path)
     if not any(name.endswith((".safetensors", "_states.pt")) for name in names):
         return "it holds no weights"
@@ -113,7 +113,7 @@ def _problem(run: Path, path: str, step: int | None) -> str | None:
 
 
 def damage_of(run: Path, name: str) -> str | None:
-    """What is wrong with a file, as far as its format tells."""
+    """Return what is wrong with a file, as far as its format tells."""
     with open(open_file(run, name), "rb") as file:
         size = file.seek(0, 2)
         file.seek(0)

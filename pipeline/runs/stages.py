@@ -57,7 +57,7 @@ def choose_kept(run: Path, manifest: Manifest, step: str | None, key: str) -> tu
 
 
 def is_open(recipe: Recipe) -> bool:
-    """Whether the recipe's base is a step of an earlier stage that is still to be found."""
+    """Return whether the recipe's base is a step of an earlier stage that is still to be found."""
     model: Any = recipe.model
     return bool(getattr(model, "recipe", None)) and not model.weights
 
@@ -74,7 +74,7 @@ def as_begun(recipe: Recipe) -> Recipe:
 
 
 def is_finished(recipe: Recipe) -> bool:
-    """Whether nothing is left to train of a recipe.
+    """Return whether nothing is left to train of a recipe.
 
     Raises:
         RecipeError: when its folder holds something else.
@@ -193,7 +193,7 @@ def train_earlier(recipe: Recipe) -> int:
 
 
 def _starts_stages() -> bool:
-    """Whether this process can start another run: it trains alone, and no engine was set up for it."""
+    """Return whether this process can start another run: it trains alone, and no engine was set up for it."""
     return not is_under_launcher() or (processes().world == 1 and not any(map(is_asked, ("DEEPSPEED", "FSDP"))))
 
 
@@ -223,7 +223,7 @@ def on_step(recipe: Recipe) -> Recipe:
 
 
 def _path(recipe: Recipe) -> Path:
-    """The file of the stage before: beside the recipe, else by its path from here."""
+    """Return the file of the stage before: beside the recipe, else by its path from here."""
     name = recipe.model.recipe
     home = Path(recipe.source).parent
     for path in (home / name, expanded(name, KEY)):
@@ -234,7 +234,7 @@ def _path(recipe: Recipe) -> Path:
 
 
 def _check_unfinished(recipe: Recipe, stage: Recipe) -> None:
-    """Whether a stage that is still to be trained can be, and will keep a step that is given by its number."""
+    """Check whether a stage that is still to be trained can be, and will keep a step that is given by its number."""
     if _starts_stages():
         try:
             check_outside(stage)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def announcement(trainer: GrokTrainer, checkpoint: str | None) -> str:
-    """What is about to be trained, in three lines before the first step, and what keeps it from being fast."""
+    """Return what is about to be trained, in three lines before the first step, and what keeps it from being fast."""
     recipe, args = trainer.recipe, trainer.args
     sizes = ", ".join(f"{split} {len(rows):,}" for split, rows in trainer.splits.items() if split != "train")
     weights = sum(weight.numel() for weight in trainer.model.parameters())
@@ -31,7 +31,7 @@ def announcement(trainer: GrokTrainer, checkpoint: str | None) -> str:
 
 
 def ending(trainer: GrokTrainer) -> str:
-    """Why training ended early, and what the same command would do."""
+    """Return why training ended early, and what the same command would do."""
     path, step = trainer.recipe.output_dir, trainer.state.global_step
     if trainer.stopped_by:
         return f"stopped by {trainer.stopped_by} after step {step}, saved in {path}; the same command goes on"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def training_arguments(training: Mapping[str, Any], batches: Mapping[str, int]) -> TrainingArguments:
-    """The Trainer's arguments: those of a recipe, for this machine.
+    """Return the Trainer's arguments: those of a recipe, for this machine.
 
     Raises:
         ParameterError: when transformers refuses them, or the optimizer or schedule that they ask for.

@@ -101,7 +101,7 @@ class Evaluation:
 
 
 def judge(logits_BAV: torch.Tensor, labels_BA: torch.Tensor, objective: Objective) -> Judged:
-    """Which rows are right (B,), the loss (B, A), and whether the softmax is exactly 1 in float32 (B, A)."""
+    """Return which rows are right (B,), the loss (B, A), and whether the softmax is exactly 1 in float32 (B, A)."""
     logits_BAV = logits_BAV.float()
     right_B = ((logits_BAV.argmax(-1) == labels_BA) | (labels_BA == IGNORED)).all(-1)
     loss_BA = objective.token_losses(logits_BAV, labels_BA)

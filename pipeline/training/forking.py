@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def has_checkpoint(recipe: Recipe) -> bool:
-    """Whether the run goes on from a checkpoint of its own, which is whole."""
+    """Return whether the run goes on from a checkpoint of its own, which is whole."""
     manifest = Manifest.load(recipe.output_dir)
     return bool(manifest.resumable) and newest_good(recipe.output_dir, manifest)[0] is not None
 
 
 def check_fork(fork: forks.Fork, recipe: Recipe, model: PreTrainedModel, stored: StoredCorpus) -> list[str]:
-    """Whether the parent's weights and vocabulary are those of this recipe; returns where the corpora differ.
+    """Check that the parent's weights and vocabulary are those of this recipe, and return where the corpora differ.
 
     Args:
         fork: Where it begins.
@@ -71,7 +71,7 @@ def _is_tied(model: PreTrainedModel, key: str) -> bool:
 
 
 def fork_line(fork: forks.Fork, differing: list[str]) -> str:
-    """What is said of a fork before its first step."""
+    """Return what is said of a fork before its first step."""
     how = "with its optimizer" if fork.is_resumable else "with a new optimizer, from the weights that were kept"
     others = f"; its corpus was another one ({'; '.join(differing)})" if differing else ""
     return f"goes on from step {fork.step:,} of {fork.parent}, {how}{others}"

@@ -52,7 +52,7 @@ class Saving:
         self.began, self.spent = time.perf_counter(), dict.fromkeys(self.spent, 0.0)
 
     def shares(self) -> dict[str, float]:
-        """The share of the time since training began that training waited for evaluation and for saving."""
+        """Return the share of the time since training began that training waited for evaluation and for saving."""
         passed = time.perf_counter() - self.began
         return {f"{what}_share": seconds / passed for what, seconds in self.spent.items()}
 
@@ -94,7 +94,7 @@ class Saving:
         return max(int(rows.answer_N.max()) for rows in splits.values())
 
     def checkpoint(self, save: Callable[[], None]) -> None:
-        """A resumable checkpoint, sealed with its hashes once it is whole; the oldest ones go only then.
+        """Save a resumable checkpoint, sealed with its hashes once it is whole; the oldest ones go only then.
 
         Steps that were kept before it are on the disk by then, since who resumes from it will not write them again.
 
@@ -140,7 +140,7 @@ class Saving:
         return dict(sorted(item for part in parts for item in part.items()))
 
     def weights_are_finite(self) -> bool:
-        """Whether every weight on every process is; under ZeRO-3 each process looks at its share."""
+        """Return whether every weight on every process is; under ZeRO-3 each process looks at its share."""
         weights = [getattr(weight, "ds_tensor", weight).detach() for weight in self.trainer.model.parameters()]
         bad = (~torch.stack(torch._foreach_norm(weights)).isfinite().all()).float()
         if self.trainer.args.world_size > 1:

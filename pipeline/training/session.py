@@ -116,7 +116,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
 
 
 def _augmented(recipe: Recipe, stored: StoredCorpus, rows: Rows, seed: int) -> Rows:
-    """The training rows with the changes of the recipe's collators.
+    """Return the training rows with the changes of the recipe's collators.
 
     Raises:
         ParameterError: when one of them cannot change this corpus, or the objective needs rows that stay.
@@ -182,7 +182,7 @@ def train(trainer: GrokTrainer) -> None:
 
 
 def _is_done(trainer: GrokTrainer, checkpoint: str | None) -> bool:
-    """Whether a run that stopped at this checkpoint had been trained to its end."""
+    """Return whether a run that stopped at this checkpoint had been trained to its end."""
     if checkpoint is None:
         return False
     options = trainer.recipe.options

@@ -22,7 +22,7 @@ ENGINES = {"NO": "none", "MULTI_CPU": "DDP", "MULTI_GPU": "DDP"}  # accelerate's
 
 
 def prepare_engine(training: Mapping[str, Any]) -> None:
-    """What must be set before a process group is made.
+    """Set what must be set before a process group is made.
 
     What a run folder holds is loaded as tensors and plain values, never as pickled code, by whatever library: torch is
     told so for the whole process, since DeepSpeed asks it for the opposite.
@@ -73,7 +73,7 @@ def undivided(args: Any) -> Iterator[None]:
 
 
 def in_force(trainer: GrokTrainer) -> dict[str, Any]:
-    """What the Trainer runs on and in, as accelerate has set it up: for environment.json.
+    """Return what the Trainer runs on and in, as accelerate has set it up: for environment.json.
 
     Raises:
         RecipeError: when that is another precision than the recipe's.
@@ -111,7 +111,7 @@ def _device_name(device: Any) -> str:
 
 
 def regrouped(trainer: GrokTrainer, checkpoint: str) -> str:
-    """A checkpoint for this number of processes: itself, or for ZeRO the same state divided anew.
+    """Return a checkpoint for this number of processes: itself, or for ZeRO the same state divided anew.
 
     All processes must call it.
 

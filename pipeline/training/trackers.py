@@ -112,7 +112,7 @@ def tracked_name(recipe: Recipe) -> str:
 
 
 def _from_command_line(block: Block, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """The values that were typed on the command line, with their dotted keys."""
+    """Yield the values that were typed on the command line, with their dotted keys."""
     for key, node in block.entries.items():
         if isinstance(node, Block) and not node.entries and prefix == "callbacks." and node.where == "command line":
             yield f"{prefix}{key}", "on"

@@ -38,12 +38,12 @@ def _source_text(module: str) -> str:
 
 
 def _file(module: str) -> Path:
-    """Where a module of this package lies, if there is one; looking it up imports nothing."""
+    """Return where a module of this package lies, if there is one; looking it up imports nothing."""
     return Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
 
 
 def _imports(tree: ast.AST) -> Iterator[str]:
-    """The names of all that is imported anywhere in a module, by absolute names; some may be no modules."""
+    """Yield the names of all that is imported anywhere in a module, by absolute names; some may be no modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -53,7 +53,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def _bare(tree: ast.Module) -> str:
-    """The code without comments, docstrings and layout."""
+    """Return the code without comments, docstrings and layout."""
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]

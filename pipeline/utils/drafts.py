@@ -25,7 +25,7 @@ DRAFT = re.compile(r"\.draft-[0-9a-f]{16}(?:\.(?P<becomes>.+))?")
 
 
 def flock(file: int) -> bool | None:
-    """Whether the lock of an open file was taken; None where the file system has none."""
+    """Return whether the lock of an open file was taken; None where the file system has none."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -39,7 +39,7 @@ def flock(file: int) -> bool | None:
 
 
 def _take_draft(top: int, becomes: str = "") -> tuple[str, int]:
-    """A new draft, a folder where it says what it becomes, and its descriptor, which holds the lock."""
+    """Return a new draft, a folder where it says what it becomes, and its descriptor, which holds the lock."""
     while True:
         name = f".draft-{secrets.token_hex(8)}" + (f".{becomes.replace('/', '.')}" if becomes else "")
         if becomes:
@@ -179,7 +179,7 @@ def set_aside(root: Path, name: str, why: str = "is not listed as this run's") -
 
 
 def left_behind(root: Path, is_owner: bool) -> Iterator[tuple[str, str]]:
-    """The drafts in a folder whose writers are gone, each with the name of what it was to become ("" for a file).
+    """Yield the drafts in a folder whose writers are gone, each with the name of what it was to become ("" for a file).
 
     is_owner: nobody else keeps drafts here, so that they are gone too where the file system has no locks.
     """

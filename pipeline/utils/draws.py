@@ -27,11 +27,11 @@ class Draws:
         return self.bits.random_raw(count)
 
     def uniform(self, *shape: int) -> npt.NDArray[np.float64]:
-        """Numbers in [0, 1) with 53 random bits."""
+        """Return numbers in [0, 1) with 53 random bits."""
         return ((self._raw(math.prod(shape)) >> np.uint64(11)) * 2.0**-53).reshape(shape)
 
     def below(self, bound: int | Numbers, *shape: int) -> Numbers:
-        """Whole numbers in [0, bound), of which there may be one for each."""
+        """Return whole numbers in [0, bound), of which there may be one for each."""
         return (self.uniform(*shape) * bound).astype(np.int64)
 
     def permutation(self, n: int) -> Numbers:

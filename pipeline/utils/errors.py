@@ -28,7 +28,7 @@ class ParameterError(ValueError):
         self.message = message
 
     def inside(self, block: str) -> ParameterError:
-        """The same mistake, where the parameter is seen from outside its block."""
+        """Return the same mistake, where the parameter is seen from outside its block."""
         return ParameterError(f"{block}.{self.key}", self.message)
 
 

@@ -30,13 +30,13 @@ class DiskError(OSError):
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return digest_of(file)
 
 
 def digest_of(file: BinaryIO) -> str:
-    """The SHA-256 of an open file's bytes from here on, in hexadecimal."""
+    """Return the SHA-256 of an open file's bytes from here on, in hexadecimal."""
     digest = hashlib.sha256()
     while chunk := file.read(1 << 20):
         digest.update(chunk)
@@ -71,7 +71,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def lines_backwards(file: BinaryIO, block: int = 1 << 16) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file from the last to the first, each with the offset at which it begins.
+    """Yield the lines of a file from the last to the first, each with the offset at which it begins.
 
     A last one without a line break, as a crash leaves it, comes as it is.
 
@@ -134,7 +134,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def refusal(error: BaseException, path: Path) -> str | None:
-    """The system's words on why `path` could not be written, or None where the error is of another kind."""
+    """Return the system's words on why `path` could not be written, or None where the error is of another kind."""
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno) if error.errno in REFUSALS else None
     text = str(error)

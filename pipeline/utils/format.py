@@ -10,7 +10,7 @@ LEARNED = 0.99  # an exact match from which a split counts as learned, as `runs.
 
 
 def share(value: float | None) -> str:
-    """An exact match with three decimals, and with more where rounding would take it across 0, 0.99 or 1."""
+    """Return an exact match with three decimals, and with more where rounding would take it across 0, 0.99 or 1."""
     if value is None:
         return MISSING
     if not math.isfinite(value):
@@ -24,7 +24,7 @@ def share(value: float | None) -> str:
 
 
 def amount(value: float | None) -> str:
-    """A measured quantity with three digits, a whole number with all of them."""
+    """Return a measured quantity with three digits, a whole number with all of them."""
     if value is None:
         return MISSING
     if not math.isfinite(value):
@@ -39,7 +39,7 @@ def amount(value: float | None) -> str:
 
 
 def times(gap: float | None) -> str:
-    """A ratio of steps: 6.0, 48."""
+    """Return a ratio of steps: 6.0, 48."""
     return MISSING if gap is None else f"{gap:.1f}" if gap < 9.95 else f"{gap:,.0f}"
 
 
@@ -53,7 +53,7 @@ def duration(seconds: float | None) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes: 512 bytes, 25.0 MB."""
+    """Return bytes: 512 bytes, 25.0 MB."""
     for length, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if count >= length:
             return f"{count / length:.1f} {unit}"

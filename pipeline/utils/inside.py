@@ -103,7 +103,7 @@ def opened(root: Path, name: str = "", make: bool = False) -> Iterator[int]:
 
 
 def open_file(root: Path, name: str, flags: int = os.O_RDONLY) -> int:
-    """The descriptor of a plain file in `root`, whose folder is made where `flags` make the file.
+    """Return the descriptor of a plain file in `root`, whose folder is made where `flags` make the file.
 
     Raises:
         RecipeError: when it is a link or no plain file, or would be written and is another file too by a hard link.
@@ -124,17 +124,17 @@ def open_file(root: Path, name: str, flags: int = os.O_RDONLY) -> int:
 
 
 def append_to(root: Path, name: str) -> FileIO:
-    """A file of `root` to add lines to, unbuffered, with the errors of `open_file`."""
+    """Return a file of `root` to add lines to, unbuffered, with the errors of `open_file`."""
     return FileIO(str(root / name), "a", opener=lambda _, flags: open_file(root, name, flags))
 
 
 def exists(root: Path, name: str) -> bool:
-    """Whether something is there, a link that leads nowhere included."""
+    """Return whether something is there, a link that leads nowhere included."""
     return os.path.lexists(root / name)
 
 
 def read_bytes(root: Path, name: str, most: int) -> bytes:
-    """The content of a file of at most so many bytes.
+    """Return the content of a file of at most so many bytes.
 
     Raises:
         FileNotFoundError: when there is none.
@@ -148,7 +148,7 @@ def read_bytes(root: Path, name: str, most: int) -> bytes:
 
 
 def read_text(root: Path, name: str, most: int = MEGABYTE) -> str:
-    """The text of a file, with the errors of `read_bytes`, and one for what is not UTF-8."""
+    """Return the text of a file, with the errors of `read_bytes`, and one for what is not UTF-8."""
     try:
         return read_bytes(root, name, most).decode()
     except UnicodeDecodeError:
@@ -156,7 +156,7 @@ def read_text(root: Path, name: str, most: int = MEGABYTE) -> str:
 
 
 def read_json(root: Path, name: str, most: int = MEGABYTE) -> Any:
-    """The value in a JSON file, with the errors of `read_text`, and one for what is not JSON."""
+    """Return the value in a JSON file, with the errors of `read_text`, and one for what is not JSON."""
     try:
         return json.loads(read_text(root, name, most))
     except (ValueError, RecursionError):

@@ -91,7 +91,7 @@ def _error(name: str, message: str) -> RecipeError:
 
 
 def is_first() -> bool:
-    """Whether this process speaks for the run; each does where the launcher's variables are themselves the mistake."""
+    """Return whether this process speaks for the run; each does where the launcher's variables are the mistake."""
     try:
         return processes().rank == 0
     except RecipeError:
@@ -99,7 +99,7 @@ def is_first() -> bool:
 
 
 def speaks() -> bool:
-    """Whether this process says what is wrong for those of its machine, which all find the same."""
+    """Return whether this process says what is wrong for those of its machine, which all find the same."""
     try:
         return processes().local_rank == 0
     except RecipeError:
@@ -107,17 +107,17 @@ def speaks() -> bool:
 
 
 def is_launched() -> bool:
-    """Whether this process was started by the launcher of several."""
+    """Return whether this process was started by the launcher of several."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def is_under_launcher() -> bool:
-    """Whether a launcher has given this process a place among those of a run, be it the only one."""
+    """Return whether a launcher has given this process a place among those of a run, be it the only one."""
     return "LOCAL_RANK" in os.environ or is_launched()
 
 
 def is_ended() -> bool:
-    """Whether the launcher ends this process, within the time that it takes to see that another one has failed."""
+    """Wait for whether the launcher ends this process, as it does once it has seen that another one failed."""
     deadline = time.monotonic() + LAST_WORDS
     while REQUEST.number is None and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -21,7 +21,7 @@ class _Lines(logging.Handler):
 
 
 def _from_first(record: logging.LogRecord) -> bool:
-    """Whether a record is of the first process, or so grave that any process says it."""
+    """Return whether a record is of the first process, or so grave that any process says it."""
     return record.levelno >= logging.WARNING or os.environ.get("RANK", "0") == "0"
 
 

@@ -37,12 +37,12 @@ def code(text: object) -> str:
 
 
 def inline(text: str) -> str:
-    """The HTML of a text with markup; whatever else it holds is shown as it is."""
+    """Return the HTML of a text with markup; whatever else it holds is shown as it is."""
     return str(_INLINE.renderInline(text))
 
 
 def harmless(text: str) -> str:
-    """The same Markdown in which tags, links and pictures are shown as they are written."""
+    """Return the same Markdown in which tags, links and pictures are shown as they are written."""
 
     def escape(found: re.Match[str]) -> str:
         return found[0] if len(found[0]) > 1 else f"\\{found[0]}"

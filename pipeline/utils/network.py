@@ -30,7 +30,7 @@ def unreachable(address: str) -> str | None:
 
 
 def hub_unreachable() -> str | None:
-    """The same for the Hub; clients that are told to be offline know it without asking, and it is None."""
+    """Return the same for the Hub; clients that are told to be offline know it without asking, and it is None."""
     from huggingface_hub import HfApi, constants
 
     return None if constants.is_offline_mode() else unreachable(HfApi().endpoint)

@@ -16,7 +16,7 @@ VARIABLE = re.compile(r"\$(?:(\w+)|\{([^{}]*)\})")
 
 
 def expanded(text: str | Path, key: str) -> Path:
-    """The path that a text means, with its ~ and its environment variables replaced.
+    """Return the path that a text means, with its ~ and its environment variables replaced.
 
     Raises:
         ParameterError: when a variable is not set, or nobody has the home that is named; `key` says of what.
@@ -51,7 +51,7 @@ def expand_arguments(chosen: argparse.Namespace, *names: str) -> None:
 
 
 def obstacle(path: Path) -> str | None:
-    """Why a folder cannot be made or used at `path`: a file or a dangling link in its place or above it."""
+    """Return why a folder cannot be made or used at `path`: a file or a dangling link in its place or above it."""
     for part in (path, *path.parents):
         if part.is_symlink() and not part.exists():
             return f"{part} is a link to {os.readlink(part)}, which is not there"
@@ -61,7 +61,7 @@ def obstacle(path: Path) -> str | None:
 
 
 def folder_name(values: Mapping[str, str]) -> str:
-    """The name of a run's folder, key=value by key=value.
+    """Return the name of a run's folder, key=value by key=value.
 
     What a path cannot hold, or would mean something else in it, becomes _, with a digest that tells two such values
     from each other.

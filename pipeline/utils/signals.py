@@ -152,7 +152,7 @@ class Agreement:
                 return
 
     def _answer(self, key: str) -> str | None:
-        """What is said under a key, or None where training is over before: others may then listen no longer."""
+        """Return what is said under a key, or None where training is over before: others may then listen no longer."""
         while not self._store.check([key]):
             if self._over.wait(0.01):
                 return None

@@ -9,7 +9,7 @@ MOST_LISTED = 200  # characters of a list of names that a message can hold
 
 
 def did_you_mean(word: str, options: Iterable[str], otherwise: str = "") -> str:
-    """A clause such as `; did you mean ratio? allowed: ratio, seed`.
+    """Return a clause such as `; did you mean ratio? allowed: ratio, seed`.
 
     It names the closest of `options`, and all of them where they are few; with neither it is what `otherwise` says.
     """

@@ -34,7 +34,7 @@ class _Output(io.FileIO):
 
 
 def _steady(stream: TextIO) -> tuple[TextIO, _Output]:
-    """A stream like this one that replaces what its encoding lacks, over a file that is never in the way."""
+    """Return a stream like this one that replaces what its encoding lacks, over a file that is never in the way."""
     raw = _Output(stream.fileno(), "wb", closefd=False)
     is_raw = isinstance(getattr(stream, "buffer", None), io.RawIOBase)  # python -u
     return cast(
