@@ -39,14 +39,13 @@ class Weston2015Babi(Claim):
     }
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
-        tasks = str(list(SHORT))
         budget = {
-            "smoke": {"corpus.tasks": tasks, "corpus.questions": "10", "corpus.test_questions": "5", "max_steps": "2",
-                      "eval_steps": "2", "global_batch_size": "16", "model.n_layer": "1", "model.n_positions": "160"},
-            "cpu": {"corpus.tasks": tasks, "corpus.test_questions": "200", "max_steps": "1500", "eval_steps": "500",
-                    "model.n_layer": "2", "model.n_embd": "64", "model.n_positions": "160", "model.dropout": "0",
-                    "learning_rate": "2e-3", "warmup_steps": "100", "max_eval_samples": "200", "save_steps": "10000"},
-            "paper": {},
+            "smoke": {"corpus.questions": "10", "corpus.test_questions": "5", "max_steps": "2",
+                      "eval_steps": "2", "global_batch_size": "16", "model.n_layer": "1"},
+            "cpu": {"max_steps": "1500", "eval_steps": "500", "model.n_embd": "64", "model.dropout": "0",
+                    "learning_rate": "2e-3", "warmup_steps": "100", "save_steps": "10000"},
+            "paper": {"corpus.tasks": str(list(range(1, 21))), "corpus.test_questions": "1000", "model.n_layer": "4",
+                      "model.n_positions": "640", "max_steps": "50000"},
         }[self.budget]  # fmt: skip
         return {ARM: {"checkpoints.every": "[]", "checkpoints.powers_of_two": "false", **budget}}
 
