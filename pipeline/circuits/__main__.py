@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from pipeline.kernels.host import wait_briefly
 from pipeline.models.loading import not_finite
 from pipeline.runs.checkpoints import choose_steps
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.layout import RECIPE, TOKENIZER
+from pipeline.runs.layout import FIGURES, RECIPE, TOKENIZER
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import writing
 from pipeline.utils.paths import expand_arguments
@@ -140,9 +141,22 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
     )
     console = Console(stderr=True)
     walk = explain(run, analyses, device(chosen.device), chosen.against, source)
+    tables = Counter[Path]()
     for path in track(walk, "analysing", total, console=console, transient=True, disable=not console.is_terminal):
-        say(path)
+        tables[path.parent] += 1
+        if tables[path.parent] == 1 and not console.is_terminal:
+            say(f"{path.parent.name}: begun", file=sys.stderr)
     write_report(run.path)
+    for folder, count in tables.items():
+        say(f"{folder.name}: {count} table{'s' * (count != 1)} in {folder}")
+        figures = run.path / FIGURES
+        say(*(each for each in sorted(figures.glob(f"{folder.name}*.png")) if _is_of(each.stem, folder.name)))
+    say(run.path / "report.html")
+
+
+def _is_of(figure: str, analysis: str) -> bool:
+    """Whether a figure is of an analysis, and of none whose name begins like its own."""
+    return max((name for name in names("circuits") if figure.startswith(name)), key=len, default="") == analysis
 
 
 def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:

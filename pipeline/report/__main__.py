@@ -13,9 +13,13 @@ from pathlib import Path
 from pipeline.report.comparison import write_comparison
 from pipeline.report.run_report import draw_report
 from pipeline.runs.folder import RunFolder
+from pipeline.runs.layout import RECIPE
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.paths import expand_arguments
+from pipeline.utils.suggest import did_you_mean
 from pipeline.utils.terminal import run_command, say
+
+FORMATS = ("png", "svg", "pdf")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,23 +28,44 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="one to redraw, several to compare")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of a comparison (default: comparison)")
+    parser.add_argument(
+        "--format", default="png,svg", metavar="NAME[,NAME]", help=f"of figures: {', '.join(FORMATS)} (png,svg)"
+    )
     chosen = parser.parse_args(arguments)
     failed = list[str]()
     try:
         expand_arguments(chosen, "runs", "output")
+        formats = chosen.format.split(",")
+        if wrong := [name for name in formats if name not in FORMATS]:
+            raise RecipeError("--format", f"{wrong[0]!r} is no format of figures{did_you_mean(wrong[0], FORMATS)}")
         if len(chosen.runs) > 1:
             folder = chosen.output or Path("comparison")
-            write_comparison(chosen.runs, folder)
+            write_comparison(those_that_are_runs(chosen.runs), folder, formats)
         elif chosen.output:
             raise RecipeError("--output", "is for a comparison; the report of one run lies in its folder")
         else:
             folder = chosen.runs[0]
-            failed = draw_report(RunFolder.read(folder))
+            failed = draw_report(RunFolder.read(folder), formats)
     except (RecipeError, ParameterError, OSError) as error:  # the last where a page cannot be written
         say(error, file=sys.stderr)
         return 2
     say(folder / "report.html")
     return 1 if failed else 0
+
+
+def those_that_are_runs(paths: list[Path]) -> list[Path]:
+    """The runs among several paths, such as all of runs/*; a line says of the others that they are left out.
+
+    Raises:
+        RecipeError: when no two are left.
+    """
+    found = [path for path in paths if (path / RECIPE).is_file() or not path.exists()]
+    others = [path for path in paths if path not in found]
+    if others and len(found) < 2:
+        raise RecipeError(str(others[0]), f"is not the folder of a run: it has no {RECIPE}")
+    for path in others:
+        say(f"{path}: is left out, as it is no run: it has no {RECIPE}", file=sys.stderr)
+    return found
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -16,9 +16,11 @@ from pipeline.config.trainer_policy import FREE
 from pipeline.plots import seeds as plots
 from pipeline.plots.axes import StepScale
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
+from pipeline.report.sheets import Sheet, groups_sheet, results_sheet, sweep_sheet
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import DELAY, THRESHOLD, UNLEARNED, match_key
 from pipeline.runs.layout import RECIPE
+from pipeline.utils.drafts import write_inside
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.format import MISSING, duration, listed, share, times
 
@@ -26,6 +28,7 @@ from pipeline.utils.format import MISSING, duration, listed, share, times
 # Callbacks that change what is trained are none of them.
 LESSER = (*FREE, "max_steps", "checkpoints", "callbacks", "circuits")
 
+RESULTS = "results.csv"
 NOTE = (
     "Fit and gen step are the first evaluations at which exact match on `train` and on `id`, or else the first "
     f"held-out split, is at least {THRESHOLD}. The grok step is a gen step that is delayed: at least {DELAY} times the "
@@ -134,8 +137,8 @@ def _as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
-def write_comparison(paths: Sequence[Path], folder: Path) -> None:
-    """A page on several runs, in the order given.
+def write_comparison(paths: Sequence[Path], folder: Path, formats: Collection[str] = ("svg",)) -> None:
+    """A page on several runs, in the order given, and results.csv, a row for each.
 
     Raises:
         RecipeError: when a path is not a run or is named twice, or `folder` is that of a run.
@@ -152,7 +155,7 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> None:
     names = [name or key for key, name in short_names(differences.values).items()]
     measured = [part for split in splits for part in (split, *_probes(runs, split))]
     title = f"{len(runs)} runs" + (f" over {listed(names)}" if 0 < len(names) <= 4 else "")
-    figures, shown = {}, []
+    figures, sheets, shown = {}, dict[str, Sheet](), []
     scale = _scale(runs)
     ramp = _ramp(differences)
     for split in [*splits, "train"]:
@@ -163,13 +166,14 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> None:
         ]
         if groups:
             figures[f"match_{split}"] = plots.comparison(groups, split, scale)
+            sheets[f"match_{split}"] = groups_sheet(groups, split)
             shown.append(Figure(f"match_{split}", *_texts(split, groups)))
     if key := differences.swept:
         outcomes = [
             plots.Outcome(value, run.grok.fit_step, run.grok.gen_step, run.last_step)
             for value, run in zip(differences.values[key], runs)
         ]
-        figures["sweep"] = plots.sweep(key, outcomes)
+        figures["sweep"], sheets["sweep"] = plots.sweep(key, outcomes), sweep_sheet(key, outcomes)
         alt = f"Steps to fit and to generalize over {key}; the numbers are in the table of results."
         caption = f"Steps to fit and to generalize over {code(key)}."
         caption += " Lines lead through means over seeds; an open triangle is a run that had not come so far by then."
@@ -179,13 +183,15 @@ def write_comparison(paths: Sequence[Path], folder: Path) -> None:
         *shown,
         Heading("Results"),
         _results(runs, differences, measured),
-        Paragraph(NOTE, note=True),
+        Paragraph(f"{NOTE} `{RESULTS}` has these numbers in full.", note=True),
         *_over_seeds(runs, differences, measured),
         *_differing(runs, differences),
         Heading("To draw it again"),
         Code(shlex.join(["python", "-m", "pipeline.report", *map(str, paths), "--output", str(folder)]), "bash"),
     ]
-    write_page(folder, title, parts, figures)
+    results = results_sheet(runs, differences.values).as_csv()
+    write_page(folder, title, parts, figures, sheets, formats)
+    write_inside(folder, RESULTS, results)
 
 
 def _probes(runs: Sequence[RunFolder], split: str) -> list[str]:

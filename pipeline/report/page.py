@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import jinja2
 import matplotlib.figure
@@ -20,6 +21,8 @@ from markupsafe import Markup, escape
 
 from pipeline.plots import style as drawing
 from pipeline.report import player as moving
+from pipeline.report.sheets import Sheet
+from pipeline.runs.layout import FIGURES
 from pipeline.utils.drafts import write_inside
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_text
@@ -102,22 +105,36 @@ Part = Heading | Paragraph | Table | Figure | Moving | Code
 
 
 def write_page(
-    folder: Path, title: str, parts: Sequence[Part], figures: Mapping[str, matplotlib.figure.Figure]
+    folder: Path,
+    title: str,
+    parts: Sequence[Part],
+    figures: Mapping[str, matplotlib.figure.Figure],
+    sheets: Mapping[str, Sheet] = MappingProxyType({}),
+    formats: Collection[str] = ("svg",),
 ) -> None:
-    """report.md, report.html and figures/ of a folder: all is drawn before anything is written, the pages last."""
+    """report.md, report.html and figures/ of a folder: all is drawn before anything is written, the pages last.
+
+    Beside a figure, as PNG and in `formats`, lies the table that it was drawn from, where `sheets` has it.
+    """
     for name in figures:
         if not NAME.fullmatch(name):
             raise RecipeError(str(folder), f"a figure would be called {name!r}, which is no name of a file here")
     drawn = {name: (drawing.png(figure), drawing.svg(figure)) for name, figure in figures.items()}
+    printed = {name: drawing.pdf(figure) for name, figure in figures.items()} if "pdf" in formats else {}
     pages = {
         "report.md": as_markdown(parts),
         "report.html": as_html(title, parts, {name: svg.decode() for name, (_, svg) in drawn.items()}),
     }
-    with opened(folder, "figures", make=True):
+    with opened(folder, FIGURES, make=True):
         pass
     for name, (png, svg) in drawn.items():
-        write_inside(folder, f"figures/{name}.png", png)
-        write_inside(folder, f"figures/{name}.svg", svg)
+        write_inside(folder, f"{FIGURES}/{name}.png", png)
+        if "svg" in formats:
+            write_inside(folder, f"{FIGURES}/{name}.svg", svg)
+        if name in printed:
+            write_inside(folder, f"{FIGURES}/{name}.pdf", printed[name])
+        if name in sheets:
+            write_inside(folder, f"{FIGURES}/{name}.csv", sheets[name].as_csv())
     for name, page in pages.items():
         write_text(folder / name, page)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection
 from pathlib import Path
 
 from pipeline.config.registry import names
@@ -11,6 +12,7 @@ from pipeline.plots import training as plots
 from pipeline.plots.axes import StepScale
 from pipeline.report.analyses import draw_analysis
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
+from pipeline.report.sheets import matches_sheet, metrics_sheet
 from pipeline.report.summary import method, outcome, story
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import THRESHOLD, match_key
@@ -26,8 +28,10 @@ def write_report(path: Path) -> RunFolder:
     return run
 
 
-def draw_report(run: RunFolder) -> list[str]:
+def draw_report(run: RunFolder, formats: Collection[str] = ("svg",)) -> list[str]:
     """As `write_report`; returns the analyses whose figures failed: a line in the report, and a traceback.
+
+    `formats` of figures are svg and pdf, beside PNG.
 
     Raises:
         RecipeError: when a file in it is damaged.
@@ -67,7 +71,8 @@ def draw_report(run: RunFolder) -> list[str]:
         Heading("Environment"),
         *_environment(run),
     ]
-    write_page(path, f"{run.name}: {outcome(run)}", parts, figures)
+    sheets = {"curve": matches_sheet(run.series, run.splits), "training": metrics_sheet(run.series)}
+    write_page(path, f"{run.name}: {outcome(run)}", parts, figures, sheets, formats)
     return failed
 
 

@@ -2,3 +2,4 @@
 
 RECIPE, ENVIRONMENT, CORPUS, TOKENIZER = "recipe.yaml", "environment.json", "corpus", "tokenizer"
 CIRCUITS = "circuits"  # tables of the analyses
+FIGURES = "figures"  # of the report

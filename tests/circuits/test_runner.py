@@ -16,7 +16,7 @@ import torch
 
 from pipeline import Run
 from pipeline.circuits.__main__ import main
-from pipeline.circuits._pairs import COLUMNS
+from pipeline.circuits._file_pairs import COLUMNS
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.causal_tracing import CausalTracing
 from pipeline.circuits.logit_lens import LogitLens
@@ -59,7 +59,11 @@ def test_what_is_done_is_not_done_again(run: Path, capsys: pytest.CaptureFixture
     before = {path: path.stat().st_mtime_ns for path in (run / "circuits").rglob("*.parquet")}
     (run / "circuits" / "logit_lens" / "step4.parquet").unlink()
     assert main([str(run), "--analysis", "logit_lens", "--steps", "all", "--pairs", "10"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert capsys.readouterr().out.splitlines() == [
+        f"logit_lens: 6 tables in {run / 'circuits' / 'logit_lens'}",
+        str(run / "figures" / "logit_lens.png"),
+        str(run / "report.html"),
+    ]
     after = {path: path.stat().st_mtime_ns for path in (run / "circuits").rglob("*.parquet")}
     assert after.keys() == before.keys()
     assert [path.name for path in after if after[path] != before[path]] == ["step4.parquet"]
@@ -135,7 +139,14 @@ def test_other_parameters_and_other_weights_are_computed_anew(run: Path) -> None
 def test_an_overview_looks_at_the_steps_of_its_source(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [str(run), "--analysis", "similarity", "--steps", "0,4,10"]
     assert main(words) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == str(run / "circuits" / "similarity" / "all.parquet")
+    said = capsys.readouterr().out.splitlines()
+    counted = [line for line in said if " table" in line]
+    assert counted == [
+        f"attribution: 3 tables in {run / 'circuits' / 'attribution'}",
+        f"similarity: 1 table in {run / 'circuits' / 'similarity'}",
+    ]
+    assert (run / "circuits" / "similarity" / "all.parquet").is_file() and said[-1] == str(run / "report.html")
+    assert len(said) > 4 and all(Path(line).is_file() for line in said if line not in counted)
     table = read_table(run, "similarity").to_pylist()
     assert [(row["step"], row["to"], row["to_step"]) for row in table] == [
         (0, "last", 10), (4, "before", 0), (4, "last", 10), (10, "before", 4), (10, "last", 10),

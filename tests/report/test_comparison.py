@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from pipeline import Run
 from pipeline.plots.seeds import colours
 from pipeline.report.__main__ import main
 from pipeline.report.comparison import Differences
@@ -133,7 +135,7 @@ def test_a_comparison_has_every_run_in_order_with_its_numbers(tmp_path: Path) ->
     assert rows["weight_decay 1"][:8] == ["400 of 2,000, unfinished", "100", *"––––", "1.000", "0.250"]
     figures = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
     names = ("match_id", "match_train", "sweep")
-    assert figures == {f"{name}.{ending}" for name in names for ending in ("png", "svg")}
+    assert figures == {f"{name}.{ending}" for name in names for ending in ("png", "svg", "csv")}
     drawing = (tmp_path / "out" / "figures" / "match_id.svg").read_text()
     assert all(f">{label}</text>" in drawing for label in list(rows)[1:4])
     assert [row for row in page.rows if row[0] == "weight_decay 3"][-1] == ["weight_decay 3", "3"]  # what differs
@@ -212,4 +214,49 @@ def test_the_same_runs_give_the_same_bytes(tmp_path: Path) -> None:
     for _ in range(2):
         compare(tmp_path / "out", *paths)
         found.append({path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*")})
-    assert found[0] == found[1] and len(found[0]) == 6
+    assert found[0] == found[1] and len(found[0]) == 9
+
+
+def test_numbers_behind_a_comparison_are_tables(tmp_path: Path) -> None:
+    paths = [
+        a_run(tmp_path / str(decay), f"--weight_decay={decay}", grok=grok) for decay, grok in ((3, 400), (1, None))
+    ]
+    paths.append(a_run(tmp_path / "short", "--weight_decay=0.1", last=400))
+    compare(tmp_path / "out", *paths)
+    table = pd.read_csv(tmp_path / "out" / "results.csv").set_index("run")
+    assert list(table.index) == [str(path) for path in paths] and list(table.weight_decay) == [3, 1, 0.1]
+    first, second, short = (table.loc[str(path)] for path in paths)
+    assert (first.steps, first.fit_step, first.gen_step, first.grok_gap, first.stays) == (2000, 100, 400, 4, 1)
+    assert pd.isna(second.gen_step) and second.id_exact_match == 0.25 and second.train_exact_match == 1
+    assert (bool(first.finished), bool(short.finished), short.steps, short.total_steps) == (True, False, 400, 2000)
+    for run, path in zip((first, second), paths):
+        curves = Run(path).metrics()
+        final = curves[(curves.metric == "final_exact_match") & (curves.split == "id")]
+        assert run.id_exact_match == final.value.iloc[-1]
+    drawn = pd.read_csv(tmp_path / "out" / "figures" / "match_id.csv")
+    assert list(drawn.columns) == ["runs", "number", "step", "id_exact_match"] and len(drawn) == 7 + 7 + 5
+    assert list(drawn[drawn.runs == "weight_decay 3"].id_exact_match) == [0.25] * 4 + [1.0] * 3
+    swept = pd.read_csv(tmp_path / "out" / "figures" / "sweep.csv")
+    assert list(swept.weight_decay) == [3, 1, 0.1] and list(swept.fit_step) == [100] * 3
+
+
+def test_what_is_no_run_is_left_out_with_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        a_run(tmp_path / "runs" / name, f"--seed={len(name) + ord(name)}")
+    (tmp_path / "runs" / "claims").mkdir()
+    (tmp_path / "runs" / "notes.txt").write_text("mine")
+    paths = sorted(map(str, (tmp_path / "runs").iterdir()))
+    assert main([*paths, "--output", str(tmp_path / "out"), "--format", "pdf"]) == 0
+    said = capsys.readouterr()
+    left = [
+        f"{tmp_path / 'runs' / name}: is left out, as it is no run: it has no recipe.yaml"
+        for name in ("claims", "notes.txt")
+    ]
+    assert said.err.splitlines() == left and said.out == f"{tmp_path / 'out' / 'report.html'}\n"
+    figures = {path.suffix for path in (tmp_path / "out" / "figures").iterdir()}
+    assert figures == {".png", ".pdf", ".csv"}  # the page in Markdown shows PNG
+    assert (tmp_path / "out" / "figures" / "match_id.pdf").read_bytes().startswith(b"%PDF")
+    assert main([paths[0], paths[2]]) == 2
+    assert capsys.readouterr().err == f"{paths[2]}: is not the folder of a run: it has no recipe.yaml\n"
+    assert main([paths[0], "--format", "pgn"]) == 2
+    assert capsys.readouterr().err == "--format: 'pgn' is no format of figures; allowed: png, svg, pdf\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import re
@@ -151,7 +152,11 @@ def test_a_run_that_was_not_evaluated_shows_its_loss(tmp_path: Path) -> None:
     lines = [{"step": step, "loss": 1.0 / step} for step in range(50, 2001, 50)]
     run = write_run(tmp_path / "run", {}, lines=lines)
     report(run)
-    assert {path.name for path in (run / "figures").iterdir()} == {"training.png", "training.svg"}
+    assert {path.name for path in (run / "figures").iterdir()} == {
+        "training.png",
+        "training.svg",
+        "training.csv",
+    }
 
 
 def test_a_missing_environment_is_named(tmp_path: Path) -> None:
@@ -169,6 +174,22 @@ def test_the_terminal_gets_the_story(tmp_path: Path) -> None:
     assert text.endswith(f"report: {run / 'report.html'}")
 
 
+def test_figures_have_their_numbers_beside_them_and_other_formats(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", GROKKED, final=[1, 1])
+    assert main([str(run), "--format", "pdf,svg"]) == 0
+    assert {path.name for path in (run / "figures").iterdir()} == {
+        f"{name}.{ending}" for name in ("curve", "training") for ending in ("png", "svg", "pdf", "csv")
+    }
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    logged = [(line["step"], line["eval_id_exact_match"]) for line in lines if "eval_id_exact_match" in line]
+    curve = list(csv.DictReader((run / "figures" / "curve.csv").open()))
+    assert [(int(row["step"]), float(row["exact_match"])) for row in curve if row["split"] == "id"] == logged
+    others = [(line["step"], line["eval_id_loss"]) for line in lines if "eval_id_loss" in line]
+    training = list(csv.DictReader((run / "figures" / "training.csv").open()))
+    found = [(int(row["step"]), float(row["value"])) for row in training if row["metric"] == "eval_id_loss"]
+    assert found == others and len(others) > 2
+
+
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", TWO_HOP, recipe=COMPOSITION + PAPER, final=[1, 1, 0, 1, 1, 1])
     found = []
@@ -176,7 +197,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
         command = [sys.executable, "-m", "pipeline.report", str(run)]
         subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, check=True, capture_output=True)
         found.append({path.name: path.read_bytes() for path in [*run.glob("report.*"), *run.glob("figures/*")]})
-    assert found[0] == found[1] and len(found[0]) == 6
+    assert found[0] == found[1] and len(found[0]) == 8
 
 
 def test_a_report_needs_neither_torch_nor_transformers() -> None:
