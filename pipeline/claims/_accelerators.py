@@ -70,12 +70,13 @@ class Accelerator(Claim):
             "circuits": "{}", "checkpoints.every": "[]", "checkpoints.powers_of_two": "false", "save_steps": "100000",
             "stop_patience": str(STAYED), **budget,
         }  # fmt: skip
-        most = 1 if self.budget == "smoke" else None
+        # Each arm of a smoke run is seconds, most of which is the start.
+        ways, most = ((self.method,), 1) if self.budget == "smoke" else ((PLAIN, self.method), None)
         return {
             f"{way}, rate {rate}, decay {decay}": {
                 **shared, "learning_rate": rate, "weight_decay": decay, **(self.turned_on if way != PLAIN else {}),
             }
-            for way in (PLAIN, self.method)
+            for way in ways
             for rate, decay in self.cells[way][:most]
         }  # fmt: skip
 
@@ -89,6 +90,8 @@ class Accelerator(Claim):
         }
 
     def numbers(self, target: Target, found: Found) -> list[float | None]:
+        if self.budget == "smoke":
+            return []
         seeds = [one.seed for one in next(iter(found.arms.values()))]
         return [self._number(target, found, seed) for seed in seeds]
 

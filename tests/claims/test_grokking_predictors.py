@@ -30,13 +30,13 @@ def test_a_leap_is_above_ten_medians_and_above_twenty() -> None:
 
 
 def test_the_criteria() -> None:
-    runs = [{"x": 50.0, "gen_step": 100.0}, {"x": 180.0, "gen_step": 200.0}, {"x": 300.0, "gen_step": 300.0}]
+    runs = [{"x": 50.0, "grok_step": 100.0}, {"x": 180.0, "grok_step": 200.0}, {"x": 300.0, "grok_step": 300.0}]
     assert share_before("x", runs) == pytest.approx(2 / 3)
     # 0.5, 0.9 and 1: mean 0.8, standard deviation sqrt((0.09 + 0.01 + 0.04) / 3).
     assert spread("x", runs) == pytest.approx(math.sqrt(0.14 / 3) / 0.8)
-    missed = [*runs, {"x": None, "gen_step": 90.0}, {"x": 1.0, "gen_step": None}]
+    missed = [*runs, {"x": None, "grok_step": 90.0}, {"x": 1.0, "grok_step": None}]
     assert share_before("x", missed) == 0.5 and spread("x", missed) is None
-    assert share_before("x", [{"x": 1.0, "gen_step": None}]) is None
+    assert share_before("x", [{"x": 1.0, "grok_step": None}]) is None
 
 
 def test_the_law_is_fitted_on_the_first_run_and_says_the_others() -> None:
