@@ -72,23 +72,30 @@ class Pythia(Architecture):
     def max_length(self) -> int:
         return self.n_positions
 
+    def config(self, vocab_size: int) -> dict[str, Any]:
+        """The arguments of GPTNeoXConfig."""
+        layers, width, heads = self.sizes
+        return {
+            **NO_SPECIAL_TOKENS,
+            "vocab_size": vocab_size,
+            "num_hidden_layers": layers,
+            "hidden_size": width,
+            "num_attention_heads": heads,
+            "intermediate_size": self.n_inner or 4 * width,
+            "max_position_embeddings": self.n_positions,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": self.rotary_pct,
+            },
+            "use_parallel_residual": self.parallel_residual,
+            "attention_dropout": self.dropout,
+            "hidden_dropout": self.dropout,
+            "initializer_range": self.initializer_range,
+            "tie_word_embeddings": self.tie_word_embeddings,
+        }
+
     def build(self, vocab_size: int) -> PreTrainedModel:
         from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-        layers, width, heads = self.sizes
-        config = GPTNeoXConfig(
-            **NO_SPECIAL_TOKENS,
-            vocab_size=vocab_size,
-            num_hidden_layers=layers,
-            hidden_size=width,
-            num_attention_heads=heads,
-            intermediate_size=self.n_inner or 4 * width,
-            max_position_embeddings=self.n_positions,
-            rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": self.rotary_pct},
-            use_parallel_residual=self.parallel_residual,
-            attention_dropout=self.dropout,
-            hidden_dropout=self.dropout,
-            initializer_range=self.initializer_range,
-            tie_word_embeddings=self.tie_word_embeddings,
-        )
-        return GPTNeoXForCausalLM(config)
+        return GPTNeoXForCausalLM(GPTNeoXConfig(**self.config(vocab_size)))

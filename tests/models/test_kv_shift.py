@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 from transformers import DynamicCache, StaticCache
+from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.gpt2_kv_shift import Gpt2KvShift
+from pipeline.models.pythia_kv_shift import PythiaKvShift
 
 SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 16, "dropout": 0.0, "initializer_range": 0.3}
 
@@ -19,6 +21,12 @@ SIZES = {"n_layer": 2, "n_embd": 32, "n_head": 4, "n_positions": 16, "dropout": 
 def model() -> Any:
     torch.manual_seed(0)
     return Gpt2KvShift(**SIZES).build(24).eval()
+
+
+@pytest.fixture(params=[Gpt2KvShift, PythiaKvShift])
+def either(request: pytest.FixtureRequest) -> Any:
+    torch.manual_seed(0)
+    return request.param(**SIZES).build(24).eval()
 
 
 def test_it_computes_the_formula_of_the_paper(model: Any) -> None:
@@ -65,32 +73,55 @@ def test_without_a_shift_it_is_gpt2(model: Any) -> None:
     torch.testing.assert_close(model(tokens).logits, plain(tokens).logits)
 
 
+def test_keys_are_mixed_before_they_are_rotated() -> None:
+    torch.manual_seed(0)
+    model: Any = PythiaKvShift(**SIZES, rotary_pct=0.5).build(24).eval()
+    tokens = torch.randint(0, 24, (3, 9))
+    body = model.gpt_neox
+    hidden = body.embed_in(tokens)
+    rotation = body.rotary_emb(hidden, position_ids=torch.arange(9)[None])
+    for layer in body.layers:
+        attention = layer.attention
+        states = attention.query_key_value(layer.input_layernorm(hidden)).view(3, 9, 4, 24).transpose(1, 2)
+        q, k, v = states.chunk(3, -1)
+        k, v = (
+            own[:, None, None] * part + previous[:, None, None] * F.pad(part, (0, 0, 1, -1))
+            for part, (own, previous) in ((k, attention.key_shift), (v, attention.value_shift))
+        )
+        q, k = apply_rotary_pos_emb(q, k, *rotation)
+        scores = (q @ k.mT / 8**0.5).masked_fill(torch.ones(9, 9).triu(1).bool(), -torch.inf)
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        hidden = hidden + attention.dense(mixed) + layer.mlp(layer.post_attention_layernorm(hidden))
+    expected = model.get_output_embeddings()(body.final_layer_norm(hidden))
+    torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_padding_on_the_left_changes_nothing(model: Any, attention: str) -> None:
-    model.set_attn_implementation(attention)
+def test_padding_on_the_left_changes_nothing(either: Any, attention: str) -> None:
+    either.set_attn_implementation(attention)
     tokens = torch.randint(0, 24, (2, 6))
     padded = torch.cat([torch.full((2, 3), 5), tokens], 1)
     mask = (torch.arange(9) >= 3).long().expand(2, 9)
-    alone = model(tokens).logits
+    alone = either(tokens).logits
     place = (mask.cumsum(1) - 1).clamp(min=0)
-    torch.testing.assert_close(model(padded, attention_mask=mask, position_ids=place).logits[:, 3:], alone)
-    decoded = model.generate(tokens, max_new_tokens=6, do_sample=False)
-    both = model.generate(padded, attention_mask=mask, max_new_tokens=6, do_sample=False)
+    torch.testing.assert_close(either(padded, attention_mask=mask, position_ids=place).logits[:, 3:], alone)
+    decoded = either.generate(tokens, max_new_tokens=6, do_sample=False)
+    both = either.generate(padded, attention_mask=mask, max_new_tokens=6, do_sample=False)
     assert both[:, 9:].equal(decoded[:, 6:])
 
 
 @pytest.mark.parametrize("more", [{"num_beams": 3}, {"cache_implementation": "static"}])
-def test_beams_and_fixed_caches_give_what_no_cache_does(model: Any, more: dict[str, Any]) -> None:
+def test_beams_and_fixed_caches_give_what_no_cache_does(either: Any, more: dict[str, Any]) -> None:
     tokens = torch.randint(0, 24, (2, 5))
     options = {"max_new_tokens": 7, "do_sample": False, "pad_token_id": 0}
     beams = {key: value for key, value in more.items() if key == "num_beams"}
-    expected = model.generate(tokens, use_cache=False, **options, **beams)
-    assert model.generate(tokens, **options, **more).equal(expected)
+    expected = either.generate(tokens, use_cache=False, **options, **beams)
+    assert either.generate(tokens, **options, **more).equal(expected)
 
 
 @pytest.mark.parametrize("cache", [DynamicCache, StaticCache])
-def test_a_text_in_pieces_is_the_text(model: Any, cache: Any) -> None:
+def test_a_text_in_pieces_is_the_text(either: Any, cache: Any) -> None:
     tokens = torch.randint(0, 24, (2, 10))
-    past = cache(config=model.config, **({"max_cache_len": 12} if cache is StaticCache else {}))
-    parts = [model(piece, past_key_values=past, use_cache=True).logits for piece in tokens.split([4, 1, 3, 2], 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(tokens).logits)
+    past = cache(config=either.config, **({"max_cache_len": 12} if cache is StaticCache else {}))
+    parts = [either(piece, past_key_values=past, use_cache=True).logits for piece in tokens.split([4, 1, 3, 2], 1)]
+    torch.testing.assert_close(torch.cat(parts, 1), either(tokens).logits)

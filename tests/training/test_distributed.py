@@ -85,7 +85,7 @@ def test_two_processes_train_the_same(whole: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["gpt2_kv_shift", "gpt2_bilinear"])
+@pytest.mark.parametrize("model", ["gpt2_kv_shift", "pythia_kv_shift", "gpt2_bilinear"])
 def test_two_processes_train_a_variant_the_same(model: str, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, TEXT.replace("name: gpt2,", f"name: {model},"))
     assert run_here(recipe, "--max_steps", "12") == 0
