@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
 from pipeline.config.registry import names
-from tests.read_runs import ARCHITECTURES, CORPORA, KEPT, examples, keep
+from tests.read_runs import ARCHITECTURES, CORPORA, KEPT, WITHOUT_END, examples, keep
 
 LIBRARIES = {"lm_eval": "eval", "transformer_lens": "lens", "nnsight": "lens", "nnterp": "lens"}
 
@@ -69,16 +69,16 @@ def test_a_kept_step_says_how_it_is_used(name: str, kept: Any) -> None:
     assert generation.eos_token_id in (tokenizer.eos_token_id, [tokenizer.eos_token_id])
     assert generation.pad_token_id == tokenizer.pad_token_id
     assert (
-        tokenizer.model_max_length == 16
+        tokenizer.model_max_length == 64
         and AutoTokenizer.from_pretrained(step.parent.parent / "tokenizer").eos_token_id == tokenizer.eos_token_id
     )
     # No end was added: rows of the embedding are those that are trained.
     assert len(tokenizer) == model.config.vocab_size == model.get_input_embeddings().weight.shape[0]
     # Where the corpus has an end of answers it is that, and else a token that no row holds.
     ends = {answer[-1] for _, answer in examples(step)}
-    assert (ends == {tokenizer.eos_token_id}) == (KEPT[name][0] not in ("group", "k_hop"))
+    assert (ends == {tokenizer.eos_token_id}) == (KEPT[name][0] not in WITHOUT_END)
     held = {token for prompt, answer in examples(step, 1000) for token in (*prompt, *answer)}
-    assert (tokenizer.eos_token_id in held) == (KEPT[name][0] not in ("group", "k_hop"))
+    assert (tokenizer.eos_token_id in held) == (KEPT[name][0] not in WITHOUT_END)
 
 
 @pytest.mark.parametrize("name", KEPT)
