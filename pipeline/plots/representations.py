@@ -114,6 +114,7 @@ def stacked(bars: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
                 start += bar[name]
         axes.set_yticks(range(len(panel)), list(panel))
         axes.invert_yaxis()
+        axes.set_axisbelow(True)
         axes.set_xlim(0, 1)
         axes.grid(False, axis="y")
         axes.set_title(title, loc="left", fontsize=SIZE)
