@@ -57,7 +57,8 @@ class GraphIsomorphism(Corpus):
         ge=0, lt=1,
     )  # fmt: skip
     notation: Literal["edges", "matrix"] = param(
-        "edges", "a graph is the list of its edges, or its adjacency matrix above the diagonal"
+        "edges",
+        "a graph is the name of its last vertex and its edges, or its adjacency matrix above the diagonal",
     )
     seed: int = param(0, "of the graphs", ge=0)
 
@@ -176,7 +177,9 @@ class GraphIsomorphism(Corpus):
         shown = np.concatenate(
             [bits[0].repeat(2, axis=1), np.ones_like(bar), bits[1].repeat(2, axis=1), np.ones_like(end)], axis=1
         )
-        return np.broadcast_to(words, (rows, 2 * width + 2))[shown == 1].reshape(rows, -1).astype(np.int32)
+        edges = np.broadcast_to(words, (rows, 2 * width + 2))[shown == 1].reshape(rows, -1)
+        last = np.full((rows, 1), len(SIGNS) + pairs.first.shape[1] - 1)
+        return np.concatenate([last, edges], axis=1, dtype=np.int32)
 
 
 def graphs(n: int, count: int, draws: Draws) -> Graphs:

@@ -55,13 +55,13 @@ def test_answers_and_kinds_are_those_of_networkx_and_of_refinement(notation: str
     for split in stored.sizes:
         for fact in facts(stored, split):
             assert fact.prompt[-1] == "=" and fact.prompt.count("|") == 1
-            bar = fact.prompt.index("|")
-            sides = fact.prompt[:bar], fact.prompt[bar + 1 : -1]
+            bar, start = fact.prompt.index("|"), int(notation == "edges")
+            sides = fact.prompt[start:bar], fact.prompt[bar + 1 : -1]
             first, second = (graph_of(side, notation) for side in sides)
             if notation == "edges":  # vertices without an edge are not written
-                sizes = [corpus.ood_vertices] if split == "ood" else [6, 7]
-                most = max(sizes)
-                assert max(len(first), len(second)) <= most
+                most = "abcdefghij".index(fact.prompt[0]) + 1
+                assert most in ([8] if split == "ood" else [6, 7])
+                assert set(first) | set(second) <= set("abcdefghij"[:most])
                 for graph in (first, second):
                     graph.add_nodes_from("abcdefghij"[:most])
             else:

@@ -36,7 +36,7 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("induction", INDUCTION, "154c5190068efa63"),
     ("group", {"group": "Z23", "operation": "x^2+xy+y^2", "label_noise": 0.1}, "8b27ac759ea05d26"),
     ("babi", {"tasks": (2, 9, 14, 18, 19), "questions": 40, "test_questions": 20}, "798e0cb45268e4a9"),
-    ("graph_isomorphism", {"max_vertices": 6, "ood_vertices": 7, "pairs": 120, "test_pairs": 40}, "e25757f36e0d8d9e"),
+    ("graph_isomorphism", {"max_vertices": 6, "ood_vertices": 7, "pairs": 120, "test_pairs": 40}, "a13131a236554f12"),
     ("triples", {"invented": 50}, "26a557f44b9f8e18"),
     ("group", {"group": "D6", "operation": "aba^-1", "template": "eos a op b = c eos"}, "a0c8a796a6232a39"),
     ("ordinals", {"sets": ["days", "months"], "labels": 3, "rows": 500, "held_out_rows": 50}, "e3b9094ea9c44c61"),
