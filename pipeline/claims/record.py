@@ -84,7 +84,7 @@ def machine() -> str:
     except OSError:
         facts = ""
     model = re.search(r"^model name\s*:\s*(.+)$", facts, re.MULTILINE)
-    return f"{cores()} cores of {model.group(1).strip() if model else platform.machine()}"
+    return f"{(count := cores())} core{'s' * (count > 1)} of {model.group(1).strip() if model else platform.machine()}"
 
 
 def ours(judged: Mapping[str, Any]) -> str:
