@@ -28,6 +28,7 @@ class Trainer(Protocol):
     args: Any
     accelerator: Any
     held_out: Sequence[str]
+    train_rows: Rows
     grok: GrokTracker
     losses: Any
     is_in_train: bool

@@ -101,6 +101,10 @@ class Corpus(Parameters, abc.ABC):
         """Tell which answers (n, A) still follow from prompts (n, P) of which parts were left out; both padded."""
         raise NotImplementedError
 
+    def rejected(self, examples: Examples) -> Ids:
+        """Say a wrong answer to each example, (n, A), for the objective `preference`; not every corpus can."""
+        raise NotImplementedError
+
     def fingerprint(self) -> str:
         """What the content depends on besides the parameters: empty, or a hash of the files that are read."""
         return ""
