@@ -28,7 +28,6 @@ class Trainer(Protocol):
     args: Any
     accelerator: Any
     held_out: Sequence[str]
-    train_rows: Rows
     grok: GrokTracker
     losses: Any
     is_in_train: bool
