@@ -73,6 +73,7 @@ LISTED: dict[str, Callable[[], bool]] = {
     "_attn_implementation": has(GPT2Config(), "_attn_implementation"),
     "_tied_weights_keys": has(transformers.GPT2LMHeadModel, "_tied_weights_keys"),
     "_from_model_config": has(transformers.GenerationConfig(), "_from_model_config"),
+    "_init_weights": lambda: "module" in inspect.signature(transformers.GPT2LMHeadModel._init_weights).parameters,
     "_tokenizer": source_has(PreTrainedTokenizerFast.backend_tokenizer.fget, "return self._tokenizer"),
     # torch
     **{name: has(torch.nn.Linear(1, 1), name) for name in HOOKS},

@@ -63,7 +63,7 @@ def run(tmp_path: Path, server: HubServer) -> Callable[[list[str]], str]:
 def test_the_commands_work_one_after_the_other(tmp_path: Path, run: Callable[[list[str]], str]) -> None:
     ran = 0
     for command in commands():
-        words = command.split()
+        words = shlex.split(command)
         if words[0] == "make":
             run(["make", "--dry-run", "-C", str(ROOT), *words[1:]])
         elif words[:2] == ["pip", "install"]:

@@ -128,7 +128,7 @@ def test_a_run_with_it_resumes_to_the_same_weights_and_is_another_than_without(n
     part, corpus = made(name, tmp_path)
     facts = {"corpus": {"name": room_name(corpus), **corpus.as_dict()}, "collator": {name: part.as_dict()}}
     body = [line for line in RECIPE.splitlines() if not line.startswith("corpus:")]
-    text = "\n".join([dump(facts), *body]).replace("n_positions: 8", "n_positions: 64")
+    text = "\n".join([dump(facts), *body]).replace("n_positions: 8", "n_positions: 128")
     path = write_recipe(tmp_path, text)
     short = ("--max_steps", "12", "--global_batch_size", "8", "--checkpoints.every", "[[12, null]]")
     straight, parts, slow = (tmp_path / kind for kind in ("straight", "parts", "slow"))
