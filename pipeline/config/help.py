@@ -184,7 +184,7 @@ def _columns(left: str, right: str) -> str:
     """Two columns; a left side that is too wide has its line for itself."""
     wrapped = textwrap.wrap(right, _width(), initial_indent=" " * LEFT, subsequent_indent=" " * LEFT)
     if len(left) + 4 > LEFT:
-        return "\n".join([f"  {left}", *wrapped])
+        return "\n".join([textwrap.fill(left, _width(), initial_indent="  ", subsequent_indent="    "), *wrapped])
     return "\n".join([f"  {left}".ljust(LEFT) + "".join(wrapped[:1])[LEFT:], *wrapped[1:]])
 
 
