@@ -27,10 +27,20 @@ CORPORA = {
     "id_rows: 50}",
     "pos_icl": "{name: pos_icl, vocabulary_size: 40, unseen: 6, train_rows: 400, eval_rows: 40}",
     "ordinals": "{name: ordinals, sets: [days, ordinals], labels: 2, rows: 300, held_out_rows: 40}",
+    "responses": "{name: responses}",
     "findcats": "{name: findcats, length: 20, train_size: 40, test_size: 20, words: [cat, ibis], other_words: [puma], "
     "other_lengths: [16, 23], within: 12}",
 }
-WITHOUT_END = ("group", "k_hop", "induction", "pos_icl", "ordinals", "findcats")  # of the answer, as a token
+WITHOUT_END = (
+    "group",
+    "k_hop",
+    "induction",
+    "pos_icl",
+    "ordinals",
+    "findcats",
+    "graph_isomorphism",
+    "responses",
+)  # of the answer, as a token
 ARCHITECTURES = [name for name in names("models") if name != "pretrained"]
 # name -> corpus and architecture
 KEPT = {corpus: (corpus, "gpt2") for corpus in CORPORA} | {name: ("group", name) for name in ARCHITECTURES}

@@ -27,7 +27,7 @@ def likeliest(
     open_, closed = [(list[int](), 0.0)], list[tuple[list[int], float]]()
     for _ in range(length):
         ids_BT = torch.tensor([[*prompt, *answer] for answer, _ in open_], device=model.device)
-        log_p_BV = model(input_ids=ids_BT, use_cache=False).logits[:, -1].double().log_softmax(-1)
+        log_p_BV = model(input_ids=ids_BT, use_cache=False).logits[:, -1].cpu().double().log_softmax(-1)
         values_BK, tokens_BK = log_p_BV.topk(min(beam, log_p_BV.shape[1]))
         longer = [
             ([*answer, token], log_p + value)
@@ -47,6 +47,6 @@ def likeliest(
 def probability(model: Any, prompt: list[int], answer: list[int]) -> float:
     """How likely a model finds an answer to a prompt, given token by token."""
     ids_1T = torch.tensor([[*prompt, *answer]], device=model.device)
-    log_p_TV = model(input_ids=ids_1T, use_cache=False).logits[0].double().log_softmax(-1)
+    log_p_TV = model(input_ids=ids_1T, use_cache=False).logits[0].cpu().double().log_softmax(-1)
     places = range(len(prompt) - 1, len(prompt) + len(answer) - 1)
     return float(log_p_TV[list(places), answer].sum().exp())

@@ -43,7 +43,7 @@ def diversity(pattern_BHQK: Tensor) -> tuple[float, float]:
     """Similarity of the heads of a layer, 1 where there is one head; and the spread of their entropies."""
     import torch
 
-    pattern_BHQK = pattern_BHQK.double()
+    pattern_BHQK = pattern_BHQK.cpu().double()
     flat_BHX = torch.nn.functional.normalize(pattern_BHQK.flatten(2), dim=-1)
     heads = flat_BHX.shape[1]
     cosine_BHH = flat_BHX @ flat_BHX.mT

@@ -51,4 +51,4 @@ def norm(tensors: Iterable[Tensor]) -> float:
     """The L2 norm of all values together."""
     import torch
 
-    return torch.stack([tensor.double().norm() for tensor in tensors]).norm().item()
+    return torch.stack([tensor.cpu().double().norm() for tensor in tensors]).norm().item()

@@ -48,7 +48,7 @@ class ForcedChoice(Callback):
             for split, rows in self.trainer.splits.items():
                 right = self._right(model, rows.sample(self.most, split))
                 if len(right):
-                    logs[f"forced_choice_{split}"] = float(right.double().mean())
+                    logs[f"forced_choice_{split}"] = float(right.cpu().double().mean())
         model.train(was_training)
         self.trainer.log(logs)
 

@@ -43,7 +43,7 @@ class PreferenceDynamics(Callback):
                 log_p_2B = -objective.token_losses(stock_logits(model, batch), batch["labels"]).sum(1)
                 parts.append(torch.stack([*log_p_2B.chunk(2), objective.margins(log_p_2B, batch["reference"])]).cpu())
         model.train(was_training)
-        right_N, wrong_N, margin_N = torch.cat(parts, 1).double()
+        right_N, wrong_N, margin_N = torch.cat(parts, 1).cpu().double()
         pull_N = torch.nn.functional.logsigmoid(-margin_N)
         rates = {"chosen": (objective.beta, right_N), "rejected": (objective.rate_rejected, wrong_N)}
         slopes = {
@@ -57,7 +57,7 @@ class PreferenceDynamics(Callback):
                 "preference_chosen": float(right_N.exp().mean()),
                 "preference_rejected": float(wrong_N.exp().mean()),
                 "preference_unseen": float((1 - right_N.exp() - wrong_N.exp()).mean()),
-                "preference_accuracy": float((margin_N > 0).double().mean()),
+                "preference_accuracy": float((margin_N > 0).cpu().double().mean()),
                 **slopes,
             }
         )

@@ -125,7 +125,7 @@ def best_order(axes: Sequence[Axis], to: Weights, weights: Weights) -> Order:
     """The order of an axis that all of these share with the largest sum of products with other weights."""
     likeness: Any = 0
     for axis in axes:
-        one, other = (axis.first(side[axis.weight].detach().double()) for side in (to, weights))
+        one, other = (axis.first(side[axis.weight].detach().cpu().double()) for side in (to, weights))
         likeness = likeness + one @ other.T
     return assignment(likeness.cpu().numpy())
 

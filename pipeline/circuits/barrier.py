@@ -81,7 +81,7 @@ class Barrier(TwoModels):
         splits = np.array(pairs.metadata.get("split", [self.split] * len(pairs)))
         rows: list[dict[str, Any]] = []
         for part, names in self._parts(hooks).items():
-            one, other = (torch.cat([side[name].flatten().double() for name in names]) for side in (here, there))
+            one, other = (torch.cat([side[name].flatten().cpu().double() for name in names]) for side in (here, there))
             facts = {"distance": float((one - other).norm()), "cosine": float(torch.cosine_similarity(one, other, 0))}
             line: list[tuple[float, Any, Any]] = []
             for alpha in np.linspace(0, 1, self.alphas):

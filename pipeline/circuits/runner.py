@@ -55,6 +55,9 @@ def explain(
         MismatchError: when the weights of a step are not those that were kept.
     """
     folder, every = run.path / CIRCUITS, with_sources(analyses)
+    sources = {analysis.source for analysis in every.values() if isinstance(analysis, Overview)}
+    # Before anything is computed, so that a run without them is a mistake at once.
+    others = {source: by_step(against, source) for source in sources} if against else {}
     model: PreTrainedModel | None = None
     loaded: int | None = None
 
@@ -73,8 +76,7 @@ def explain(
             if not (steps := [step for step in steps if step in looked_at]):
                 raise ParameterError(f"{name}.steps", f"{analysis.source} looks at none of these steps")
             tables = {step: read_one(folder / analysis.source / f"step{step}.parquet") for step in steps}
-            others = None if against is None else by_step(against, analysis.source)
-            table = analysis.compare(tables, others)
+            table = analysis.compare(tables, others.get(analysis.source))
             write_table(run.path, f"{CIRCUITS}/{name}/{ALL}.parquet", table, {"parameters": parameters})
             yield folder / name / f"{ALL}.parquet"
             return

@@ -58,12 +58,12 @@ class Successor(Analysis):
         if self.embedding:
             stream = stream + embedded
         gain = getattr(hooks.final_norm, "weight", None)
-        output = (hooks.head.weight if gain is None else hooks.head.weight * gain).double()
+        output = (hooks.head.weight if gain is None else hooks.head.weight * gain).cpu().double()
         rows: list[dict[str, Any]] = []
         for layer in range(hooks.n_layer):
-            normed = hooks.part(layer, "ln1")(stream)[0].double()
-            values = torch.einsum("nd,hed->nhe", normed, hooks.in_weight(layer)[2].double())
-            added = torch.einsum("nhe,hed->hnd", values, hooks.out_weight(layer).double())
+            normed = hooks.part(layer, "ln1")(stream)[0].cpu().double()
+            values = torch.einsum("nd,hed->nhe", normed, hooks.in_weight(layer)[2].cpu().double())
+            added = torch.einsum("nhe,hed->hnd", values, hooks.out_weight(layer).cpu().double())
             if gain is not None:  # a norm takes the mean away; its scale changes no order
                 added = added - added.mean(-1, keepdim=True)
             for head in range(hooks.n_head):

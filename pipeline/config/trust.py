@@ -26,10 +26,14 @@ RELEASED = {
         "58bc66c58744cb49052cda3118255e84ee09f370ccd37a8ae494531420e66e08",
         "0c33757107407bcfccd6ae8a3d91be32a3a9dc056ee760e30e3fa2c991897d22",
     ),
+    "modeling_gpt2_bilinear": ("d0aceb978643173f2f97609e10ae9611cb8f91cf234740ddaea0493395c11c0b",),
+    "modeling_gpt2_kv_shift": ("995496f46a7e12bc251761f32e674614f3fddc524d2235c184bf37891f009385",),
     "modeling_gpt2_looped": (
         "b50eb44515fcf71bcf4e42dac8f500869b1401856b49e09fe737016eb9176ab6",
         "df0be1bb73257d0dab5d03cb53c7861fa0e177811aa41dd4a414779cdb111f39",
+        "211203b31cdaec1a3a330b85f6bc3c51fc742092bbdc04d29b55ddc7fc76a22a",
     ),
+    "modeling_pythia_kv_shift": ("74dfd6494e4881b35e01093c415f3a26e53deb25a73564e580ea90f327e64ebb",),
 }
 
 

@@ -31,7 +31,7 @@ def wide_places(source: str) -> list[int]:
     def is_fine(node: ast.Attribute) -> bool:
         above = parents[node]
         value = node.value
-        if isinstance(value, ast.Name) and value.id in ("np", "npt"):
+        if isinstance(value, ast.Name) and value.id in ("np", "npt", "pa"):
             return True
         if isinstance(above, ast.Call) and above.func is node:  # x.double()
             return isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute) and value.func.attr == "cpu"

@@ -72,7 +72,7 @@ def test_a_library_that_asks_for_pickled_code_does_not_get_it(tmp_path: Path) ->
 # Whose code runs is decided in these places alone, all of them by the command line.
 TRUSTING = {
     "config/trust.py", "config/recipe.py", "circuits/__main__.py", "runs/__main__.py", "models/loading.py",
-    "data/words.py", "models/pretrained.py",
+    "data/words.py", "models/pretrained.py", "evaluate/subject.py", "evaluate/__main__.py", "ask/__main__.py",
     "api/run.py",  # whose caller says it
 }  # fmt: skip
 # from_pretrained gets one of these, and never what a recipe or a folder says.
