@@ -113,7 +113,7 @@ def test_habits_are_no_keys_and_lead_to_keys() -> None:
         *(f"corpus.{field.name}" for field in parameters_of(load("corpora", "group", ""))),
     }
     meant = {habit for habit in HABITS.values() if " " not in habit}
-    assert meant <= {*keys(), *ours, *inside, "corpus.name"}
+    assert meant <= {*keys(), *ours, *inside, "corpus.name", "collator"}
 
 
 @pytest.mark.parametrize(
