@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pipeline.collators.base import Collator
 from pipeline.config.fields import param
 from pipeline.config.registry import room_name
-from pipeline.corpora.base import PAD, Corpus
+from pipeline.corpora.base import PAD, Corpus, Decidable, Spanned
 from pipeline.utils.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -37,23 +37,25 @@ class SpanDrop(Collator):
 
     def check(self, corpus: Corpus) -> None:
         name = room_name(corpus)
-        if type(corpus).spans is Corpus.spans:
+        if not isinstance(corpus, Spanned):
             raise ParameterError("corpus", f"{name} has no spans that could be left out")
-        if self.validate and type(corpus).is_answer is Corpus.is_answer:
+        if self.validate and not isinstance(corpus, Decidable):
             raise ParameterError("validate", f"{name} cannot tell whether an answer still follows; write false")
 
     def __call__(self, prompts: Prompts, corpus: Corpus, draws: Draws) -> Prompts:
+        assert isinstance(corpus, Spanned)
         spans_BP = corpus.spans(prompts.tokens)
         is_span_BP = spans_BP >= 0
         found = prompts
+        pad = corpus.tokens().index(PAD)
         open_B = np.ones(len(spans_BP), bool)
         for _ in range(TRIES):
             rate_B = self._rates(len(spans_BP), draws)
             drawn_BS = draws.uniform(len(spans_BP), int(spans_BP.max()) + 1)
             is_dropped_BP = is_span_BP & (np.take_along_axis(drawn_BS, spans_BP.clip(min=0), 1) < rate_B[:, None])
-            tried = left_out(prompts, is_dropped_BP, corpus.tokens().index(PAD))
+            tried = left_out(prompts, is_dropped_BP, pad)
             good_B = open_B & (tried.length > 0)
-            if self.validate:
+            if self.validate and isinstance(corpus, Decidable):
                 good_B &= corpus.is_answer(tried.tokens, tried.answers)
             found = found._replace(
                 tokens=np.where(good_B[:, None], tried.tokens, found.tokens),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import trainer_keys as arguments
+from pipeline.config.batch_size import global_batch_of
 from pipeline.config.blocks import KEYS, entries, entry, filled
 from pipeline.config.coerce import fill, written
 from pipeline.config.fields import Parameters, default_of, parameters_of
@@ -21,7 +22,7 @@ from pipeline.config.options import Options, Paper
 from pipeline.config.registry import ROOMS, load, names, room_name
 from pipeline.config.renamed import MOVED, rename_old
 from pipeline.config.requirements import check_here
-from pipeline.config.trainer_policy import DEFAULTS, FREE, GLOBAL_BATCH_SIZE
+from pipeline.config.trainer_policy import DEFAULTS, FREE
 from pipeline.config.trust import KEY, OPTION, trusts
 from pipeline.config.yaml_nodes import COMMAND_LINE, STAGE, Block, Scalar, override, place, read, split_stage
 from pipeline.config.yaml_writer import lists, resolved_recipe
@@ -223,7 +224,7 @@ def _recipe(source: str, tree: Block, world: int) -> Recipe:
             raise ParameterError(key, "is for a model that is continued; write model: {model_name_or_path: ...}")
     _check_together(recipe, chosen)
     return dataclasses.replace(
-        recipe, options=dataclasses.replace(chosen, global_batch_size=_global_batch(chosen, training, world))
+        recipe, options=dataclasses.replace(chosen, global_batch_size=global_batch_of(chosen, training, world))
     )
 
 
@@ -272,32 +273,3 @@ def _unknown(key: str, tree: Block, options: Sequence[str]) -> ParameterError:
     if key in MOVED:
         return ParameterError(key, f"is part of a block now, such as {MOVED[key]}")
     return arguments.refuse(key, [*KEYS, *options])
-
-
-def _global_batch(options: Options, training: dict[str, Any], world: int) -> int:
-    """Return rows per update. Where they are taken in parts, the recipe says how many rows a device takes at a time.
-
-    The accumulation follows from that on any number of processes, so it is left out of the recipe.
-    """
-    accumulation = training.pop("gradient_accumulation_steps", None)
-    per_device = training.get("per_device_train_batch_size")
-    total = options.global_batch_size
-    if total is None:
-        total = GLOBAL_BATCH_SIZE if per_device is None else per_device * (accumulation or 1) * world
-    on_all = f" x {world} processes" if world > 1 else ""
-    divisors = {
-        f"{world} processes": world,
-        f"gradient_accumulation_steps {accumulation}{on_all}": (accumulation or 1) * world,
-        f"per_device_train_batch_size {per_device}": min(per_device or 1, total),
-    }
-    for name, divisor in divisors.items():
-        if total % divisor:
-            problem = f"{total} rows do not divide by {name}; write a multiple of {divisor}"
-            raise ParameterError("global_batch_size", problem)
-    if accumulation:
-        rows = total // world // accumulation
-        if per_device not in (None, rows):
-            given = f"per_device_train_batch_size {per_device} x gradient_accumulation_steps {accumulation}{on_all}"
-            raise ParameterError("global_batch_size", f"{total} is not {given}; leave one of them out")
-        training["per_device_train_batch_size"] = rows
-    return total

@@ -15,7 +15,7 @@ import abc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -89,22 +89,6 @@ class Corpus(Parameters, abc.ABC):
         """
         return None
 
-    def spans(self, prompts: Ids) -> Ids:
-        """Number the parts of prompts (n, P), padded, of which each may be left out; not every corpus has such parts.
-
-        Returns:
-            For each token the number of its part, from 0 on, or -1 where it stays, as the question must; (n, P).
-        """
-        raise NotImplementedError
-
-    def is_answer(self, prompts: Ids, answers: Ids) -> npt.NDArray[np.bool_]:
-        """Tell which answers (n, A) still follow from prompts (n, P) of which parts were left out; both padded."""
-        raise NotImplementedError
-
-    def rejected(self, examples: Examples) -> Ids:
-        """Say a wrong answer to each example, (n, A), for the objective `preference`; not every corpus can."""
-        raise NotImplementedError
-
     def fingerprint(self) -> str:
         """What the content depends on besides the parameters: empty, or a hash of the files that are read."""
         return ""
@@ -116,6 +100,34 @@ class Corpus(Parameters, abc.ABC):
         """
         used = [*self.vocabulary(), PAD]
         return used + [f"<reserved_{i}>" for i in range(8 + -len(used) % 8)]
+
+
+@runtime_checkable
+class Spanned(Protocol):
+    """A corpus whose prompts have parts that may be left out."""
+
+    def spans(self, prompts: Ids) -> Ids:
+        """Number the parts of prompts (n, P), padded, of which each may be left out.
+
+        Returns:
+            For each token the number of its part, from 0 on, or -1 where it stays, as the question must; (n, P).
+        """
+
+
+@runtime_checkable
+class Decidable(Protocol):
+    """A corpus that can tell of changed prompts whether their answers still follow."""
+
+    def is_answer(self, prompts: Ids, answers: Ids) -> npt.NDArray[np.bool_]:
+        """Tell which answers (n, A) follow from prompts (n, P) of which parts were left out; both padded."""
+
+
+@runtime_checkable
+class Preferring(Protocol):
+    """A corpus that has a wrong answer to each example."""
+
+    def rejected(self, examples: Examples) -> Ids:
+        """Say a wrong answer to each example, (n, A), for the objective `preference`."""
 
 
 def trained_count(ratio: float, atomic: int, pool: int) -> int:

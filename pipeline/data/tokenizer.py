@@ -74,8 +74,8 @@ def _known_ids(tokenizer: Any, texts: Sequence[str], options: Mapping[str, bool]
         return tokenizer(list(texts), **options)["input_ids"] if texts else []
     except UnicodeEncodeError:
         return None
-    except Exception as error:
-        if type(error) is not Exception:  # the library raises the bare class for such a word, and for nothing else
+    except Exception as error:  # tokenizers raises the bare class for a word that it lacks, and for nothing else
+        if type(error) is not Exception:
             raise
         return None
 

@@ -223,8 +223,7 @@ class Remote:
                 return action()
             except (RevisionNotFoundError, HubError):
                 raise
-            # All kinds, as those of the network are of a library that the client may change; the others go on below.
-            except Exception as raised:
+            except Exception as raised:  # the network's have no class in common; what is not its goes on as it came
                 error, cause = raised, raised.__cause__
                 if isinstance(raised, ValueError) and isinstance(cause, Exception):
                     error = cause  # of a download, which itself says only that it has failed

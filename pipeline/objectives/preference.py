@@ -60,10 +60,10 @@ class Preference(Objective):
         import numpy as np
 
         from pipeline.config.registry import room_name
-        from pipeline.corpora.base import Corpus
+        from pipeline.corpora.base import Preferring
         from pipeline.data.preferences import with_answers
 
-        if type(stored.corpus).rejected is Corpus.rejected:
+        if not isinstance(stored.corpus, Preferring):
             raise ParameterError(
                 "rejected", f"{room_name(stored.corpus)} says no wrong answers; write other or changed"
             )

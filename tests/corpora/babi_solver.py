@@ -205,10 +205,17 @@ def fears(sentences: Sequence[str], question: str) -> set[str]:
     return {fear[kind[found[1]]]}
 
 
+def parts(pattern: str, text: str) -> tuple[str, ...]:
+    """The groups of a pattern that is the whole text."""
+    found = re.fullmatch(pattern, text)
+    assert found, text
+    return found.groups()
+
+
 def colours(sentences: Sequence[str], question: str) -> set[str]:
     kind, colour = {}, {}
     for sentence in sentences:
-        name, what = re.fullmatch(r"(\w+) is (?:a )?(\w+)", sentence).groups()  # type: ignore[union-attr]
+        name, what = parts(r"(\w+) is (?:a )?(\w+)", sentence)
         (kind if " is a " in sentence else colour)[name] = what
     asked = question.split()[-1]
     assert asked not in colour
@@ -217,9 +224,9 @@ def colours(sentences: Sequence[str], question: str) -> set[str]:
 
 def shapes(sentences: Sequence[str], question: str) -> set[str]:
     """All places on a grid of five by five at which the sentences are true."""
-    told = [re.fullmatch(rf"The (.+) is ({'|'.join(SIDES)}) the (.+)", sentence).groups() for sentence in sentences]  # type: ignore[union-attr]
+    told = [parts(rf"The (.+) is ({'|'.join(SIDES)}) the (.+)", sentence) for sentence in sentences]
     names = sorted({name for one, _, other in told for name in (one, other)})
-    one, side, other = re.fullmatch(rf"Is the (.+) ({'|'.join(SIDES)}) the (.+)", question).groups()  # type: ignore[union-attr]
+    one, side, other = parts(rf"Is the (.+) ({'|'.join(SIDES)}) the (.+)", question)
 
     def straight(a: tuple[int, int], b: tuple[int, int], side: str) -> bool:
         x, y = SIDES[side]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -192,7 +193,7 @@ def test_a_file_that_is_wrong_is_one_line(train: str | bytes, message: str, tmp_
         ({"path": "nowhere"}, "path"),
     ],
 )
-def test_impossible_parameters_are_named(parameters: dict[str, object], key: str) -> None:
+def test_impossible_parameters_are_named(parameters: dict[str, Any], key: str) -> None:
     with pytest.raises(ParameterError) as error:
-        build(Babi(**parameters))  # type: ignore[arg-type]
+        build(Babi(**parameters))
     assert error.value.key == key and "\n" not in str(error.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_answers_positions_and_splits(tmp_path: object) -> None:
         ("other_lengths", {"other_lengths": (7,)}), ("within", {"within": 61}), ("length", {"length": 9}),
     ],
 )  # fmt: skip
-def test_parameters_that_do_not_go_together(key: str, values: dict[str, object]) -> None:
+def test_parameters_that_do_not_go_together(key: str, values: dict[str, Any]) -> None:
     with pytest.raises(ParameterError) as caught:
-        Findcats(**values)  # type: ignore[arg-type]
+        Findcats(**values)
     assert caught.value.key == key

@@ -37,7 +37,7 @@ def log_p(model: Any, rows: Any, row: int) -> torch.Tensor:
     start, stop = int(rows.prompt_N[row]), int(rows.prompt_N[row] + rows.answer_N[row])
     tokens = rows.tokens_NT[row, :stop]
     found = model(input_ids=tokens[None, :-1]).logits[0].log_softmax(-1)
-    return sum(found[place - 1, tokens[place]] for place in range(start, stop))  # type: ignore[return-value]
+    return torch.stack([found[place - 1, tokens[place]] for place in range(start, stop)]).sum()
 
 
 @pytest.mark.parametrize(
