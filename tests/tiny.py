@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,6 +53,13 @@ def run_here(path: Path, *overrides: str) -> int:
     if not any(word.startswith("--output_dir") for word in words):
         words += ["--output_dir", str(path.parent / "run")]
     return main([str(path), *words])
+
+
+def json_of(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    """What a command that succeeds prints with `--format json`."""
+    capsys.readouterr()
+    assert main([*map(str, words), "--format", "json"]) == 0
+    return json.loads(capsys.readouterr().out)
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -41,14 +41,19 @@ def walk(dice: Dice, names: str, before: str | None = None) -> tuple[str, str]:
     return room, f"{names} {dice.pick(WENT)} to the {room}"
 
 
+def two_walks(dice: Dice, story: Story, reader: Whereabouts, actors: tuple[str, ...]) -> None:
+    """Two moves, each of a person to another room than the reader knows."""
+    for _ in range(2):
+        person = dice.pick(actors)
+        room, text = walk(dice, person, reader.known(person))
+        reader.told(person, {room}, story.say(text))
+
+
 def single_fact(dice: Dice, setting: Setting) -> Story:
     """Task 1: where is a person who has moved?"""
     story, reader, actors = Story(), Whereabouts(), people(setting)
     for _ in range(ROUNDS * setting.length):
-        for _ in range(2):
-            person = dice.pick(actors)
-            room, text = walk(dice, person, reader.known(person))
-            reader.told(person, {room}, story.say(text))
+        two_walks(dice, story, reader, actors)
         ask_where(story, reader, dice.pick(list(reader.rooms)))
     return story
 
@@ -61,10 +66,7 @@ def yes_or_no(dice: Dice, setting: Setting) -> Story:
     """Task 6: is a person in a room? Half of the answers are yes."""
     story, reader, actors = Story(), Whereabouts(), people(setting)
     for _ in range(ROUNDS * setting.length):
-        for _ in range(2):
-            person = dice.pick(actors)
-            room, text = walk(dice, person, reader.known(person))
-            reader.told(person, {room}, story.say(text))
+        two_walks(dice, story, reader, actors)
         ask_whether(story, reader, dice, {"yes", "no"})
     return story
 

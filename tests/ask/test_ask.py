@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from pipeline.ask.__main__ import main
 from pipeline.ask.answers import likeliest
 from pipeline.ask.prompt import bar
 from tests.bases import TEXT
-from tests.tiny import COMPOSITION, run_here, run_process, write_recipe
+from tests.tiny import COMPOSITION, json_of, run_here, run_process, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +28,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ask(capsys: pytest.CaptureFixture[str]) -> Any:
     """What the command gives as JSON, of each step."""
 
-    def ask(*words: object) -> list[dict[str, Any]]:
-        capsys.readouterr()
-        assert main([*map(str, words), "--format", "json"]) == 0
-        found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
-        return found
-
-    return ask
+    return lambda *words: json_of(main, capsys, *words)
 
 
 def probabilities(run: Run, prompt: str, answer: str) -> float:

@@ -18,7 +18,7 @@ from pipeline import Run
 from pipeline.evaluate.__main__ import main
 from tests.bases import TEXT
 from tests.hub_server import TOKEN, HubServer, hub
-from tests.tiny import COMPOSITION, run_here, run_process, write_recipe
+from tests.tiny import COMPOSITION, json_of, run_here, run_process, write_recipe
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluate(capsys: pytest.CaptureFixture[str]) -> Any:
     """The rows that the command gives as JSON."""
 
-    def evaluate(*words: object) -> list[dict[str, Any]]:
-        capsys.readouterr()
-        assert main([*map(str, words), "--format", "json"]) == 0
-        found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
-        return found
-
-    return evaluate
+    return lambda *words: json_of(main, capsys, *words)
 
 
 def logged(path: Path, prefix: str) -> dict[int, dict[str, float]]:
