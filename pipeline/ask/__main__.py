@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
 import sys
 from typing import Any
 
@@ -21,6 +20,7 @@ from pipeline.config.trust import HELP, OPTION
 from pipeline.evaluate.subject import RunSubject
 from pipeline.hub.repository import HubError
 from pipeline.kernels.host import wait_briefly
+from pipeline.runs.checkpoints import check_steps
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.terminal import in_a_line, run_command, say
 
@@ -50,8 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.top < 1:
             raise RecipeError("--top", f"{chosen.top} is not a whole number >= 1")
-        if chosen.steps and not re.fullmatch(r"all|log|last|\d+(,\d+)*", chosen.steps):
-            raise RecipeError("--steps", f"{chosen.steps!r} is not all, log, last, or numbers such as 0,1000")
+        if chosen.steps is not None:
+            check_steps(chosen.steps, "--steps")
         if chosen.prompt is None and (chosen.steps or chosen.format != "text"):
             raise RecipeError("command line", "--steps and --format go with a prompt; in a session write steps")
         with contextlib.redirect_stdout(sys.stderr):  # where libraries print

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from typing import Any
 
@@ -40,7 +41,7 @@ def likeliest(
         if not open_:
             break
     found = sorted([*closed, *open_], key=lambda each: -each[1])[:most]
-    return [(answer, float(torch.tensor(log_p, dtype=torch.float64).exp())) for answer, log_p in found]
+    return [(answer, math.exp(log_p)) for answer, log_p in found]
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from pipeline.config.fields import Parameters, param
 from pipeline.corpora.base import Ids
 from pipeline.plots.base import Drawing
+from pipeline.runs.checkpoints import check_steps
 from pipeline.utils.draws import Numbers
 from pipeline.utils.errors import MismatchError, ParameterError, UnsupportedError
 
@@ -166,8 +166,7 @@ class Explanation(Parameters, abc.ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps not in ("all", "last", "log") and not re.fullmatch(r"\d+(,\d+)*", self.steps):
-            raise ParameterError("steps", f"{self.steps!r} is not all, last, log, or numbers such as 0,1000,2000")
+        check_steps(self.steps, "steps")
 
     @abc.abstractmethod
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from pipeline.evaluate.output import FORMATS, as_bytes, as_text, format_of
 from pipeline.evaluate.subject import RunSubject, Subject, open_subject
 from pipeline.hub.repository import HubError
 from pipeline.kernels.host import wait_briefly
+from pipeline.runs.checkpoints import check_steps
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_bytes, writing
 from pipeline.utils.paths import expanded
@@ -100,8 +100,8 @@ def check(chosen: argparse.Namespace, tree: Block) -> None:
         value = getattr(chosen, name)
         if value is not None and value < least:
             raise RecipeError(f"--{name}", f"{value} is not a whole number >= {least}")
-    if chosen.steps and chosen.steps not in ("all", "log", "last") and not re.fullmatch(r"\d+(,\d+)*", chosen.steps):
-        raise RecipeError("--steps", f"{chosen.steps!r} is not all, log, last, or numbers such as 0,1000")
+    if chosen.steps is not None:
+        check_steps(chosen.steps, "--steps")
     if format_of(chosen.format, chosen.output) == "parquet" and chosen.output is None:
         raise RecipeError("--format", "parquet is for a file; add --output FILE")
 

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.corpora.store import INDEX
 from pipeline.hub.contents import MAIN, WEIGHTS
 from pipeline.hub.repository import HubError, Remote, RemoteFile, printable
-from pipeline.runs.checkpoints import choose_steps, remove
+from pipeline.runs.checkpoints import check_steps, choose_steps, remove
 from pipeline.runs.entry import FOLDERS, Entry
 from pipeline.runs.layout import CORPUS, ENVIRONMENT, RECIPE, TOKENIZER
 from pipeline.runs.lock import LOCK, RunLock
@@ -177,8 +177,7 @@ def kept_steps(manifest: Manifest, words: str) -> list[int]:
     Raises:
         ParameterError: when it stands for none, or names a step that was not kept.
     """
-    if words not in ("all", "last", "log") and not re.fullmatch(r"[0-9]+(,[0-9]+)*", words):
-        raise ParameterError("--steps", f"{words!r} is not all, last, log, or numbers such as 0,1000")
+    check_steps(words, "--steps")
     if not manifest.kept:
         raise ParameterError("--steps", "no step has been kept yet")
     return choose_steps(manifest, words)

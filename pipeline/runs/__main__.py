@@ -17,7 +17,7 @@ from pathlib import Path
 from pipeline.circuits.failures import MISTAKES
 from pipeline.config.recipe import read_kept_recipe
 from pipeline.config.trust import HELP, OPTION
-from pipeline.runs.checkpoints import choose_steps, remove, unlisted
+from pipeline.runs.checkpoints import check_steps, choose_steps, remove, unlisted
 from pipeline.runs.entry import Entry
 from pipeline.runs.folder import check_corpus
 from pipeline.runs.layout import RECIPE
@@ -167,8 +167,7 @@ def _save(manifest: Manifest, run: Path) -> bool:
 def _prune(run: Path, keep: str, is_rehearsal: bool) -> int:
     with RunLock(run, is_full=True):
         manifest = Manifest.load(run)
-        if any(not word.strip().isdigit() for word in keep.split(",")) and keep not in ("all", "last", "log"):
-            raise RecipeError("--keep", f"{keep!r} is none of all, last, log, or numbers such as 0,1000")
+        check_steps(keep, "--keep")
         going = sorted(manifest.kept.keys() - set(choose_steps(manifest, keep)))
         size = sum(_megabytes(manifest.kept[step]) for step in going)
         if not is_rehearsal:

@@ -212,6 +212,16 @@ def choose_steps(manifest: Manifest, words: str) -> list[int]:
     return choose_among(sorted(manifest.kept), words)
 
 
+def check_steps(words: str, key: str) -> None:
+    """Check that words can say which steps are meant, whichever were kept; `key` is where they were given.
+
+    Raises:
+        ParameterError: when they cannot.
+    """
+    if not re.fullmatch(r"all|last|log| *[0-9]+ *(, *[0-9]+ *)*", words):
+        raise ParameterError(key, f"{words!r} is not all, last, log, or numbers such as 0,1000")
+
+
 def choose_among(kept: list[int], words: str) -> list[int]:
     """Return the steps that `all`, `last`, `log` (one for each third of an octave) or a list of numbers stands for.
 

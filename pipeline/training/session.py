@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     ids = None if recipe.model.rewords else recipe.model.token_ids(stored)
     train_rows = recipe.objective.rows(train_rows, stored, ids)
     if recipe.collator:
-        train_rows = _augmented(recipe, stored, train_rows, args.seed)
+        train_rows = _augmented(recipe, stored, train_rows, ids, args.seed)
     if recipe.replay:
         batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
         train_rows = recipe.replay.mixed_with(train_rows, tokenizer, batch)
@@ -115,7 +116,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     return trainer
 
 
-def _augmented(recipe: Recipe, stored: StoredCorpus, rows: Rows, seed: int) -> Rows:
+def _augmented(recipe: Recipe, stored: StoredCorpus, rows: Rows, ids: Sequence[int] | None, seed: int) -> Rows:
     """Return the training rows with the changes of the recipe's collators.
 
     Raises:
@@ -132,8 +133,8 @@ def _augmented(recipe: Recipe, stored: StoredCorpus, rows: Rows, seed: int) -> R
             part.check(stored.corpus)
         except ParameterError as error:
             raise error.inside(f"collator.{name}") from None
-    ids, batch = recipe.model.token_ids(stored), recipe.options.global_batch_size
-    assert batch is not None  # filled in by read_recipe
+    batch = recipe.options.global_batch_size
+    assert batch is not None and ids is not None  # filled in by read_recipe; which refuses collators for texts
     changes = chained(recipe.collator, stored.corpus, seed)
     return Augmented.of(
         PromptSource(stored, ids, changes, lambda rows: recipe.objective.rows(rows, stored, ids)), batch

@@ -166,7 +166,7 @@ def test_a_session_answers_lines(path: Path, tmp_path: Path) -> None:
         ([""], "prompt: is empty; the corpus has prompts such as <e_"),
         (["e_1 " * 9], "prompt: has 10 tokens with its answer, and the model has 8 positions"),
         (["<e_1>", "--steps", "3"], "steps: step 3 was not kept"),
-        (["<e_1>", "--steps", "few"], "--steps: 'few' is not all, log, last"),
+        (["<e_1>", "--steps", "few"], "--steps: 'few' is not all, last, log"),
         (["<e_1>", "--top", "0"], "--top: 0 is not a whole number >= 1"),
         (["--steps", "log"], "command line: --steps and --format go with a prompt"),
     ],

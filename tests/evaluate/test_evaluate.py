@@ -209,7 +209,7 @@ def test_names_on_the_hub(kept_run: Path, server: HubServer, tmp_path: Path) -> 
         (["{run}m"], "there is no such folder; did you mean {run}?"),
         (["{run}@3"], "step 3 was not kept; kept are 0, 1, 2, 4"),
         (["{run}", "--steps", "3"], "steps: step 3 was not kept"),
-        (["{run}", "--steps", "some"], "--steps: 'some' is not all, log, last, or numbers such as 0,1000"),
+        (["{run}", "--steps", "some"], "--steps: 'some' is not all, last, log, or numbers such as 0,1000"),
         (["{run}", "--split", "odd"], "--split: there is no split 'odd'; allowed: train, id, ood"),
         (
             ["{run}", "--by", "relatoin"],

@@ -193,7 +193,7 @@ def test_prune_refuses_what_it_does_not_understand_and_a_run_in_progress(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["prune", str(run), "--keep", "some"]) == 2
-    assert "'some' is none of all, last, log, or numbers" in capsys.readouterr().err
+    assert "'some' is not all, last, log, or numbers" in capsys.readouterr().err
     assert main(["prune", str(run), "--keep", "7"]) == 2
     assert "step 7 was not kept" in capsys.readouterr().err
     with RunLock(run):
