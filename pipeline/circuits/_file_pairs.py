@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.circuits._pair_files import read_rows
 from pipeline.circuits.base import Corruption, Pairs, Source
 from pipeline.corpora.base import Ids
 from pipeline.utils.draws import Draws
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.suggest import did_you_mean
+from pipeline.utils.table_files import read_rows
 
 COLUMNS = ("clean", "corrupted", "answer", "corrupted_answer")
 ID = "id"  # a column that names the row, also where it happens to hold tokens
@@ -26,7 +26,7 @@ class FilePairs(Source):
 
     They are text for the tokenizer, or lists of token ids; an answer is its first token. Further columns stay beside
     the table as its metadata; one that holds a single known token in each row, and is not called id, is a note too. See
-    `pipeline.circuits._pair_files` for the formats.
+    `pipeline.utils.table_files` for the formats.
     """
 
     path: Path

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pipeline.utils.errors import ParameterError
-from pipeline.utils.suggest import did_you_mean
+from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.table_files import read_rows
 
 COLUMNS = ("head", "relation", "tail")
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+KINDS = (".csv", ".tsv", ".json", ".jsonl")
 MOST_BYTES, MOST_FACTS, LONGEST_NAME = 64 << 20, 1_000_000, 200
 
 Triple = tuple[str, str, str]
@@ -85,84 +82,26 @@ class TripleFile(NamedTuple):
             raise self.error(place, f"{column} {name!a} holds a control character, a < or a >")
         return name
 
-    def _cells(self) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        content = self.content()
+    def _cells(self) -> Iterator[tuple[str, list[Any]]]:
+        """Head, relation and tail of each fact, with its place.
+
+        2WikiMultiHopQA (Ho et al. 2020) has questions that carry their facts as `evidences`.
+        """
+        if self.path.suffix.lower() not in KINDS:
+            raise self.error("", f"is of no kind that is known; allowed: {', '.join(KINDS)}")
         try:
-            text = content.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            line = content.count(b"\n", 0, error.start) + 1
-            raise self.error(f"line {line}", f"is not UTF-8: byte 0x{content[error.start]:02x}") from None
-        if "\0" in text:
-            raise self.error(
-                f"line {text[: text.index(chr(0))].count(chr(10)) + 1}", "holds a zero byte; save it as UTF-8"
-            )
-        separator = SEPARATORS.get(self.path.suffix.lower())
-        if separator:
-            return self._table(text, separator)
-        if self.path.suffix.lower() not in (".json", ".jsonl"):
-            raise self.error("", "is of no kind that is known; allowed: .csv, .tsv, .json, .jsonl")
-        return self._items(text)
-
-    def _table(self, text: str, separator: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        reader, places = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True), None
-        while True:
-            place = f"line {reader.line_num + 1}"
-            try:
-                row = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                raise self.error(place, f"is not CSV: {error}") from None
-            if not any(cell.strip() for cell in row):
-                continue
-            if places is None:
-                places, width = self._header(place, row, separator), len(row)
-            elif len(row) != width:
-                raise self.error(
-                    place, f"has {len(row)} cells, and the header {width}; quote cells that hold {separator!r}"
-                )
-            else:
-                yield place, tuple(row[i] for i in places)
-
-    def _header(self, place: str, row: list[str], separator: str) -> list[int]:
-        names = [cell.strip().lower() for cell in row]
-        lacking = [name for name in COLUMNS if names.count(name) != 1]
-        if lacking:
-            raise self.error(
-                place,
-                f"the header has {names.count(lacking[0]) or 'no'} {lacking[0]}{did_you_mean(lacking[0], names)}; "
-                f"allowed: {', '.join(COLUMNS)}, each once, separated by {separator!r}",
-            )
-        return [names.index(name) for name in COLUMNS]
-
-    def _items(self, text: str) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        for place, item in self._objects(text):
-            if not isinstance(item, dict):
-                raise self.error(place, "is no JSON object")
-            if "evidences" not in item:  # of 2WikiMultiHopQA (Ho et al. 2020), whose questions carry their facts
-                if lacking := [name for name in COLUMNS if name not in item]:
-                    raise self.error(place, f"has no {lacking[0]}; allowed: {', '.join(COLUMNS)}, or evidences")
-                yield place, tuple(item[name] for name in COLUMNS)
-                continue
-            if not isinstance(item["evidences"], list):
-                raise self.error(place, "evidences is no list")
-            for fact in item["evidences"]:
-                if not isinstance(fact, list) or len(fact) != len(COLUMNS):
-                    raise self.error(place, f"evidences holds what is no list of {', '.join(COLUMNS)}")
-                yield place, tuple(fact)
-
-    def _objects(self, text: str) -> Iterator[tuple[str, Any]]:
-        try:
-            if text.lstrip().startswith("["):
-                yield from ((f"item {number}", item) for number, item in enumerate(json.loads(text), 1))
-                return
-        except json.JSONDecodeError as error:
-            raise self.error(f"line {error.lineno}", f"is not JSON: {error.msg}") from None
-        except (ValueError, RecursionError) as error:
-            raise self.error("", f"is not JSON: {error}") from None
-        for number, line in enumerate(io.StringIO(text, newline=None), 1):
-            if line.strip():
-                try:
-                    yield f"line {number}", json.loads(line)
-                except (ValueError, RecursionError):
-                    raise self.error(f"line {number}", "is not JSON; allowed: one list, or an object a line") from None
+            for where, row in read_rows(self.path, COLUMNS, self.content(), MOST_BYTES):
+                place = where.removeprefix(f"{self.path}, ")
+                if "evidences" not in row:
+                    if lacking := [name for name in COLUMNS if name not in row]:
+                        raise self.error(place, f"has no {lacking[0]}; allowed: {', '.join(COLUMNS)}, or evidences")
+                    yield place, [row[name] for name in COLUMNS]
+                    continue
+                if not isinstance(row["evidences"], list):
+                    raise self.error(place, "evidences is no list")
+                for fact in row["evidences"]:
+                    if not isinstance(fact, list) or len(fact) != len(COLUMNS):
+                        raise self.error(place, f"evidences holds what is no list of {', '.join(COLUMNS)}")
+                    yield place, fact
+        except RecipeError as error:
+            raise ParameterError(self.key, str(error)) from None

@@ -142,18 +142,20 @@ def test_names_that_are_taken_get_a_number(tmp_path: Path) -> None:
 BAD = {
     "is not there": None,
     "holds no fact; allowed: rows of head, relation, tail": "head,relation,tail\n",
-    "line 1: the header has no relation; did you mean relations?": "head,relations,tail\na,b,c\n",
-    "line 1: the header has no head": "a,b,c\nd,e,f\n",
-    "line 1: the header has 2 tail": "head,relation,tail,tail\na,b,c,d\n",
-    "line 3: has 2 cells, and the header 3": "head,relation,tail\na,b,c\na,b\n",
+    "line 1: has no relation; every row has head, relation, tail; did you mean relations?": (
+        "head,relations,tail\na,b,c\n"
+    ),
+    "line 1: has no head": "a,b,c\nd,e,f\n",
+    "line 1: two columns are called tail": "head,relation,tail,tail\na,b,c,d\n",
+    "line 3: has no tail": "head,relation,tail\na,b,c\na,b\n",
     "line 2: has 4 cells, and the header 3": "head,relation,tail\na,b,c,d\n",
     "line 2: relation is empty": "head,relation,tail\na, ,c\n",
     "line 4: 'a' 'b' is 'd', and 'c' at line 2": "head,relation,tail\na,b,c\nc,b,a\na,b,d\n",
-    "line 3: holds a zero byte": "head,relation,tail\na,b,c\na\0,b,d\n",
+    "is UTF-16 or no text at all, not UTF-8": "head,relation,tail\na,b,c\na\0,b,d\n",
     "line 2: head '\\x1b[31m' holds a control character": "head,relation,tail\n\x1b[31m,b,c\n",
     "line 2: tail '<c>' holds a control character, a < or a >": "head,relation,tail\na,b,<c>\n",
     f"line 2: head has 300 characters; allowed: {LONGEST_NAME}": f"head,relation,tail\n{'a' * 300},b,c\n",
-    "line 3: is not UTF-8: byte 0xff": b"head,relation,tail\na,b,c\n\xff,b,d\n",
+    "line 3: is not UTF-8 text: byte 0xff": b"head,relation,tail\na,b,c\n\xff,b,d\n",
     "line 2: is not CSV": 'head,relation,tail\n"a"x,b,c\n',
     "field larger than field limit": f"head,relation,tail\n{'a' * 200_000},b,c\n",
     "has more than 64 MB": b"head,relation,tail\n" + b"a" * MOST_BYTES,
@@ -170,15 +172,15 @@ def test_a_table_that_is_wrong_is_one_line(message: str, tmp_path: Path) -> None
 
 BAD_JSON = {
     "is not JSON": "[1, 2",
-    "item 1: is no JSON object": "[1]",
+    "item 1: is not a JSON object": "[1]",
     "item 2: has no tail; allowed: head, relation, tail, or evidences": (
         '[{"head": "a", "relation": "b", "tail": "c"}, {"head": "a", "relation": "b"}]'
     ),
     "item 1: head is no text": '[{"head": 1, "relation": "b", "tail": "c"}]',
     "item 1: evidences is no list": '[{"evidences": {"a": 1}}]',
     "item 1: evidences holds what is no list": '[{"evidences": [["a", "b"]]}]',
-    "line 2: is not JSON": '{"head": "a", "relation": "b", "tail": "c"}\nx',
-    "facts.json: is not JSON: ": "[" * 100_000,
+    "line 2: is not a JSON object": '{"head": "a", "relation": "b", "tail": "c"}\nx',
+    "facts.json: is not a JSON array of rows: ": "[" * 100_000,
     "item 1: tail '\\ud800' holds a control character": '[{"head": "a", "relation": "b", "tail": "\\ud800"}]',
 }
 

@@ -1,4 +1,4 @@
-"""Rows of a file of prompt pairs: CSV, TSV, JSON lines or a JSON array, in UTF-8, as it is or gzipped."""
+"""Rows of a user's file: CSV, TSV, JSON lines or a JSON array, in UTF-8, as it is or gzipped."""
 
 from __future__ import annotations
 
@@ -26,17 +26,25 @@ MARKS = {
 }  # fmt: skip
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(
+    path: Path, columns: Sequence[str], content: bytes | None = None, most: int = -1
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each row as column -> value, with its place in the file in words. Rows without any value are left out.
 
     `.csv` and `.tsv` are read as such, in any case and before `.gz`; anything else is a JSON array of objects where it
-    begins with a bracket, or else an object a line.
+    begins with a bracket, or else an object a line. The header of a table may write `columns` in any case.
+
+    Args:
+        path: The file.
+        columns: What the header of a table has to have.
+        content: The bytes of the file, where they were read already.
+        most: Most bytes that it may have once it is unpacked; -1: any number.
 
     Raises:
         RecipeError: naming file and line, when the file is not text in UTF-8 or not of its format; when a column of a
             table has no name, or two have the same; or when it has no header with all of `columns`.
     """
-    text = _read_text(path)
+    text = _text_of(path, content, most)
     ending = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
     if ending in SEPARATORS:
         yield from _from_table(path, text, SEPARATORS[ending], columns)
@@ -46,19 +54,22 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[st
         yield from _from_json_lines(path, text)
 
 
-def _read_text(path: Path) -> str:
+def _text_of(path: Path, content: bytes | None, most: int) -> str:
     """The text of a file, without a byte order mark.
 
     Raises:
-        RecipeError: when it cannot be read, or is in another encoding than UTF-8.
+        RecipeError: when it cannot be read, is too large, or is in another encoding than UTF-8.
     """
     try:
-        content = path.read_bytes()
+        content = path.read_bytes() if content is None else content
         if content.startswith(GZIP):
-            content = gzip.decompress(content)
+            with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
+                content = packed.read(most if most < 0 else most + 1)
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise RecipeError(str(path), f"cannot be read: {reason}") from None
+    if 0 <= most < len(content):
+        raise RecipeError(str(path), f"has more than {most >> 20} MB, which is the most")
     encoding = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
     if encoding or b"\0" in content:  # UTF-16 without a mark is UTF-8 with zeros for most texts
         found = encoding or "UTF-16 or no text at all"
@@ -73,12 +84,13 @@ def _read_text(path: Path) -> str:
 
 def _from_table(path: Path, text: str, separator: str, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     header: list[str] | None = None
+    known = {name.lower(): name for name in columns}
     for line, cells in _records(path, text, separator):
         where = f"{path}, line {line}"
         if not any(cell.strip() for cell in cells):
             continue
         if header is None:
-            header = [cell.strip() for cell in cells]
+            header = [known.get(cell.strip().lower(), cell.strip()) for cell in cells]
             _check_header(where, header, separator, columns)
             continue
         if len(cells) > len(header):
