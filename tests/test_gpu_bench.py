@@ -33,13 +33,13 @@ def test_every_stage_leaves_its_numbers(tmp_path: Path) -> None:
     assert [line["step"] for line in found["train"]] == [0, 2, 4] and "eval_ood_exact_match" in found["train"][-1]
 
 
-def test_a_stage_that_fails_or_is_out_of_time_is_recorded() -> None:
+def test_a_stage_that_fails_or_is_out_of_time_is_recorded(tmp_path: Path) -> None:
     def fails() -> None:
         raise FileNotFoundError("nothing is there")
 
-    ended = perform(Stage([sys.executable, "-c", "print('word'); raise SystemExit(3)"], 1, fails), 60)
+    ended = perform(Stage([sys.executable, "-c", "print('word'); raise SystemExit(3)"], 1, fails), 60, tmp_path)
     assert ended["status"] == 3 and "word" in ended["last_lines"] and "nothing is there" in ended["error"]
-    late = perform(Stage([sys.executable, "-c", "import time; time.sleep(60)"], 1, lambda: 7), 0.5)
+    late = perform(Stage([sys.executable, "-c", "import time; time.sleep(60)"], 1, lambda: 7), 0.5, tmp_path)
     assert late["status"] == "stopped after 0 s" and late["found"] == 7 and late["seconds"] < 10
 
 

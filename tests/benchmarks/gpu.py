@@ -32,7 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
-SAID = ["recipes/grok_gpt2.yaml", "--corpus.ratio=7.2", "--corpus.bridge=said", "--circuits={}"]
+SAID = [str(ROOT / "recipes" / "grok_gpt2.yaml"), "--corpus.ratio=7.2", "--corpus.bridge=said", "--circuits={}"]
 PAPER = ["--max_steps=20000", "--eval_steps=500", "--save_steps=2000", "--checkpoints.every=[]", "--stop_when=never"]
 LITTLE = ["--corpus.num_entities=30", "--corpus.num_relations=6", "--corpus.out_degree=6", "--corpus.ratio=3"]
 LITTLE += ["--model.n_layer=1", "--model.n_embd=32", "--model.n_head=4", "--global_batch_size=32", "--use_cpu=true"]
@@ -51,16 +51,16 @@ class Stage:
 
 
 def stages(folder: Path, small: bool) -> dict[str, Stage]:
-    """The stages by name, which write below a folder."""
+    """The stages by name, which run and write in a folder: what stands there is theirs, and of no earlier run."""
     python, flag = sys.executable, ["--small"] if small else []
     junit, run = folder / "tests.xml", folder / "train"
     pytest = [python, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", f"--junitxml={junit}"]
-    pytest += ["tests/training/test_writer.py"] if small else ["tests"]
+    pytest += [str(ROOT / "tests" / "training" / "test_writer.py") if small else str(ROOT / "tests")]
     rounds = ["--rounds", "1", "--seconds", "0.01"] if small else ["--rounds", "3", "--seconds", "0.5"]
 
     def found(name: str) -> Callable[[], Any]:
-        """Reads the newest JSON of a benchmark."""
-        return lambda: json.loads(max((ROOT / "runs" / "benchmarks").glob(f"{name}-*.json"), key=_age).read_text())
+        """Reads the JSON of a benchmark."""
+        return lambda: json.loads(next((folder / "runs" / "benchmarks").glob(f"{name}-*.json")).read_text())
 
     train = [python, "-m", "pipeline.run", *SAID, *(LITTLE if small else PAPER), f"--output_dir={run}"]
     return {
@@ -70,10 +70,6 @@ def stages(folder: Path, small: bool) -> dict[str, Stage]:
         "profile": Stage([python, str(HERE / "profile_step.py"), *flag], 0.3, found("profile")),
         "train": Stage(train, 1.0, lambda: _curve(run), signal=True),
     }
-
-
-def _age(path: Path) -> float:
-    return path.stat().st_mtime
 
 
 def _counts(junit: Path) -> dict[str, Any]:
@@ -92,12 +88,12 @@ def _curve(run: Path) -> list[dict[str, float]]:
     return [{key: line[key] for key in line if key == "step" or key.endswith("exact_match")} for line in kept]
 
 
-def perform(stage: Stage, seconds: float) -> dict[str, Any]:
-    """Runs a stage: its status, its seconds, and what it found, or its last lines where it failed."""
+def perform(stage: Stage, seconds: float, folder: Path) -> dict[str, Any]:
+    """Runs a stage in a folder: its status, its seconds, and what it found, or its last lines where it failed."""
     began = time.monotonic()
     with tempfile.TemporaryFile() as out:
         process = subprocess.Popen(
-            stage.command, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            stage.command, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
         status: int | str
         try:
@@ -118,7 +114,7 @@ def perform(stage: Stage, seconds: float) -> dict[str, Any]:
         said = out.read().decode(errors="replace")
     try:
         result["found"] = stage.read()
-    except (OSError, ValueError, LookupError) as error:
+    except (OSError, ValueError, LookupError, StopIteration) as error:
         result["found"], result["error"] = None, f"{type(error).__name__}: {error}"
     if status != 0:
         result["last_lines"] = said[-LAST_LINES:]
@@ -158,7 +154,7 @@ def main() -> int:
                 results[name] = {"status": "not run: no time was left"}
                 continue
             print(f"{name}: at most {left * known[name].share:.0f} s", flush=True)
-            results[name] = perform(known[name], left * known[name].share)
+            results[name] = perform(known[name], left * known[name].share, folder)
             print(f"{name}: {results[name]['status'] or 'done'}, {results[name]['seconds']:.0f} s", flush=True)
             chosen.output.parent.mkdir(parents=True, exist_ok=True)
             chosen.output.write_text(json.dumps(results, indent=1) + "\n")
