@@ -74,7 +74,7 @@ def _all(chosen: argparse.Namespace) -> int:
         for judged in results[name]["targets"] if name in results else ():
             say(f"  {judged['name']}: {ours(judged)}, the paper {judged['paper']}: {judged['verdict']}")
         if name not in results:
-            say("  not recorded")
+            say("  not recorded; its times are estimates")
     return 0
 
 
