@@ -124,9 +124,11 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
     from rich.console import Console
     from rich.progress import track
 
+    from pipeline.report.page import check_places
     from pipeline.report.run_report import write_report
 
     run = RunFolder(chosen.run, chosen.trust_remote_code)
+    check_places(run.path)
     source = None
     if chosen.data is not None:
         from pipeline.models.loading import tokenizer_of

@@ -23,7 +23,7 @@ from pipeline.plots import style as drawing
 from pipeline.report import player as moving
 from pipeline.report.sheets import Sheet
 from pipeline.runs.layout import FIGURES
-from pipeline.utils.drafts import write_inside
+from pipeline.utils.drafts import check_place, write_inside
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_text
 from pipeline.utils.inside import opened
@@ -45,6 +45,7 @@ __all__ = [
 ]
 
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # labels in drawings may hold some
+PAGES = ("report.md", "report.html")
 NAME = re.compile(r"[\w.+-]{1,100}", re.ASCII)  # of a figure
 
 
@@ -104,6 +105,18 @@ class Moving:
 Part = Heading | Paragraph | Table | Figure | Moving | Code
 
 
+def check_places(folder: Path) -> None:
+    """Check that pages and figures can be put into a folder; what takes hours before a report asks first.
+
+    Raises:
+        RecipeError: when something else stands in their place.
+    """
+    with opened(folder, FIGURES, make=True):
+        pass
+    for name in PAGES:
+        check_place(folder, name)
+
+
 def write_page(
     folder: Path,
     title: str,
@@ -121,12 +134,8 @@ def write_page(
             raise RecipeError(str(folder), f"a figure would be called {name!r}, which is no name of a file here")
     drawn = {name: (drawing.png(figure), drawing.svg(figure)) for name, figure in figures.items()}
     printed = {name: drawing.pdf(figure) for name, figure in figures.items()} if "pdf" in formats else {}
-    pages = {
-        "report.md": as_markdown(parts),
-        "report.html": as_html(title, parts, {name: svg.decode() for name, (_, svg) in drawn.items()}),
-    }
-    with opened(folder, FIGURES, make=True):
-        pass
+    texts = as_markdown(parts), as_html(title, parts, {name: svg.decode() for name, (_, svg) in drawn.items()})
+    check_places(folder)
     for name, (png, svg) in drawn.items():
         write_inside(folder, f"{FIGURES}/{name}.png", png)
         if "svg" in formats:
@@ -135,8 +144,8 @@ def write_page(
             write_inside(folder, f"{FIGURES}/{name}.pdf", printed[name])
         if name in sheets:
             write_inside(folder, f"{FIGURES}/{name}.csv", sheets[name].as_csv())
-    for name, page in pages.items():
-        write_text(folder / name, page)
+    for name, text in zip(PAGES, texts):
+        write_text(folder / name, text)
 
 
 def as_markdown(parts: Sequence[Part]) -> str:

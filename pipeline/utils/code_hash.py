@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import inspect
 import sys
@@ -23,12 +24,22 @@ def code_hash(modules: Iterable[str], package: str, functions: Iterable[Callable
     while waiting:
         name = waiting.pop()
         if name not in found:
-            tree = ast.parse(_source_text(name))
-            found[name] = _bare(tree)
-            waiting += [other for other in _imports(tree) if other.startswith(f"{package}.") and _file(other).is_file()]
+            found[name], imported = _parsed(_source_text(name))
+            waiting += [other for other in imported if other.startswith(f"{package}.") and _file(other).is_file()]
     texts = [f"{name}\n{found[name]}" for name in sorted(found)]
-    texts += [_bare(ast.parse(inspect.getsource(part))) for part in functions]
+    texts += [_parsed(inspect.getsource(part))[0] for part in functions]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
+
+
+@functools.cache
+def _parsed(source: str) -> tuple[str, tuple[str, ...]]:
+    """Return the code of a module without comments, docstrings and layout, and the names of all that it imports.
+
+    What a process builds or looks at after the first time needs no parsing, which takes longer than a small corpus.
+    """
+    tree = ast.parse(source)
+    imported = tuple(_imports(tree))
+    return _bare(tree), imported
 
 
 def _source_text(module: str) -> str:

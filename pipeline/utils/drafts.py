@@ -80,6 +80,16 @@ def write_inside(root: Path, name: str, content: bytes) -> None:
         sync_folder(folder, root / where.parent)
 
 
+def check_place(root: Path, name: str) -> None:
+    """Check that a file can be written as `name` in `root`, where no folder may stand.
+
+    Raises:
+        RecipeError: when one does.
+    """
+    if (root / name).is_dir():
+        raise _in_the_way(root / name)
+
+
 def _in_the_way(path: Path) -> RecipeError:
     return RecipeError(str(path), "is in the way; a file belongs there")
 
