@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 
 from pipeline.utils import launcher
@@ -33,9 +32,9 @@ def _status_of(work: Callable[[], int]) -> int:
     try:
         return work()
     except RecipeError as error:
-        if not launcher.speaks():
-            time.sleep(launcher.LAST_WORDS)  # in which the launcher ends it, where another one has found the same
-        say(error, file=sys.stderr)
+        # The others wait for the launcher to end them, as it does where the one that speaks has found the same.
+        if (launcher.speaks() or not launcher.is_ended()) and not launcher.is_said():
+            say(error, file=sys.stderr)
         return MISTAKE
     except Stopped as stop:
         if launcher.is_first():

@@ -124,6 +124,22 @@ def is_ended() -> bool:
     return REQUEST.number is not None
 
 
+def is_said() -> bool:
+    """Return whether another process of this machine has said what is wrong already, and say for this one that it will.
+
+    A process may come long after the one that was to speak has ended their launcher, and then hears no signal. They
+    share the folder that torch's launcher has made for their error files.
+    """
+    path = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if path:
+        with suppress(OSError):
+            try:
+                (Path(path).parent.parent / "said").open("x").close()
+            except FileExistsError:
+                return True
+    return False
+
+
 def tell_status(status: int) -> None:
     """Writes the status of the run into the file that GROKLAB_STATUS names, as launchers make a 1 of every failure."""
     if "GROKLAB_STATUS" in os.environ and is_first():

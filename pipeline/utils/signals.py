@@ -89,7 +89,10 @@ def stop_signals(is_bound: bool = False) -> Iterator[Request]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        REQUEST.forget()
+        if is_bound:
+            REQUEST.in_training = REQUEST.is_bound = False  # whether it was asked says later who tells a mistake
+        else:
+            REQUEST.forget()
 
 
 class Agreement:

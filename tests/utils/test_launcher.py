@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.runs.lock import RunLock
-from pipeline.utils.launcher import LAUNCHER
-from pipeline.utils.signals import SAVED
+from pipeline.utils.errors import RecipeError
+from pipeline.utils.exit_status import MISTAKE, exit_status
+from pipeline.utils.launcher import LAST_WORDS, LAUNCHER
+from pipeline.utils.signals import SAVED, stop_signals
 from tests.kills import Runner, join
 from tests.tiny import RECIPE, ROOT, free_port, run_process, write_recipe
 from tests.utils.test_signals import ENDLESS
@@ -29,6 +31,43 @@ def test_a_mistake_under_a_launcher_is_one_line_without_its_traceback(words: tup
     assert result.stderr.startswith(f"{recipe}:13: learning_rat: unknown key; did you mean learning_rate?")
     assert result.stderr.count("\n") == 1 and not result.stdout
     assert status.read_text() == "2\n"
+
+
+def test_a_process_that_comes_after_its_launcher_has_ended_says_nothing_again(tmp_path: Path) -> None:
+    """No signal reaches it, and the folder that torch's launcher has made says that another one has spoken."""
+    recipe, words = write_recipe(tmp_path, f"{RECIPE}learning_rat: 1\n"), (str(ROOT / "pipeline" / "run.py"),)
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    said = []
+    for rank in ("0", "1"):
+        (tmp_path / rank).mkdir()
+        named = place | {"RANK": rank, "LOCAL_RANK": rank, "TORCHELASTIC_ERROR_FILE": str(tmp_path / rank / "e.json")}
+        result = run_process(*words, str(recipe), **named)
+        assert result.returncode == 2
+        said.append(result.stderr.count("learning_rat: unknown key"))
+    assert said == [1, 0]
+
+
+def test_a_process_that_is_ended_while_it_reads_its_recipe_says_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its launcher ended it because another one has found the same, which its handler could only note."""
+    for name, value in {
+        "RANK": "1",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value or "127.0.0.1")
+
+    def ended() -> int:
+        with stop_signals(is_bound=True):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RecipeError("r.yaml", "a mistake")
+
+    began = time.monotonic()
+    assert exit_status(ended) == MISTAKE and time.monotonic() - began < LAST_WORDS / 2
+    assert not capsys.readouterr().err.count("a mistake")
 
 
 def test_what_only_the_first_process_finds_ends_the_others_too(tmp_path: Path) -> None:
