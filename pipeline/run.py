@@ -2,6 +2,7 @@
 
 accelerate launch pipeline/run.py recipes/grok_gpt2.yaml [--key value ...]
 python -m pipeline.run --help
+python -m pipeline.run RECIPE --check
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pipeline.utils.errors import ParameterError
 from pipeline.utils.exit_status import MISTAKE, exit_status
 from pipeline.utils.files import writing
 from pipeline.utils.signals import REQUEST, SAVED, stop_signals
-from pipeline.utils.terminal import run_command
+from pipeline.utils.terminal import run_command, say
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,8 +45,34 @@ def _answer(words: list[str]) -> int:
     if help.wants_help(words):
         print(help.help_text(words))
         return 0 if words else MISTAKE
+    words, wanted = help.split_check(words)
+    recipe = read_here(*help.split_words(words))
+    if wanted == help.READ:
+        say(f"{recipe.source} can be read: {recipe.name} would be in {recipe.output_dir}")
+        return 0
     with stop_signals(is_bound=launcher.processes().world > 1):
-        return run(read_here(*help.split_words(words)))
+        return check(recipe) if wanted else run(recipe)
+
+
+def check(recipe: Recipe) -> int:
+    """Says what a run would take on this machine, without leaving anything; 1 where the disk is too small."""
+    if stage := stages.lacking(recipe):
+        say(f"{recipe.source} goes on from {stage.source}, which is trained first; of that:")
+        return check(stage)
+    recipe = forks.pinned(stages.on_step(recipe))
+    manifest = opening.open_run(recipe)
+    from pipeline.training import checking
+
+    try:
+        found = checking.check(recipe)
+    except ParameterError as error:
+        raise recipe.located(error) from None
+    last = max(manifest.resumable, default=None)
+    state = "is finished" if opening.is_finished(recipe, manifest) else "is new"
+    state = f"would go on after step {last:,}" if last is not None and state == "is new" else state
+    if launcher.is_first():
+        say(f"{recipe.name} in {recipe.output_dir} {state}", *found.lines())
+    return 0 if found.fits_disk else 1
 
 
 def run(recipe: Recipe) -> int:

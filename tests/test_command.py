@@ -83,9 +83,8 @@ def test_the_slurm_script_starts_runs_of_an_installed_package(installed: Path, t
     assert copied.stdout.split() == ["launch.slurm", "quickstart.yaml"]
     words = ("quickstart.yaml", "--max_steps", "2", "--output_dir", "run", "--circuits", "{}", "--report_to", "none")
     started = here("bash", "launch.slurm", "--dry-run", *words)
-    first, line = started.stdout.splitlines()
-    assert first == f"1 nodes x 1 processes, cpu, from {tmp_path}:"
-    command = shlex.split(line)
+    assert started.stdout.startswith(f"1 node x 1 process, cpu, from {tmp_path}\n")
+    command = shlex.split(started.stdout.partition("the job would start:\n")[2].replace("\\\n", " "))
     command = [word.replace("@NODE@", "0") for word in command[command.index(sys.executable) :]]
     assert str(installed / "pipeline" / "shipped" / "accelerate_configs" / "cpu.yaml") in command
     result = here(*command)

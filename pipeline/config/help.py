@@ -36,12 +36,17 @@ that stage, and no other key is: --model.recipe.seed 1, with a folder of its own
   python -m pipeline.run recipes/quickstart.yaml --seed 1 --output_dir runs/seed1
   python -m pipeline.run recipes/quickstart.yaml --fork runs/quickstart@900 --weight_decay 0.1 --output_dir runs/less
   python -m pipeline.run recipes/grok_gpt2.yaml --corpus.ratio 18 --max_steps 20
+  python -m pipeline.run recipes/grok_gpt2.yaml --check
+
+--check says what a run would take on this machine and leaves nothing behind: rows, parameters, steps, disk, memory, the
+analyses that fit, and how long, from three steps that it trains. --check=recipe reads the recipe alone.
 
 Code that comes with a base model runs only with --trust-remote-code, whatever the recipe says.
 
 A recipe is a YAML file of blocks and flat keys. On the command line --block.key value or --key value overrides it.
 --help NAME tells more of any name below, such as --help group or --help optim.
 """
+CHECK, READ = "--check", "--check=recipe"
 LEFT = 30  # columns of a key and its default
 
 
@@ -75,6 +80,19 @@ def split_words(argv: Sequence[str]) -> tuple[str, list[str]]:
     if path is None:
         raise RecipeError("command line", "no recipe; name one, such as recipes/quickstart.yaml")
     return path, overrides
+
+
+def split_check(words: Sequence[str]) -> tuple[list[str], str]:
+    """Return the words without `--check`, and how it was written; empty where it was not.
+
+    Raises:
+        RecipeError: when it is given anything but `recipe`.
+    """
+    found = [word for word in words if word.partition("=")[0] == CHECK]
+    for word in found:
+        if word not in (CHECK, READ):
+            raise RecipeError("command line", f"{word}: write {CHECK}, or {READ} to read the recipe alone")
+    return [word for word in words if word not in found], found[-1] if found else ""
 
 
 def wants_help(argv: Sequence[str]) -> bool:

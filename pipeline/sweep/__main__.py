@@ -4,6 +4,7 @@
 
 Values with commas span the grid; other keys are overrides of every run, as of `python -m pipeline.run`. Each run is a
 process with a folder of its own inside that of the sweep. The same command goes on with what is unfinished.
+With --check it says what they would take on this machine, and runs nothing.
 
 Earlier stages that runs go on from are trained first, each once. Keys behind model.recipe., as --model.recipe.seed 0,1,
 are theirs; runs of the same stage keys share a stage.
@@ -18,13 +19,14 @@ from pathlib import Path
 
 from pipeline.report.comparison import write_comparison
 from pipeline.runs.layout import CORPUS
+from pipeline.sweep.checking import check
 from pipeline.sweep.grid import Point, grid, moved_by_seeds
 from pipeline.sweep.jobs import USUAL, at_a_time, resumable, run_all
 from pipeline.sweep.slurm import submit
 from pipeline.utils.files import writing
 from pipeline.utils.paths import expanded
 from pipeline.utils.signals import stop_signals
-from pipeline.utils.terminal import in_a_line, run_command
+from pipeline.utils.terminal import in_a_line, run_command, say
 
 
 def report(points: Sequence[Point]) -> Path | None:
@@ -52,7 +54,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.sweep",
-        usage="python -m pipeline.sweep RECIPE --key value,value,... [--key value ...] [--jobs N] [--slurm OPTIONS]",
+        usage="python -m pipeline.sweep RECIPE --key value,value,... [--key value ...] [--jobs N] [--slurm OPTIONS] "
+        "[--check]",
         description=(__doc__ or "").partition("\n")[0],
         epilog="A list or a quoted text is one value: --checkpoints.every [[100,null]] --optim_args \"'a=1,b=2'\".",
         allow_abbrev=False,
@@ -61,6 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output_dir", type=Path, help="folder of the sweep (default: runs/RECIPE-sweep)")
     parser.add_argument("--jobs", type=int, help=f"runs at a time (default: {USUAL})")
     parser.add_argument("--slurm", metavar="OPTIONS", help='as a Slurm array with these: "--gpus=1 --time=8:00:00"')
+    parser.add_argument("--check", action="store_true", help="say what the runs would take here, and run nothing")
     parser.add_argument("--report", action="store_true", help="only report what there is")
     chosen, words = parser.parse_known_args(_joined(argv))
     if chosen.output_dir is not None:
@@ -69,6 +73,10 @@ def main(argv: list[str] | None = None) -> int:
     jobs = at_a_time(chosen.jobs, [point.recipe for point in points])
     if line := moved_by_seeds([point.recipe for point in points]):
         print(line, flush=True)
+    if chosen.check:
+        lines, fits = check(points, jobs)
+        say(*lines)
+        return 0 if fits else 1
     if chosen.slurm is not None and not chosen.report:
         again = [sys.executable, "-m", "pipeline.sweep", *argv, "--report"]
         if number := submit(points, jobs, chosen.slurm, again):

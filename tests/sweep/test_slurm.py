@@ -41,28 +41,65 @@ def test_it_is_clean_for_shellcheck() -> None:
 
 
 def test_a_rehearsal_prints_what_would_start() -> None:
-    environment = {**os.environ, "SLURM_JOB_NUM_NODES": "3", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "123"}
+    environment = {**os.environ, "SLURM_JOB_NUM_NODES": "4", "SLURM_GPUS_ON_NODE": "8", "SLURM_JOB_ID": "123"}
     environment |= {"SLURM_ARRAY_TASK_ID": "5", "ENGINE": "zero2", "PYTHON": sys.executable}
     command = ["bash", str(SCRIPT), "--dry-run", "recipes/quickstart.yaml", "--seed", "%a", "--run_name", "two words"]
     said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.startswith(f"3 nodes x 8 processes, zero2, from {ROOT}:\nsrun ")
-    config = f"--config_file {ROOT}/accelerate_configs/zero2.yaml"
-    assert f"{config} --num_machines 3 --num_processes 24 --machine_rank @NODE@" in said
-    assert "--main_process_port 20123 -m pipeline.run recipes/quickstart.yaml --seed 5 --run_name two\\ words" in said
-    assert "use_cpu" not in said
+    assert said.startswith(f"4 nodes x 8 processes, zero2, from {ROOT}\n")
+    words = started(said)
+    at = words.index("--config_file")
+    assert words[at + 1] == f"{ROOT}/accelerate_configs/zero2.yaml"
+    assert words[at + 2 :][:6] == ["--num_machines", "4", "--num_processes", "32", "--machine_rank", "@NODE@"]
+    told = ["-m", "pipeline.run", "recipes/quickstart.yaml", "--seed", "5", "--run_name", "two words"]
+    assert words[-len(told) - 2 :] == ["--main_process_port", "20123", *told]
+    assert "two words would be in runs/quickstart" in said and "NCCL_SOCKET_IFNAME" in said
+    assert "--cpus-per-task 32" in said and "--mem 64G" in said and "warning" not in said
+
+
+def started(said: str) -> list[str]:
+    """The words of the command that a rehearsal prints, as bash reads them."""
+    line = said.partition("the job would start:\n")[2]
+    script = f"set -- {line}\nprintf '%s\\0' \"$@\""
+    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split("\0")[:-1]
+
+
+def test_a_rehearsal_reads_the_options_of_sbatch_and_the_recipe() -> None:
+    own = {key: value for key, value in os.environ.items() if not key.startswith("SLURM_")} | {"PYTHON": sys.executable}
+    command = ["bash", str(SCRIPT), "--dry-run"]
+
+    def rehearse(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, *words], cwd=ROOT, env=own, capture_output=True, text=True)
+
+    asked = ("--nodes", "2", "--gpus-per-node=h100:4", "-c", "8", "--mem=100G", "--time", "8:00:00")
+    said = rehearse(*asked, "recipes/quickstart.yaml").stdout
+    assert said.startswith(f"2 nodes x 4 processes, multi_gpu, from {ROOT}\n") and "NCCL_DEBUG" in said
+    assert "warning" not in said and "hint: --" not in said
+    assert f"  sbatch {' '.join(asked)} {SCRIPT} recipes/quickstart.yaml\n" in said
+    assert "warning: no GPU was asked for" in rehearse("recipes/quickstart.yaml").stdout
+    for words, hint in (
+        (("recipes/quickstart.yaml", "--sed", "1"), "did you mean seed?"),
+        (("--gpus-per-node", "3", "recipes/quickstart.yaml"), "global_batch_size"),  # 512 is no multiple of 3
+    ):
+        refused = rehearse(*words)
+        assert refused.returncode == 2 and hint in refused.stderr and refused.stderr.count("\n") == 1
+        assert refused.stdout == ""
 
 
 @pytest.mark.parametrize("word", ["x y", "a\nb", "a,b", "$(touch hacked)", "`touch hacked`", "it's", "%a", "*", "\\n"])
 def test_a_job_of_an_array_takes_its_own_words(word: str, tmp_path: Path) -> None:
     runs = tmp_path / "runs, of\na sweep"
     runs.write_bytes(array_file([["a.yaml", "--seed=0"], ["b c.yaml", "--seed=1", f"--run_name={word}"], ["d.yaml"]]))
-    environment = {**os.environ, "RUNS": str(runs), "SLURM_ARRAY_TASK_ID": "1", "REPOSITORY": str(ROOT)}
+    environment = {
+        **os.environ,
+        "RUNS": str(runs),
+        "SLURM_ARRAY_TASK_ID": "1",
+        "REPOSITORY": str(ROOT),
+        "PYTHON": sys.executable,
+    }
     command = ["bash", str(SCRIPT), "--dry-run"]
     said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
-    line = said.partition("\n")[2]  # bash quotes each word so that it reads it again as it was
-    script = f"set -- {line}\nprintf '%s\\0' \"$@\""
-    words = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout.split("\0")
-    told = ["-m", "pipeline.run", "b c.yaml", "--seed=1", f"--run_name={word}", "--use_cpu", "true", ""]
+    words = started(said)  # bash quotes each word so that it reads it again as it was
+    told = ["-m", "pipeline.run", "b c.yaml", "--seed=1", f"--run_name={word}", "--use_cpu", "true"]
     assert words[-len(told) :] == told
     assert f"--config_file {ROOT}/accelerate_configs/" in said
     assert [path.name for path in tmp_path.iterdir()] == [runs.name]
