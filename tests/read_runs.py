@@ -27,6 +27,8 @@ CORPORA = {
     "id_rows: 50}",
     "pos_icl": "{name: pos_icl, vocabulary_size: 40, unseen: 6, train_rows: 400, eval_rows: 40}",
     "ordinals": "{name: ordinals, sets: [days, ordinals], labels: 2, rows: 300, held_out_rows: 40}",
+    "bigram_backcopy": "{name: bigram_backcopy, vocabulary_size: 12, triggers: 2, length: 8, train_rows: 200, "
+    "id_rows: 50}",
     "responses": "{name: responses}",
     "findcats": "{name: findcats, length: 20, train_size: 40, test_size: 20, words: [cat, ibis], other_words: [puma], "
     "other_lengths: [16, 23], within: 12}",
@@ -35,6 +37,7 @@ WITHOUT_END = (
     "group",
     "k_hop",
     "induction",
+    "bigram_backcopy",
     "pos_icl",
     "ordinals",
     "findcats",

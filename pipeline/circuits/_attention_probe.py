@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,11 +33,17 @@ def seen_attention(model: PreTrainedModel, watch: Callable[[nn.Module, str, Tens
     usual = model.config._attn_implementation
     watched = dict.fromkeys(model.modules(), watch)
     _watchers.update(watched)
+    # Attention that transformers does not know computes itself, and shows what it forms.
+    own: list[Any] = [module for module in watched if hasattr(module, "watch")]
     try:
         body.set_attn_implementation(SEEN)
+        for module in own:
+            module.watch = partial(watch, module)
         yield
     finally:
         body.set_attn_implementation(usual)
+        for module in own:
+            del module.watch
         for module in watched:
             del _watchers[module]
 

@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.circuits._counterfactuals import Neighbours
 from pipeline.circuits.base import Corruption, Pairs, Source
 from pipeline.config.recipe import Recipe
-from pipeline.corpora.base import PAD, Examples, Ids
+from pipeline.corpora.base import PAD, Examples, Ids, KnownLaw
 from pipeline.corpora.store import StoredCorpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.layout import TOKENIZER
@@ -121,6 +121,17 @@ class CorpusPairs(Source):
         names = [name for name, pairs in sets.items() for _ in pairs]
         return Pairs(rows[:, :1], others[:, :1], rows[:, 1:], others[:, 1:], metadata={"set": names})
 
+    def drawn(self, split: str, most: int, seed: int) -> Pairs | None:
+        corpus = self.stored.corpus
+        if not isinstance(corpus, KnownLaw):
+            return None
+        block = max(self.stored.blocks(split), key=len)
+        chosen = block.take(Draws(seed, "pairs").permutation(len(block))[:most])
+        rows = np.hstack([chosen.prompts, chosen.answers])
+        # Nothing is asked of corrupted prompts here, which only have to differ.
+        other = (rows + 1) % len(corpus.vocabulary())
+        return Pairs(rows[:, :-1], other[:, :-1], rows[:, -1:], other[:, -1:], values=corpus.law(rows))
+
     @property
     def _whole(self) -> tuple[Ids, Ids, Numbers]:
         """Prompts and answers of what is trained and what is held out, and 1 where it is trained."""
@@ -175,6 +186,10 @@ class Renamed(Source):
 
     def successors(self) -> Pairs:
         return self.source.successors().renamed(self.ids)
+
+    def drawn(self, split: str, most: int, seed: int) -> Pairs | None:
+        found = self.source.drawn(split, most, seed)
+        return None if found is None else found.renamed(self.ids)
 
     def _elements_stay(self, n: int) -> Ids:
         """All new ids, where the first n tokens, the elements of a group, keep theirs."""

@@ -43,7 +43,8 @@ class Pairs:
     clean and corrupted are (n, P), padded on the right where `lengths` (n,) are less than P; answers and
     corrupted_answers are (n, A), of which analyses take the first token. `notes` name further tokens to look for, (n,)
     each, such as the bridge entity of a two-hop fact; `places` say what stands at each of the P positions; `metadata`
-    are further columns of a file, n values each, which stay beside the table.
+    are further columns of a file, n values each, which stay beside the table; `values` are numbers for each position of
+    the clean prompts, (n, P) each.
     """
 
     clean: Ids
@@ -54,6 +55,7 @@ class Pairs:
     lengths: Numbers = field(default_factory=lambda: np.empty(0, np.int64))
     places: Sequence[str] = ()
     metadata: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    values: Mapping[str, npt.NDArray[np.float64]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         width = self.clean.shape[1] if self.clean.ndim == 2 else 0
@@ -65,6 +67,7 @@ class Pairs:
         rows: dict[str, Any] = {"answers": self.answers, "corrupted_answers": self.corrupted_answers}
         rows |= {"lengths": self.lengths, **self.notes}
         rows |= {f"metadata {name}": values for name, values in self.metadata.items()}
+        shapes |= {f"values {name}": part.shape == self.clean.shape for name, part in self.values.items()}
         shapes |= {name: len(part) == len(self.clean) for name, part in rows.items()}
         for name, fits in shapes.items():
             if not fits:
@@ -84,7 +87,8 @@ class Pairs:
         parts = {name: getattr(self, name)[chosen] for name in (*TOKENS, "lengths")}
         notes = {name: note[chosen] for name, note in self.notes.items()}
         metadata = {name: [values[i] for i in chosen] for name, values in self.metadata.items()}
-        return dataclasses.replace(self, **parts, notes=notes, metadata=metadata)
+        values = {name: part[chosen] for name, part in self.values.items()}
+        return dataclasses.replace(self, **parts, notes=notes, metadata=metadata, values=values)
 
     @property
     def where(self) -> Numbers:
@@ -156,6 +160,10 @@ class Source(abc.ABC):
             ParameterError: when there is no ordered set.
         """
         raise ParameterError("corpus", "has no ordered sets, such as weekdays; the corpus ordinals has")
+
+    def drawn(self, split: str, most: int, seed: int) -> Pairs | None:
+        """At most so many prompts of rows that a known law draws, with what it says of each position as `values`."""
+        return None
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,13 @@ class TableError(RecipeError):
 
 def fingerprint(pairs: Pairs) -> str:
     """A hash of all that stands in pairs."""
-    facts = [list(pairs.notes), list(pairs.places), pairs.metadata]
+    facts = [list(pairs.notes), list(pairs.places), pairs.metadata, *pairs.values]
     digest = hashlib.sha256(json.dumps(facts).encode())
     parts = (pairs.clean, pairs.corrupted, pairs.answers, pairs.corrupted_answers, pairs.lengths)
     for part in (*parts, *pairs.notes.values()):
         digest.update(np.ascontiguousarray(part, dtype="<i4").tobytes())
+    for part in pairs.values.values():
+        digest.update(np.ascontiguousarray(part, dtype="<f8").tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -130,6 +130,17 @@ class Preferring(Protocol):
         """Say a wrong answer to each example, (n, A), for the objective `preference`."""
 
 
+@runtime_checkable
+class KnownLaw(Protocol):
+    """A corpus whose rows are drawn by a law that is known, token after token, and by copying."""
+
+    def law(self, rows: Ids) -> Mapping[str, npt.NDArray[np.float64]]:
+        """Say by what the token after each but the last of rows (n, T) came, (n, T - 1) each; NaN where by neither.
+
+        `active`: 1 where it is a copy, 0 where it was drawn; `surprise`: its loss if the law were known, in nats.
+        """
+
+
 def trained_count(ratio: float, atomic: int, pool: int) -> int:
     """How many inferred facts a ratio asks for, beside so many ID atomic facts and out of such a pool.
 

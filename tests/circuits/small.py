@@ -19,6 +19,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "looped": ("gpt2_looped", {}),
     "bare": ("gpt2_bare", {}),
     "shifted": ("gpt2_kv_shift", {}),
+    "relu": ("gpt2_relu_attention", {}),
 }
 
 

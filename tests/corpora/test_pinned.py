@@ -24,6 +24,7 @@ REMEDIES = {"bridge": "said", "identity": 0.5, "one_position": True, "wrong_brid
 K_HOP = {"num_entities": 20, "num_relations": 4, "most_hops": 40, "per_hop": 100, "held_out_per_hop": 20}
 COMPARISON = {"num_entities": 40, "num_attributes": 3, "num_values": 5, "ood_fraction": 0.3}
 INDUCTION = {"vocabulary_size": 12, "length": 11, "shortest": 2, "longest": 5, "train_rows": 200, "id_rows": 50}
+BACKCOPY = {"vocabulary_size": 12, "triggers": 2, "length": 8, "train_rows": 200, "id_rows": 50}
 POS_ICL = {"vocabulary_size": 40, "unseen": 6, "train_rows": 400, "eval_rows": 40}
 PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("composition", COMPOSITION, "a1bca7811ac42d05"),
@@ -34,6 +35,7 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("complex_reasoning", COMPARISON | {"train_fraction": 0.1}, "67867b8d750c393c"),
     ("pos_icl", POS_ICL, "77bc43fba1e16250"),
     ("induction", INDUCTION, "154c5190068efa63"),
+    ("bigram_backcopy", BACKCOPY, "1f99b49a754189b3"),
     ("group", {"group": "Z23", "operation": "x^2+xy+y^2", "label_noise": 0.1}, "8b27ac759ea05d26"),
     ("babi", {"tasks": (2, 9, 14, 18, 19), "questions": 40, "test_questions": 20}, "798e0cb45268e4a9"),
     ("graph_isomorphism", {"max_vertices": 6, "ood_vertices": 7, "pairs": 120, "test_pairs": 40}, "a13131a236554f12"),
