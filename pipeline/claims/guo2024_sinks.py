@@ -16,10 +16,10 @@ from pipeline.runs.metrics import Series
 
 # Arm -> model, layers, steps at the cpu budget.
 ARMS = {
-    "1 layer": ("gpt2", "1", "600"),
-    "3 layers": ("gpt2", "3", "600"),
-    "1 layer, ReLU": ("gpt2_relu_attention", "1", "600"),
-    "3 layers, ReLU": ("gpt2_relu_attention", "3", "600"),
+    "1 layer": ("gpt2", "1", "500"),
+    "3 layers": ("gpt2", "3", "500"),
+    "1 layer, ReLU": ("gpt2_relu_attention", "1", "500"),
+    "3 layers, ReLU": ("gpt2_relu_attention", "3", "500"),
 }
 
 
@@ -33,14 +33,15 @@ class Guo2024Sinks(Claim):
         Target("sink @ 1 layer", "dormant heads look at the first token", low=0.5),
         Target("active @ 1 layer", "active heads do not", high=0.1),
         Target("drain @ 1 layer", "its value is small", high=0.5),
-        Target("peak @ 1 layer", "no peak in one layer", high=1.5),
+        Target("peak @ 1 layer", "no peak in one layer", high=2),
         Target("sink @ 3 layers", "a sink", low=0.5),
         Target("drain @ 3 layers", "a drained value", high=0.5),
+        Target("drain in layer 0 @ 3 layers", "not said", high=0.5),
         Target("peak @ 3 layers", "and a peak of the stream", low=2),
         Target("sink @ 1 layer, ReLU", "no sink", high=0.1),
         Target("drain @ 1 layer, ReLU", "no drained value", low=0.5),
         Target("sink @ 3 layers, ReLU", "no sink", high=0.1),
-        Target("peak @ 3 layers, ReLU", "no peak", high=1.5),
+        Target("peak @ 3 layers, ReLU", "no peak", high=2),
         Target("copy risk @ 1 layer", "0: copies are learned", high=0.1),
         Target("copy risk @ 1 layer, ReLU", "0: copies are learned", high=0.1),
     )
@@ -88,6 +89,7 @@ def _curves(run: RunFolder) -> dict[str, Series]:
         "active": curve_of(table, "attention", "active", layer, head),
         "sink logit": curve_of(table, "sink logit", "dormant", layer, head),
         "drain": curve_of(table, "value", "", layer, head),
+        "drain in layer 0": curve_of(table, "value", "", 0, 0),
         "peak": curve_of(table, "residual", "", peak_of(table)),
         "copy risk": curve_of(table, "excess risk", "active", NONE),
         "bigram risk": curve_of(table, "excess risk", "dormant", NONE),
