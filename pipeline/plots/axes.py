@@ -28,24 +28,27 @@ FAINT = "#dddddd"
 class StepScale:
     """An axis from step 0 to `last`: logarithmic from `start` on, and linear, and short, before it.
 
-    So step 0 has a place, and steps at which nothing happens yet take little of the page.
+    So step 0 has a place, and steps at which nothing happens yet take little of the page. `linear`: all of it is.
     """
 
     start: int
     last: int
+    linear: bool = False
 
     LINEAR = 0.4  # length of the linear part, in decades
 
     @classmethod
-    def over(cls, last: int, matches: Iterable[Series]) -> StepScale:
+    def over(cls, last: int, matches: Iterable[Series], linear: bool = False) -> StepScale:
         """The scale of runs of `last` steps: logarithmic from the power of ten before any exact match reaches 0.1."""
         rises = [step for steps, values in matches for step, value in zip(steps, values) if step and value >= 0.1]
         first = min([*rises, max(last // 10, 1)])
-        return cls(10 ** int(math.log10(first)), max(last, 1))
+        return cls(10 ** int(math.log10(first)), max(last, 1), linear)
 
     def position(self, steps: npt.ArrayLike) -> Numbers:
         """Where steps lie on the axis, from 0 to 1."""
         at = np.asarray(steps, np.float64)
+        if self.linear:
+            return at / self.last
         decades = np.where(
             at < self.start, at / self.start * self.LINEAR, self.LINEAR + np.log10(np.maximum(at / self.start, 1))
         )
@@ -53,6 +56,14 @@ class StepScale:
         return decades / end
 
     def apply(self, axes: Axes, labelled: bool = True) -> None:
+        if self.linear:
+            axes.set_xlim(0, self.last)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.xaxis.set_major_formatter(
+                FuncFormatter(lambda step, _: f"{step:,.0f}") if labelled else NullFormatter()
+            )
+            axes.set_xlabel("training step" if labelled else "")
+            return
         decades = [self.start * 10**i for i in range(20) if self.start * 10**i <= self.last]
         ticks = [0, *decades] if len(decades) > 1 else sorted({0, *decades, self.last})
         between = [decade * i for decade in decades for i in range(2, 10) if decade * i <= self.last]

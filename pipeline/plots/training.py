@@ -87,7 +87,7 @@ def grokking_curve(
     label_ends(axes, lines, scale)
     mark_steps(axes, marks, grok.is_delayed)
     for split, step in (("train", grok.fit_step), (grok.held_out, grok.gen_step)):
-        if split is not None and step is not None:
+        if split is not None and split in pens and step is not None:
             steps, values = columns[match_key(split)]
             axes.plot(
                 step, values[steps.index(step)], "o", color=pens[split].colour, markeredgecolor="white", markersize=7,

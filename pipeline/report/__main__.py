@@ -2,6 +2,8 @@
 
 python -m pipeline.report RUN             draws report.md and report.html of a run again
 python -m pipeline.report RUN RUN [...]   compares runs, in a folder of its own
+python -m pipeline.report RUN --style paper --width column --x linear --splits train,id
+                                          draws the curve alone, for a paper
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import sys
 from pathlib import Path
 
 from pipeline.report.comparison import write_comparison
+from pipeline.report.paper import write_figures
 from pipeline.report.run_report import draw_report
+from pipeline.report.view import View
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.layout import RECIPE
 from pipeline.utils.errors import ParameterError, RecipeError
@@ -29,23 +33,40 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="one to redraw, several to compare")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of a comparison (default: comparison)")
     parser.add_argument(
-        "--format", default="png,svg", metavar="NAME[,NAME]", help=f"of figures: {', '.join(FORMATS)} (png,svg)"
+        "--format", metavar="NAME[,NAME]", help=f"of figures: {', '.join(FORMATS)} (png,svg; for a paper pdf,png)"
+    )
+    parser.add_argument("--splits", metavar="NAME[,NAME]", help="whose exact match is drawn (all)")
+    parser.add_argument("--x", choices=("log", "linear"), default="log", help="axis of training steps (log)")
+    parser.add_argument(
+        "--style", choices=("report", "paper"), default="report", help="paper: the curves alone, for a paper (report)"
+    )
+    parser.add_argument(
+        "--width", choices=("column", "page"), help="of a figure for a paper, 3.3 or 6.9 inches (column)"
     )
     chosen = parser.parse_args(arguments)
     failed = list[str]()
     try:
         expand_arguments(chosen, "runs", "output")
-        formats = chosen.format.split(",")
+        formats = (chosen.format or ("pdf,png" if chosen.style == "paper" else "png,svg")).split(",")
+        view = View(tuple(chosen.splits.split(",")) if chosen.splits else (), chosen.x == "linear")
+        if chosen.width and chosen.style != "paper":
+            raise RecipeError("--width", "is for figures of a paper; write --style paper too")
         if wrong := [name for name in formats if name not in FORMATS]:
             raise RecipeError("--format", f"{wrong[0]!r} is no format of figures{did_you_mean(wrong[0], FORMATS)}")
         if len(chosen.runs) > 1:
             folder = chosen.output or Path("comparison")
-            write_comparison(those_that_are_runs(chosen.runs), folder, formats)
+            runs = those_that_are_runs(chosen.runs)
+            if chosen.style == "report":
+                write_comparison(runs, folder, formats, view)
         elif chosen.output:
             raise RecipeError("--output", "is for a comparison; the report of one run lies in its folder")
         else:
-            folder = chosen.runs[0]
-            failed = draw_report(RunFolder.read(folder), formats)
+            folder, runs = chosen.runs[0], chosen.runs
+            if chosen.style == "report":
+                failed = draw_report(RunFolder.read(folder), formats, view)
+        if chosen.style == "paper":
+            say(*write_figures(runs, folder, view, chosen.width or "column", formats))
+            return 0
     except (RecipeError, ParameterError, OSError) as error:  # the last where a page cannot be written
         say(error, file=sys.stderr)
         return 2

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
+from urllib.parse import quote
 
 from pipeline.config.identity import decides
 from pipeline.config.recipe import flat
 from pipeline.config.trainer_policy import FREE
 from pipeline.plots import seeds as plots
 from pipeline.plots.axes import StepScale
-from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
+from pipeline.report.page import PAGES, Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
 from pipeline.report.sheets import Sheet, groups_sheet, results_sheet, sweep_sheet
+from pipeline.report.view import ALL_OF_IT, View
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import DELAY, THRESHOLD, UNLEARNED, match_key
 from pipeline.runs.layout import RECIPE
@@ -137,7 +140,9 @@ def _as_text(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
-def write_comparison(paths: Sequence[Path], folder: Path, formats: Collection[str] = ("svg",)) -> None:
+def write_comparison(
+    paths: Sequence[Path], folder: Path, formats: Collection[str] = ("svg",), view: View = ALL_OF_IT
+) -> None:
     """A page on several runs, in the order given, and results.csv, a row for each.
 
     Raises:
@@ -156,12 +161,12 @@ def write_comparison(paths: Sequence[Path], folder: Path, formats: Collection[st
     measured = [part for split in splits for part in (split, *_probes(runs, split))]
     title = f"{len(runs)} runs" + (f" over {listed(names)}" if 0 < len(names) <= 4 else "")
     figures, sheets, shown = {}, dict[str, Sheet](), []
-    scale = _scale(runs)
-    ramp = _ramp(differences)
-    for split in [*splits, "train"]:
+    scale = _scale(runs, view.linear)
+    colours = ramp(differences)
+    for split in view.chosen([*splits, "train"]):
         groups = [
             plots.Group(label, [runs[i].series[match_key(split)] for i in members], colour)
-            for label, members, colour in zip(differences.group_labels, differences.groups, ramp)
+            for label, members, colour in zip(differences.group_labels, differences.groups, colours)
             if all(match_key(split) in runs[i].series for i in members)
         ]
         if groups:
@@ -182,7 +187,7 @@ def write_comparison(paths: Sequence[Path], folder: Path, formats: Collection[st
         Heading(plain(title), 1),
         *shown,
         Heading("Results"),
-        _results(runs, differences, measured),
+        _results(runs, differences, measured, folder),
         Paragraph(f"{NOTE} `{RESULTS}` has these numbers in full.", note=True),
         *_over_seeds(runs, differences, measured),
         *_differing(runs, differences),
@@ -201,12 +206,12 @@ def _probes(runs: Sequence[RunFolder], split: str) -> list[str]:
     return list(dict.fromkeys(run.fact_probes[split] for run in runs if split in run.fact_probes))
 
 
-def _scale(runs: Sequence[RunFolder]) -> StepScale:
+def _scale(runs: Sequence[RunFolder], linear: bool) -> StepScale:
     matches = [run.series[key] for run in runs for key in map(match_key, run.splits) if key in run.series]
-    return StepScale.over(max(run.last_step for run in runs), matches)
+    return StepScale.over(max(run.last_step for run in runs), matches, linear)
 
 
-def _ramp(differences: Differences) -> list[str]:
+def ramp(differences: Differences) -> list[str]:
     """A colour for each group; by the value where they are steps of a scale."""
     firsts = [members[0] for members in differences.groups]
     colours = plots.colours(len(firsts), ordered=differences.swept is not None)
@@ -225,7 +230,8 @@ def _texts(split: str, groups: Sequence[plots.Group]) -> tuple[str, str]:
     return f"Exact match on {split} over training steps. At the last evaluation: {ends}.", caption
 
 
-def _results(runs: Sequence[RunFolder], differences: Differences, splits: Sequence[str]) -> Table:
+def _results(runs: Sequence[RunFolder], differences: Differences, splits: Sequence[str], folder: Path) -> Table:
+    """What each run reached, with a link to its report, as it lies from the folder of the page."""
     header = ["run", "steps", "fit step", "gen step", "grok step", "gap", "stays", "train", *splits, "time", "folder"]
     rows = []
     for label, run in zip(differences.labels, runs):
@@ -235,7 +241,9 @@ def _results(runs: Sequence[RunFolder], differences: Differences, splits: Sequen
         reached += [times(grok.grok_gap), share(grok.stays)]
         matches = [share(run.at_end(split, "exact_match")) for split in ("train", *splits)]
         rows.append([plain(label), steps, *reached, *matches, duration(run.latest("seconds")), code(run.path)])
-    return Table([plain(cell) for cell in header], rows, "l" + "r" * (len(header) - 2) + "l")
+    pages = [run.path / PAGES[1] for run in runs]
+    links = [quote(os.path.relpath(page, folder)) if page.is_file() else "" for page in pages]
+    return Table([plain(cell) for cell in header], rows, "l" + "r" * (len(header) - 2) + "l", links)
 
 
 def _step_text(step: float | None) -> str:

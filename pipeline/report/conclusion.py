@@ -26,7 +26,8 @@ def conclude(trainer: GrokTrainer) -> bool:
         pass
     undrawn = draw_report(run)
     trackers = list(args.report_to or ())
-    finish_trackers(trackers, run, tracked_name(recipe), args.project, recipe.options.track_steps)
+    callbacks = trainer.callback_handler.callbacks
+    finish_trackers(trackers, run, tracked_name(recipe), args.project, recipe.options.track_steps, callbacks)
     run.manifest.finished = _outcome(trainer)
     run.manifest.save(path)
     for line in summary(run).splitlines():

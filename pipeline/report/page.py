@@ -63,11 +63,15 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """`align` has a letter for each column, l or r; the first cell of a row names it."""
+    """`align` has a letter for each column, l or r; the first cell of a row names it.
+
+    `links` has for each row where its last cell leads, quoted as in a URL, or nothing.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     align: str
+    links: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,8 @@ def _markdown(part: Heading | Paragraph | Table | Figure | Code) -> str:
         lines = [
             [re.sub(r"(?<!\\)\|", r"\\|", harmless(cell)) for cell in line] for line in (part.header, rules, *part.rows)
         ]
+        for line, link in zip(lines[2:], part.links):
+            line[-1] = f"[{line[-1]}]({link})" if link else line[-1]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
     if isinstance(part, Figure):
         picture = f"![{plain(part.alt)}](figures/{part.name}.png)"

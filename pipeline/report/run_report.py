@@ -14,6 +14,7 @@ from pipeline.report.analyses import draw_analysis
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
 from pipeline.report.sheets import matches_sheet, metrics_sheet
 from pipeline.report.summary import method, outcome, story
+from pipeline.report.view import ALL_OF_IT, View
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import THRESHOLD, match_key
 from pipeline.runs.layout import CIRCUITS, RECIPE
@@ -28,7 +29,7 @@ def write_report(path: Path) -> RunFolder:
     return run
 
 
-def draw_report(run: RunFolder, formats: Collection[str] = ("svg",)) -> list[str]:
+def draw_report(run: RunFolder, formats: Collection[str] = ("svg",), view: View = ALL_OF_IT) -> list[str]:
     """As `write_report`; returns the analyses whose figures failed: a line in the report, and a traceback.
 
     `formats` of figures are svg and pdf, beside PNG.
@@ -39,11 +40,14 @@ def draw_report(run: RunFolder, formats: Collection[str] = ("svg",)) -> list[str
     path = run.path
     pens = plots.split_pens(run.splits, run.held_out)
     matches = [run.series[match_key(split)] for split in run.splits if match_key(split) in run.series]
-    scale = StepScale.over(run.last_step, matches)
+    shown_splits = view.chosen(list(pens))
+    scale = StepScale.over(run.last_step, matches, view.linear)
     fork = plots.ForkMark(*run.fork) if run.fork else None
     figures, curve, training = {}, list[Part](), list[Part]()
     if matches:
-        figures["curve"] = plots.grokking_curve(run.series, pens, run.grok, scale, fork)
+        figures["curve"] = plots.grokking_curve(
+            run.series, {split: pens[split] for split in shown_splits}, run.grok, scale, fork
+        )
         curve = [Figure("curve", _curve_alt(run), _curve_caption(run)), Paragraph(method(run), note=True)]
     if shown := plots.panel_titles(run.series):
         figures["training"] = plots.training(run.series, pens, run.grok, scale, fork)

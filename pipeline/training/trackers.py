@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,15 +54,29 @@ def prepare_trackers(trackers: list[str], folder: Path, project: str) -> None:
                 )
 
 
-def shield(callbacks: Iterable[Any]) -> None:
+def shield(callbacks: Iterable[Any], is_ended_early: Callable[[], bool]) -> None:
     """Lets a run go on when a tracker fails after it has begun: metrics.jsonl has every value anyway.
 
-    A tracker's own process hears the SIGTERM that Slurm sends to all, and dies while the run is still saving.
+    A tracker's own process hears the SIGTERM that Slurm sends to all, and dies while the run is still saving. What a
+    tracker does at the end of training it does once all is logged, see `finish_trackers`, unless training ended early.
     """
     for callback in callbacks:
         if type(callback).__module__.startswith("transformers.integrations"):
             for event in ("on_log", "on_save", "on_evaluate", "on_step_end", "on_train_end", "on_predict"):
                 setattr(callback, event, _shielded(callback, getattr(callback, event)))
+            callback.on_train_end = _postponed(callback, callback.on_train_end, is_ended_early)
+
+
+def _postponed(callback: Any, end: Callable[..., Any], is_ended_early: Callable[[], bool]) -> Callable[..., Any]:
+    """Trackio's client says that its run is finished, and begins anew, for each value that is logged after its end."""
+
+    def end_or_wait(*args: Any, **kwargs: Any) -> None:
+        if is_ended_early():
+            end(*args, **kwargs)
+        else:
+            callback.at_end = partial(end, *args, **kwargs)
+
+    return end_or_wait
 
 
 def _shielded(callback: Any, act: Callable[..., Any]) -> Callable[..., Any]:
@@ -122,13 +137,23 @@ def _from_command_line(block: Block, prefix: str = "") -> Iterator[tuple[str, st
             yield f"{prefix}{key}", str(untyped(node))
 
 
-def finish_trackers(trackers: list[str], results: RunFolder, name: str, project: str, send_steps: bool) -> None:
+def finish_trackers(
+    trackers: list[str], results: RunFolder, name: str, project: str, send_steps: bool, callbacks: Iterable[Any] = ()
+) -> None:
     """Gives the trackers what is known at the end: fit, gen and grok step, final numbers, the figures of the report.
 
     send_steps: also every kept step, as an artifact of wandb's. A tracker that fails leaves the run finished.
+    `callbacks` are those of the training; what trackers have put off is done last.
     """
     try:
         _finish(trackers, results, name, project, send_steps)
+        for end in filter(None, (getattr(callback, "at_end", None) for callback in callbacks)):
+            end()
+        if "trackio" in trackers:
+            import trackio
+
+            if trackio.context_vars.current_run.get() is not None:  # as after an end without training
+                trackio.finish()
     except Exception as error:  # whatever it is: the run is trained and reported, and is finished without the tracker
         log.info(f"a tracker has failed: {error}; the report has everything")
 
@@ -161,7 +186,7 @@ def _finish(trackers: list[str], results: RunFolder, name: str, project: str, se
     if "trackio" in trackers:
         import trackio
 
-        trackio.init(project=project, name=name, resume="allow", embed=False)
+        if trackio.context_vars.current_run.get() is None:
+            trackio.init(project=project, name=name, resume="allow", embed=False)
         images = {f"figures/{picture.stem}": trackio.Image(str(picture)) for picture in pictures}
         trackio.log({**{f"summary/{key}": value for key, value in facts.items()}, **images}, step=step)
-        trackio.finish()

@@ -79,7 +79,7 @@ class GrokTrainer(Trainer):
         self.splits = {name: rows.to(args.device) for name, rows in splits.items()}
         self.evaluation = Evaluation(self, recipe.objective, self.loop.logits, self.splits)
         self.remove_callback(PrinterCallback)
-        shield(self.callback_handler.callbacks)
+        shield(self.callback_handler.callbacks, lambda: bool(self.stopped_by or self.saving.failure))
         for callback in callbacks:
             callback.attach(self)
 

@@ -39,6 +39,9 @@ def test_trackio(tmp_path: Path) -> None:
         rows = database.execute("select metrics from metrics where run_name = 'tiny-seed42'").fetchall()
     logged = {key for (row,) in rows for key in json.loads(row)}
     assert {"eval/id_exact_match", "summary/final_id_exact_match", "figures/curve"} <= logged
+    assert "train/final_id_exact_match" in logged  # after the last step
+    said = result.stdout + result.stderr
+    assert said.count("Run finished") == 1 and "Resumed existing run" not in said
 
 
 def test_wandb_offline_and_the_same_run_after_a_restart(tmp_path: Path) -> None:
