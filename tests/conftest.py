@@ -30,6 +30,14 @@ settings.register_profile("steady", derandomize=True, database=None, deadline=No
 settings.load_profile("steady")
 
 
+# Those that take a minute or more begin first, so that none of them is left alone at the end.
+LONG = ("test_readme.py", "test_contributing.py", "test_own_facts_page.py", "test_gpu_bench.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(scope="session")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the bases gpt2/ and gpt_neox/, and with replay.txt and held_out.txt."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from pipeline.config.recipe import read_recipe
 from pipeline.corpora.store import build
 from pipeline.data.templates import render
 from pipeline.runs.folder import RunFolder
+from tests import forked
 from tests.bases import make_base
 from tests.test_readme import blocks
 from tests.tiny import ROOT
@@ -38,9 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, words: list[str], status: int = 0) -> str:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    found = subprocess.run(
-        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
-    )
+    found = forked.run(*words, cwd=folder, env=environment, timeout=900)
     assert found.returncode == status, f"{words}\n{found.stdout}\n{found.stderr}"
     return found.stdout + found.stderr
 

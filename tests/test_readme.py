@@ -15,6 +15,7 @@ import yaml
 
 from pipeline.config.recipe import read_recipe
 from pipeline.sweep.grid import grid
+from tests import forked
 from tests.hub_server import HubServer, hub_server
 from tests.test_recipes import SHORT
 from tests.tiny import ROOT
@@ -53,7 +54,10 @@ def run(tmp_path: Path, server: HubServer) -> Callable[[list[str]], str]:
     }
 
     def run(command: list[str]) -> str:
-        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
+        if command[0] == "python":
+            result = forked.run(*command[1:], cwd=tmp_path, env=environment, timeout=600)
+        else:
+            result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
         assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
         return result.stdout
 
@@ -79,7 +83,7 @@ def test_the_commands_work_one_after_the_other(tmp_path: Path, run: Callable[[li
             run([*words, *short, *probes] if command == LONG else words)
             ran += 1
     assert ran >= 8
-    printed = [run([sys.executable, "-c", code]) for code in blocks("python")]
+    printed = [run(["python", "-c", code]) for code in blocks("python")]
     for text in (printed[0], printed[-1]):
         assert re.search(r"12 90 = \d+", text)
     assert (tmp_path / "lens.png").stat().st_size > 1000
@@ -93,7 +97,7 @@ def test_the_way_from_make_grok_to_a_revision_can_be_gone(run: Callable[[list[st
     for line in ("python -m pipeline.run recipes/quickstart.yaml", *lines[2:]):
         run(line.split())
     (code,) = blocks("python", tutorial)
-    before, after = run([sys.executable, "-c", code]).splitlines()
+    before, after = run(["python", "-c", code]).splitlines()
     assert before.startswith("step0 12 90 =") and after == "main 12 90 = 5"  # 102 modulo 97
 
 

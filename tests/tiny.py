@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from tests import forked
+
 ROOT = Path(__file__).parent.parent
 
 RECIPE = """
@@ -70,6 +72,8 @@ def tree(folder: Path) -> dict[str, bytes]:
 def run_process(*command: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command of this interpreter, from any directory, with what it printed."""
     env = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    if (command[0] == "-m" and command[1].startswith("pipeline.")) or command[0] == str(ROOT / "pipeline" / "run.py"):
+        return forked.run(*command, cwd=cwd or ROOT, env=env, timeout=300)
     return subprocess.run(
         [sys.executable, *command], cwd=cwd or ROOT, env=env, capture_output=True, text=True, timeout=300
     )
