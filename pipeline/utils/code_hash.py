@@ -27,7 +27,7 @@ def code_hash(modules: Iterable[str], package: str, functions: Iterable[Callable
             found[name], imported = _parsed(_source_text(name))
             waiting += [other for other in imported if other.startswith(f"{package}.") and _file(other).is_file()]
     texts = [f"{name}\n{found[name]}" for name in sorted(found)]
-    texts += [_parsed(inspect.getsource(part))[0] for part in functions]
+    texts += [_code_of(function) for function in functions]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
@@ -40,6 +40,11 @@ def _parsed(source: str) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(source)
     imported = tuple(_imports(tree))
     return _bare(tree), imported
+
+
+@functools.cache
+def _code_of(function: Callable[..., Any]) -> str:
+    return _parsed(inspect.getsource(function))[0]
 
 
 def _source_text(module: str) -> str:
