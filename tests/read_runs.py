@@ -17,6 +17,7 @@ CORPORA = {
     "ood_fraction: 0.2}",
     "comparison": f"{{name: comparison, {FACTS}}}",
     "complex_reasoning": f"{{name: complex_reasoning, {FACTS}, train_fraction: 0.3}}",
+    "complex_in_context": f"{{name: complex_in_context, {FACTS}, train_fraction: 0.3, chain: true}}",
     "k_hop": "{name: k_hop, num_entities: 12, num_relations: 3, trained_hops: 3, most_hops: 4, held_out_per_hop: 10}",
     "published": "{name: published, path: PUBLISHED}",
     "triples": "{name: triples}",

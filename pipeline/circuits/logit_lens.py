@@ -6,12 +6,14 @@ nostalgebraist 2020, "interpreting GPT: the logit lens"; with mean reciprocal ra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.circuits.base import Analysis, Columns, Pairs
+from pipeline.circuits._splits import SPLIT, check_splits, joined
+from pipeline.circuits.base import Analysis, Columns, Pairs, Source
+from pipeline.config.fields import param
 from pipeline.plots.base import Drawing
 
 if TYPE_CHECKING:
@@ -30,12 +32,37 @@ class LogitLens(Analysis):
 
     The tokens are the answer, those in the notes, such as a bridge entity, and the token that stands at the position,
     such as the second relation at its own place. Rank 0 is the top. Layer 0 are the embeddings, the last layer is the
-    model's own output.
+    model's own output. Of several splits each has its own rows, which the column `split` tells apart.
     """
+
+    split: str = param("id", "splits that the prompts are taken from, one or more with commas")
 
     same_length: ClassVar[bool] = True
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.split.split(","))
+
+    def check_split(self, known: Iterable[str]) -> None:
+        check_splits(self.splits, known)
+
+    def choose(self, source: Source) -> Pairs:
+        parts = {split: source.pairs(split, self.pairs, self.seed) for split in self.splits}
+        return joined(parts) if len(parts) > 1 else parts[self.split]
+
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
+        if SPLIT not in pairs.metadata:
+            return self._measured(hooks, pairs)
+        found: dict[str, list[Any]] = {}
+        names = [str(name) for name in pairs.metadata[SPLIT]]
+        for split in dict.fromkeys(names):
+            columns = self._measured(hooks, pairs.take([name == split for name in names]))
+            columns[SPLIT] = [split] * len(columns["layer"])
+            for name, values in columns.items():
+                found.setdefault(name, []).extend(values)
+        return found
+
+    def _measured(self, hooks: Hooks, pairs: Pairs) -> dict[str, Any]:
         import numpy as np
         import torch
 
@@ -67,7 +94,12 @@ class LogitLens(Analysis):
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
         from pipeline.plots.heatmap import drawn_grids, grids
 
-        found = grids(table, "mrr", "layer", "position", "target", "place")
+        panel = "target"
+        if SPLIT in table.column_names:
+            panel = "target, split"
+            names = [", ".join(pair) for pair in zip(table["target"].to_pylist(), table[SPLIT].to_pylist())]
+            table = table.append_column(panel, [names])
+        found = grids(table, "mrr", "layer", "position", panel, "place")
         what = "mean reciprocal rank of a token in the logits read off a layer's state at a position"
         return {"": drawn_grids(found, what, ("layer", "position"), marks)}
 

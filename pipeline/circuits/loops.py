@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.circuits._splits import check_splits, joined
 from pipeline.circuits.base import Analysis, Columns, Pairs, Source
 from pipeline.config.fields import param
 from pipeline.plots.base import Drawing
@@ -44,31 +45,10 @@ class Loops(Analysis):
         return tuple(self.split.split(","))
 
     def check_split(self, known: Iterable[str]) -> None:
-        known = list(known)
-        for split in self.splits:
-            if split not in known:
-                raise ParameterError("split", f"no split {split!r}; allowed: {', '.join(known)}")
+        check_splits(self.splits, known)
 
     def choose(self, source: Source) -> Pairs:
-        import numpy as np
-
-        parts = [self._of(source, split) for split in self.splits]
-        width = max(part.clean.shape[1] for part in parts)
-        answer = max(part.answers.shape[1] for part in parts)
-
-        def joined(name: str, size: int) -> Any:
-            sides = [getattr(part, name) for part in parts]
-            # What fills a row up is never looked at.
-            return np.concatenate([np.pad(side, ((0, 0), (0, size - side.shape[1])), "edge") for side in sides])
-
-        return Pairs(
-            joined("clean", width),
-            joined("corrupted", width),
-            joined("answers", answer),
-            joined("corrupted_answers", answer),
-            lengths=np.concatenate([part.lengths for part in parts]),
-            metadata={"split": [split for split, part in zip(self.splits, parts) for _ in range(len(part))]},
-        )
+        return joined({split: self._of(source, split) for split in self.splits})
 
     def _of(self, source: Source, split: str) -> Pairs:
         """Pairs of a split, each prompt once: of prompts of the corpus, or else by its rule, as long chains need."""

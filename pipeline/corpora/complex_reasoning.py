@@ -34,27 +34,38 @@ class ComplexReasoning(AttributeCorpus):
     seed: int = param(0, "of the facts and the splits", ge=0)
 
     tiny_values: ClassVar[Mapping[str, Any]] = {**AttributeCorpus.tiny_values, "train_fraction": 0.1}
-    held_out = ("id", "ood", "ood_atomic", "test_hard")
     atomic_template: ClassVar[tuple[str, str]] = ("<q> entity attribute <mask> </q>", "<a> value </a>")
     inferred_template: ClassVar[tuple[str, str]] = ("attribute <q> first <mask> second </q>", "<a> label </a>")
 
+    @property
+    def held_out(self) -> tuple[str, ...]:
+        return ("id", "ood", "ood_atomic", "test_hard")
+
     def splits(self) -> Mapping[str, Iterable[Examples]]:
-        pool, iid = self.id_pairs()
-        draws = Draws(self.seed, "complex reasoning train")
-        topleft = self.draw_pairs(self.knowledge.id, pool, self._share(2 * len(pool)), draws)
-        cross = self._draw_cross(draws)
+        _, iid = self.id_pairs()
+        topleft, cross, hard, draws = self.questions()
         inferred = {
             "train_inferred_topleft": self.compare(topleft, "train_inferred_topleft"),
             "train_inferred_cross": self.compare(cross, "train_inferred_cross"),
         }
         train = (self.atomic[0], *inferred.values())
-        hard = self._draw_hard(self.hard_pairs(topleft, cross), draws)
         return {
             "train": (block for part in train for block in chunks(part)),
             **self.probes(iid),
             **{name: [sample_examples(part, self.probe_cap, draws)] for name, part in inferred.items()},
-            **({"test_hard": [hard]} if len(hard) else {}),
+            **({"test_hard": [self.compare(hard, "test_hard")]} if len(hard.first) else {}),
         }
+
+    def questions(self) -> tuple[EntityPairs, EntityPairs, EntityPairs, Draws]:
+        """The comparisons that are trained, of ID entities and of an ID with an OOD entity, and those of `test_hard`.
+
+        With the draws that they come from, as they stand after them.
+        """
+        pool, _ = self.id_pairs()
+        draws = Draws(self.seed, "complex reasoning train")
+        topleft = self.draw_pairs(self.knowledge.id, pool, self._share(2 * len(pool)), draws)
+        cross = self._draw_cross(draws)
+        return topleft, cross, self._draw_hard(self.hard_pairs(topleft, cross), draws), draws
 
     def _share(self, pool: int) -> int:
         wanted = round(self.train_fraction * pool)
@@ -124,10 +135,10 @@ class ComplexReasoning(AttributeCorpus):
         at_least = (leading[places][:, :, word] & bit) > 0
         return at_least | at_least.swapaxes(1, 2)
 
-    def _draw_hard(self, pairs: EntityPairs, draws: Draws) -> Examples:
+    def _draw_hard(self, pairs: EntityPairs, draws: Draws) -> EntityPairs:
         """As many of each label, as far as there are."""
         value = self.knowledge.value
         order = np.sign(value[pairs.attribute, pairs.first] - value[pairs.attribute, pairs.second])
         rows = [np.flatnonzero(order == sign) for sign in (-1, 0, 1)]
         rows = [pool[draws.choose(len(pool), min(self.hard_per_label, len(pool)))] for pool in rows]
-        return self.compare(EntityPairs(*(part[np.concatenate(rows)] for part in pairs)), "test_hard")
+        return EntityPairs(*(part[np.concatenate(rows)] for part in pairs))

@@ -33,6 +33,7 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("comparison", COMPARISON, "c6fdfd91eb833447"),
     ("k_hop", K_HOP, "f570664fc99b3092"),
     ("complex_reasoning", COMPARISON | {"train_fraction": 0.1}, "67867b8d750c393c"),
+    ("complex_in_context", COMPARISON | {"train_fraction": 0.1, "chain": True}, "20cd7942f1b8c4ba"),
     ("pos_icl", POS_ICL, "77bc43fba1e16250"),
     ("induction", INDUCTION, "154c5190068efa63"),
     ("bigram_backcopy", BACKCOPY, "1f99b49a754189b3"),

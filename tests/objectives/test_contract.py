@@ -12,7 +12,7 @@ from pipeline.config.recipe import read_recipe
 from pipeline.config.registry import load, names
 from pipeline.data.labels import IGNORED
 from pipeline.training.session import prepare
-from tests.tiny import write_recipe
+from tests.tiny import COMPOSITION, write_recipe
 
 OBJECTIVES = names("objectives")
 
@@ -20,7 +20,7 @@ OBJECTIVES = names("objectives")
 def gradients_of(folder: Path, *words: str) -> dict[str, torch.Tensor]:
     """The gradients of the first update of a run."""
     found: dict[str, torch.Tensor] = {}
-    recipe = write_recipe(folder)
+    recipe = write_recipe(folder, COMPOSITION)
     trainer = prepare(read_recipe(recipe, ["--output_dir", str(folder / "run"), "--max_steps", "1", *words]))
 
     class StopError(Exception):
@@ -54,7 +54,7 @@ def test_parts_of_an_update_add_up_to_it(name: str, tmp_path: Path) -> None:
     for folder in ("whole", "parts", "plain"):
         (tmp_path / folder).mkdir()
     words = ("--objective.name", name, "--global_batch_size", "12", "--max_grad_norm", "0")
-    words += ("--save_strategy", "no", "--model.dropout", "0")
+    words += ("--save_strategy", "no", "--model.dropout", "0", "--model.n_layer", "2")
     whole = gradients_of(tmp_path / "whole", *words)
     parts = gradients_of(tmp_path / "parts", *words, "--per_device_train_batch_size", "4")
     plain = gradients_of(tmp_path / "plain", *words, "--fast", "false")

@@ -1,0 +1,49 @@
+"""Pairs of several splits in one, of which each says its split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pipeline.circuits.base import Pairs
+from pipeline.utils.errors import ParameterError
+
+SPLIT = "split"  # the metadata that says it
+
+
+def check_splits(splits: Sequence[str], known: Iterable[str]) -> None:
+    """Whether a corpus has all of these splits.
+
+    Raises:
+        ParameterError: when it lacks one.
+    """
+    known = list(known)
+    for split in splits:
+        if split not in known:
+            raise ParameterError("split", f"no split {split!r}; allowed: {', '.join(known)}")
+
+
+def joined(parts: Mapping[str, Pairs]) -> Pairs:
+    """The pairs of several splits below each other, with those notes that all of them have."""
+    pairs = list(parts.values())
+    widest = max(pairs, key=lambda part: part.clean.shape[1])
+    answer = max(part.answers.shape[1] for part in pairs)
+
+    def column(name: str, size: int) -> Any:
+        sides = [getattr(part, name) for part in pairs]
+        # What fills a row up is never looked at.
+        return np.concatenate([np.pad(side, ((0, 0), (0, size - side.shape[1])), "edge") for side in sides])
+
+    notes = [name for name in pairs[0].notes if all(name in part.notes for part in pairs)]
+    return Pairs(
+        column("clean", widest.clean.shape[1]),
+        column("corrupted", widest.clean.shape[1]),
+        column("answers", answer),
+        column("corrupted_answers", answer),
+        {name: np.concatenate([part.notes[name] for part in pairs]) for name in notes},
+        lengths=np.concatenate([part.lengths for part in pairs]),
+        places=widest.places,
+        metadata={SPLIT: [split for split, part in parts.items() for _ in range(len(part))]},
+    )
