@@ -31,6 +31,9 @@ CORPORA = {
     "bigram_backcopy": "{name: bigram_backcopy, vocabulary_size: 12, triggers: 2, length: 8, train_rows: 200, "
     "id_rows: 50}",
     "responses": "{name: responses}",
+    "word_removal": "{name: word_removal, tasks: [remove, write], nouns: 8, unseen: 6, unwanted: 3, most_nouns: 2, "
+    "longest: 3, most_removed: 2, rows: 40, test_rows: 10}",
+    "vector_chain": "{name: vector_chain, train_size: 300, test_size: 60}",
     "findcats": "{name: findcats, length: 20, train_size: 40, test_size: 20, words: [cat, ibis], other_words: [puma], "
     "other_lengths: [16, 23], within: 12}",
 }
@@ -44,6 +47,8 @@ WITHOUT_END = (
     "findcats",
     "graph_isomorphism",
     "responses",
+    "vector_chain",
+    "word_removal",
 )  # of the answer, as a token
 ARCHITECTURES = [name for name in names("models") if name != "pretrained"]
 # name -> corpus and architecture

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.circuits._chains import stepwise_pairs
 from pipeline.circuits._counterfactuals import Neighbours
 from pipeline.circuits.base import Corruption, Pairs, Source
 from pipeline.config.recipe import Recipe
-from pipeline.corpora.base import PAD, Examples, Ids, KnownLaw
+from pipeline.corpora.base import PAD, Examples, Ids, KnownLaw, Stepwise
 from pipeline.corpora.store import StoredCorpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.layout import TOKENIZER
@@ -132,6 +133,12 @@ class CorpusPairs(Source):
         other = (rows + 1) % len(corpus.vocabulary())
         return Pairs(rows[:, :-1], other[:, :-1], rows[:, -1:], other[:, -1:], values=corpus.law(rows))
 
+    def chains(self, split: str, most: int, seed: int, completions: int) -> Pairs:
+        corpus = self.stored.corpus
+        if not isinstance(corpus, Stepwise):
+            return super().chains(split, most, seed, completions)
+        return stepwise_pairs(corpus, list(self.stored.blocks(split)), most, seed, completions)
+
     @property
     def _whole(self) -> tuple[Ids, Ids, Numbers]:
         """Prompts and answers of what is trained and what is held out, and 1 where it is trained."""
@@ -190,6 +197,9 @@ class Renamed(Source):
     def drawn(self, split: str, most: int, seed: int) -> Pairs | None:
         found = self.source.drawn(split, most, seed)
         return None if found is None else found.renamed(self.ids)
+
+    def chains(self, split: str, most: int, seed: int, completions: int) -> Pairs:
+        return self.source.chains(split, most, seed, completions).renamed(self.ids)
 
     def _elements_stay(self, n: int) -> Ids:
         """All new ids, where the first n tokens, the elements of a group, keep theirs."""

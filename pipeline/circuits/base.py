@@ -165,6 +165,18 @@ class Source(abc.ABC):
         """At most so many prompts of rows that a known law draws, with what it says of each position as `values`."""
         return None
 
+    def chains(self, split: str, most: int, seed: int, completions: int) -> Pairs:
+        """Chains of steps, T + 1 times each: as prompts with 0 to T steps, which all chains have in the same order.
+
+        Clean prompts ask for the right answer, corrupted ones for whether the chain ends right. The note `yes` is the
+        answer to that, the metadata are `prefix`, how many steps are shown, `wrong_step`, the first that is wrong or
+        0, and `completed`, the share of so many completions that end right.
+
+        Raises:
+            ParameterError: when there are no chains.
+        """
+        raise ParameterError("corpus", "has no chains of steps; the corpus vector_chain has")
+
 
 @dataclass(frozen=True)
 class Explanation(Parameters, abc.ABC):

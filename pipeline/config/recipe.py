@@ -236,6 +236,8 @@ def _check_together(recipe: Recipe, options: Options) -> None:
         raise ParameterError("fork", f"{problem}; write model: {{model_name_or_path: RUN, revision: stepN}}")
     if recipe.replay and recipe.objective.per == "row":
         raise ParameterError("replay", f"has tokens to train, and objective {objective} trains whole rows")
+    if recipe.replay and recipe.objective.from_start:
+        raise ParameterError("replay", f"does not go together with objective {objective}, which has rows of its own")
     for name in recipe.collator:
         if recipe.replay:
             raise ParameterError(f"collator.{name}", "does not go together with replay; leave one of them out")

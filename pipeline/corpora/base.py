@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -139,6 +139,44 @@ class KnownLaw(Protocol):
 
         `active`: 1 where it is a copy, 0 where it was drawn; `surprise`: its loss if the law were known, in nats.
         """
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A corpus whose prompts are chains of T steps towards an answer, some of which go wrong.
+
+    `yes`: the token that says so where it is asked whether a chain ends right.
+    """
+
+    @property
+    def yes(self) -> int: ...
+
+    def prefixes(self, examples: Examples) -> list[Examples]:
+        """Ask for the right answer before the first step, and after each: T + 1 times these examples."""
+
+    def outcomes(self, examples: Examples) -> list[Examples]:
+        """Ask at the same places, in as many tokens, whether the chain will end in the right answer."""
+
+    def went_wrong(self, examples: Examples) -> Numbers:
+        """Say which step of each chain is the first that is wrong, from 1 on, or 0 for none; (n,)."""
+
+    def completed(self, examples: Examples, times: int, draws: Draws) -> npt.NDArray[np.float64]:
+        """Continue each chain so many times from each place, as its writer would; give the share that ends right.
+
+        Returns:
+            For each chain, and each number of steps that were there: (n, T + 1).
+        """
+
+
+@runtime_checkable
+class Criticizing(Protocol):
+    """A corpus that can say in its own words what is wrong with an answer, and tell a right one."""
+
+    def feedback(self, prompt: Sequence[int], draft: Sequence[int]) -> list[int] | None:
+        """Write the prompt of a refiner: a draft of an answer and what is wrong with it; None where nothing is."""
+
+    def is_right(self, prompt: Sequence[int], answer: Sequence[int]) -> bool:
+        """Tell whether an answer is one that is wanted."""
 
 
 def trained_count(ratio: float, atomic: int, pool: int) -> int:

@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from pipeline.config.recipe import Recipe
+from pipeline.corpora.base import Examples
 from pipeline.corpora.store import StoredCorpus
 from pipeline.data.buckets import Shape, widths
 from pipeline.data.labels import IGNORED
@@ -133,10 +134,13 @@ def from_lists(prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]
 
 def load_rows(stored: StoredCorpus, split: str, most: int | None = None) -> Rows:
     """The rows of a split on the CPU; `most` draws that many of them, the same ones every time."""
-    blocks = list(stored.blocks(split))
+    return from_blocks(list(stored.blocks(split)), stored.tokens.index("<pad>")).sample(most, split, "probe")
+
+
+def from_blocks(blocks: Sequence[Examples], pad: int) -> Rows:
+    """Rows of examples on the CPU, padded with a token."""
     width = max(block.prompts.shape[1] + block.answers.shape[1] for block in blocks)
-    pad = stored.tokens.index("<pad>")
-    tokens_NT = torch.full((stored.sizes[split], width), pad, dtype=torch.int64)
+    tokens_NT = torch.full((sum(map(len, blocks)), width), pad, dtype=torch.int64)
     prompt_N, answer_N = (torch.empty(len(tokens_NT), dtype=torch.int64) for _ in range(2))
     start = 0
     for block in blocks:
@@ -145,7 +149,7 @@ def load_rows(stored: StoredCorpus, split: str, most: int | None = None) -> Rows
         tokens_NT[rows, :prompt] = torch.from_numpy(block.prompts)
         tokens_NT[rows, prompt : prompt + answer] = torch.from_numpy(block.answers)
         prompt_N[rows], answer_N[rows] = prompt, answer
-    return Rows(tokens_NT, prompt_N, answer_N).sample(most, split, "probe")
+    return Rows(tokens_NT, prompt_N, answer_N)
 
 
 def check_rows(recipe: Recipe, rows: Rows) -> None:

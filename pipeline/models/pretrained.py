@@ -72,7 +72,7 @@ class Pretrained(Architecture):
 
         base = str(folder)
         build_tokenizer(["a", "b", "<pad>"], " ").save_pretrained(base)
-        Gpt2.tiny().build(3).save_pretrained(base)
+        Gpt2(**{**Gpt2.tiny_values, "n_positions": 64}).build(3).save_pretrained(base)
         return cls(base, vocabulary="tokens")
 
     def __post_init__(self) -> None:

@@ -25,6 +25,7 @@ K_HOP = {"num_entities": 20, "num_relations": 4, "most_hops": 40, "per_hop": 100
 COMPARISON = {"num_entities": 40, "num_attributes": 3, "num_values": 5, "ood_fraction": 0.3}
 INDUCTION = {"vocabulary_size": 12, "length": 11, "shortest": 2, "longest": 5, "train_rows": 200, "id_rows": 50}
 BACKCOPY = {"vocabulary_size": 12, "triggers": 2, "length": 8, "train_rows": 200, "id_rows": 50}
+VECTORS = {"modulus": None, "fault": "conditional", "train_size": 500, "test_size": 50}
 POS_ICL = {"vocabulary_size": 40, "unseen": 6, "train_rows": 400, "eval_rows": 40}
 PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("composition", COMPOSITION, "a1bca7811ac42d05"),
@@ -43,6 +44,9 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("triples", {"invented": 50}, "26a557f44b9f8e18"),
     ("group", {"group": "D6", "operation": "aba^-1", "template": "eos a op b = c eos"}, "a0c8a796a6232a39"),
     ("ordinals", {"sets": ["days", "months"], "labels": 3, "rows": 500, "held_out_rows": 50}, "e3b9094ea9c44c61"),
+    ("word_removal", {"tasks": ("remove", "write"), "rows": 30, "test_rows": 10}, "dfad3fd8d29c5f7e"),
+    ("vector_chain", {"train_size": 500, "test_size": 50}, "b600220b6b97c634"),
+    ("vector_chain", VECTORS, "94d555204999a461"),
 ]
 IDS = [f"{name}-{i}" for i, (name, _, _) in enumerate(PINNED)]
 

@@ -12,16 +12,37 @@ from pipeline.config.recipe import read_recipe
 from pipeline.config.registry import load, names
 from pipeline.data.labels import IGNORED
 from pipeline.training.session import prepare
-from tests.tiny import COMPOSITION, write_recipe
+from pipeline.training.trainer import GrokTrainer
+from pipeline.utils.errors import ParameterError
+from tests.tiny import COMPOSITION, RECIPE, write_recipe
 
 OBJECTIVES = names("objectives")
+# An objective is trained on the first of these that it does not refuse.
+SUITED = (
+    COMPOSITION,
+    RECIPE.replace("{name: group, group: Z11, train_fraction: 0.5, template: a b = c}",
+                   "{name: vector_chain, train_size: 30, test_size: 10}").replace("n_positions: 8", "n_positions: 48"),
+    # A model that knows nothing writes nothing that is right.
+    RECIPE.replace("{name: group, group: Z11, train_fraction: 0.5, template: a b = c}",
+                   "{name: word_removal, tasks: [wanted], nouns: 8, unwanted: 3, most_nouns: 2, longest: 2, rows: 30}\n"
+                   "objective: {name: language_feedback, keep: all}").replace("n_positions: 8", "n_positions: 48"),
+)  # fmt: skip
+
+
+def prepared(folder: Path, *words: str) -> GrokTrainer:
+    reasons = []
+    for text in SUITED:
+        try:
+            return prepare(read_recipe(write_recipe(folder, text), words))
+        except ParameterError as error:
+            reasons.append(str(error))
+    pytest.fail(f"no corpus fits: {reasons}")
 
 
 def gradients_of(folder: Path, *words: str) -> dict[str, torch.Tensor]:
     """The gradients of the first update of a run."""
     found: dict[str, torch.Tensor] = {}
-    recipe = write_recipe(folder, COMPOSITION)
-    trainer = prepare(read_recipe(recipe, ["--output_dir", str(folder / "run"), "--max_steps", "1", *words]))
+    trainer = prepared(folder, "--output_dir", str(folder / "run"), "--max_steps", "1", *words)
 
     class StopError(Exception):
         pass

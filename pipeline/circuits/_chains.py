@@ -1,0 +1,46 @@
+"""Chains of steps as pairs of prompts: one asks for the right answer, the other for whether the chain ends right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.circuits.base import Pairs
+from pipeline.corpora.base import Examples, Ids, Stepwise
+from pipeline.utils.draws import Draws
+
+
+def stepwise_pairs(corpus: Stepwise, blocks: Sequence[Examples], most: int, seed: int, completions: int) -> Pairs:
+    """At most so many chains of a split, as `Source.chains` says."""
+    kept = np.sort(Draws(seed, "chains").permutation(sum(map(len, blocks)))[:most])
+    bounds = np.cumsum([0, *map(len, blocks)])
+    chosen = [block.take(kept[(kept >= low) & (kept < low + len(block))] - low) for block, low in zip(blocks, bounds)]
+    chosen = [block for block in chosen if len(block)]
+    prefixes = [joined(parts) for parts in zip(*(corpus.prefixes(block) for block in chosen))]
+    outcomes = [joined(parts) for parts in zip(*(corpus.outcomes(block) for block in chosen))]
+    wrong = np.concatenate([corpus.went_wrong(block) for block in chosen])
+    draws = Draws(seed, "completions")
+    completed = np.concatenate([corpus.completed(block, completions, draws) for block in chosen])
+    width = prefixes[-1].prompts.shape[1]
+
+    def padded(parts: Sequence[Examples]) -> Ids:
+        return np.concatenate([np.pad(part.prompts, ((0, 0), (0, width - part.prompts.shape[1]))) for part in parts])
+
+    count = len(wrong)
+    return Pairs(
+        padded(prefixes), padded(outcomes),
+        np.concatenate([part.answers for part in prefixes]), np.concatenate([part.answers for part in outcomes]),
+        notes={"yes": np.full(count * len(prefixes), corpus.yes, np.int32)},
+        lengths=np.repeat([part.prompts.shape[1] for part in prefixes], count),
+        metadata={
+            "prefix": np.repeat(np.arange(len(prefixes)), count).tolist(),
+            "wrong_step": np.tile(wrong, len(prefixes)).tolist(), "completed": completed.T.ravel().tolist(),
+        },
+    )  # fmt: skip
+
+
+def joined(parts: Sequence[Examples]) -> Examples:
+    """Examples of one shape below each other."""
+    prompts, answers = (np.concatenate([getattr(part, side) for part in parts]) for side in ("prompts", "answers"))
+    return Examples(prompts, answers, parts[0].type)
