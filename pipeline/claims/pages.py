@@ -12,6 +12,7 @@ from pipeline.claims.record import ours
 from pipeline.config.registry import load, names
 from pipeline.plots.base import Drawing
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
+from pipeline.utils.format import MISSING
 
 HEADER = ("number", "the paper", "holds where", "ours", "verdict")
 
@@ -53,19 +54,20 @@ def _claim_parts(facts: Mapping[str, Any], level: int) -> list[Part]:
 
 def _arms(facts: Mapping[str, Any]) -> list[Part]:
     """Every run with its numbers."""
-    parts: list[Part] = [Heading("Runs")]
+    runs = [(arm, run) for arm, about in facts["arms"].items() for run in about["runs"]]
+    keys = list(dict.fromkeys(key for _, run in runs for key in run["values"]))  # arms may have other ones
     rows = [
-        [plain(arm), str(run["seed"]), f"{run['steps']:,}", *(_number_text(value) for value in run["values"].values())]
-        for arm, about in facts["arms"].items()
-        for run in about["runs"]
+        [plain(arm), str(run["seed"]), f"{run['steps']:,}", *(_number_text(run["values"], key) for key in keys)]
+        for arm, run in runs
     ]
-    keys = next((list(run["values"]) for about in facts["arms"].values() for run in about["runs"]), [])
-    if rows:
-        parts.append(Table(["arm", "seed", "steps", *map(code, keys)], rows, "l" + "r" * (2 + len(keys))))
-    return parts
+    table = Table(["arm", "seed", "steps", *map(code, keys)], rows, "l" + "r" * (2 + len(keys)))
+    return [Heading("Runs"), *([table] if rows else [])]
 
 
-def _number_text(value: float | None) -> str:
+def _number_text(values: Mapping[str, float | None], key: str) -> str:
+    if key not in values:
+        return MISSING
+    value = values[key]
     return "not reached" if value is None else f"{value:.4g}"
 
 
