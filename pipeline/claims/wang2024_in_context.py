@@ -65,11 +65,17 @@ class Wang2024InContext(Claim):
             },
             "paper": {arm: {} for arm in found},
         }
+        if self.budget == "smoke":
+            del found[DIRECT]
         return {arm: {**found[arm], **steps[self.budget][arm]} for arm in found}
 
     def measure(self, run: RunFolder) -> Mapping[str, float | None]:
         ends = {split: run.at_end(split, "exact_match") for split in SPLITS if split in run.splits}
         return {**ends, "fit_step": run.grok.fit_step, "gen_step": run.grok.gen_step}
+
+    def numbers(self, target: Target, found: Found) -> list[float | None]:
+        _, _, arm = target.name.partition(" @ ")
+        return super().numbers(target, found) if arm in found.arms else []  # a smoke run has some of the arms
 
     def draw(self, found: Found) -> Drawing:
         words = (

@@ -29,13 +29,15 @@ NORMS = ("ln_f", "final_layer_norm", "norm")  # the final norm, as models of tra
 class Bridge(NextToken):
     """next_token, and `weight` x the cross-entropy of the bridge in the logits read off a layer's state at one place.
 
-    Rows whose corpus notes no bridge, such as single facts, have next_token alone.
+    Rows whose corpus notes no bridge, such as single facts, have next_token alone; or with `facts` the first token of
+    their answer in the place of a bridge, so that all facts are found by that layer.
     """
 
     layer: int | None = param(
         None, "blocks after which the bridge is read, each loop counted; null: half of those that run", ge=1
     )
     place: int = param(-2, "position in the prompt at which it is read; below 0: from its end, as r1 in h r1 r2")
+    facts: bool = param(False, "rows that note no bridge: read their answer off that layer too, where the prompt ends")
     weight: float = param(1.0, "of its loss, beside 1 for each token of the answer", gt=0)
 
     asks: ClassVar[Mapping[str, Any] | None] = {"output_hidden_states": True}
@@ -61,6 +63,9 @@ class Bridge(NextToken):
             shortest = int(rows.prompt_N[has_N].min())
             raise ParameterError("objective.place", f"{self.place} is outside of prompts of {shortest} tokens")
         label_N = torch.from_numpy(np.where(bridge_N < 0, IGNORED, np.asarray(ids)[bridge_N]))
+        if self.facts:
+            first_N = rows.tokens_NT.gather(1, rows.prompt_N[:, None])[:, 0]
+            label_N, place_N = torch.where(has_N, label_N, first_N), torch.where(has_N, place_N, rows.prompt_N - 1)
         trained = super().rows(rows, stored, ids)
         return Bridged(trained.tokens_NT, trained.prompt_N, trained.answer_N, label_N, place_N.clamp(min=0))
 

@@ -16,6 +16,7 @@ from pipeline.utils.errors import ParameterError
 from tests.tiny import COMPOSITION, RECIPE, write_recipe
 
 BRIDGE = "{name: bridge, weight: 0.5}"
+FACTS = "--objective.facts=true"
 LOOPED = ("--model.name=gpt2_looped", "--model.n_layer=1", "--model.n_loops=2")
 
 
@@ -26,8 +27,8 @@ def prepared(folder: Path, *words: str, text: str = COMPOSITION) -> Any:
     return trainer
 
 
-def expected_loss(trainer: Any, rows_B: Any) -> torch.Tensor:
-    """The mean over all targets of an update, row by row: the answer's tokens, and half the bridge's loss at r1."""
+def expected_loss(trainer: Any, rows_B: Any, facts: bool) -> torch.Tensor:
+    """The mean over all targets of an update, row by row: the answer's tokens, and half the loss of what is read."""
     model, stored = trainer.model, trainer.folder.stored
     blocks = list(stored.blocks("train"))
     examples = [
@@ -46,11 +47,12 @@ def expected_loss(trainer: Any, rows_B: Any) -> torch.Tensor:
         for place in range(len(prompt), len(tokens)):
             total = total - log_p[place - 1, tokens[place]]
             targets += 1
-        if bridge >= 0:
-            assert len(prompt) == 3
+        read = (1, bridge) if bridge >= 0 else (len(prompt) - 1, int(answer[0])) if facts else None
+        if read:
+            assert (len(prompt) == 3) == (bridge >= 0)
             state = states[0][0] if isinstance(states[0], tuple) else states[0]
-            at_r1 = model.lm_head(model.transformer.ln_f(state[:, 1])).log_softmax(-1)
-            total = total - 0.5 * at_r1[0, bridge]
+            log_p_read = model.lm_head(model.transformer.ln_f(state[:, read[0]])).log_softmax(-1)
+            total = total - 0.5 * log_p_read[0, read[1]]
             bridges += 1
     hook.remove()
     assert bridges and targets > bridges
@@ -58,7 +60,7 @@ def expected_loss(trainer: Any, rows_B: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    "words", [(), LOOPED, ("--per_device_train_batch_size=8",), ("--fast=false",), ("--objective.place=1",)]
+    "words", [(), LOOPED, ("--per_device_train_batch_size=8", FACTS), ("--fast=false",), ("--objective.place=1", FACTS)]
 )
 def test_an_update_is_that_of_the_formula(words: tuple[str, ...], tmp_path: Path) -> None:
     trainer = prepared(tmp_path, *words)
@@ -70,7 +72,7 @@ def test_an_update_is_that_of_the_formula(words: tuple[str, ...], tmp_path: Path
     loss.backward()
     found = {name: weight.grad.clone() for name, weight in model.named_parameters()}
     model.zero_grad()
-    expected = expected_loss(trainer, torch.cat(taken))
+    expected = expected_loss(trainer, torch.cat(taken), FACTS in words)
     torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
     expected.backward()
     for name, weight in model.named_parameters():
