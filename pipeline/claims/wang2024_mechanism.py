@@ -49,7 +49,7 @@ class Wang2024Mechanism(Claim):
         Target(f"ood label @ {COMPARISON}", "so that OOD comparisons come out right", low=0.9),
     )
     costs: ClassVar = {
-        "cpu": "6 runs, 6 minutes on one CPU core",
+        "cpu": "6 runs, 9 minutes on one CPU core",
         "paper": "6 runs of up to 1.5 million steps, on GPUs",
     }
 
