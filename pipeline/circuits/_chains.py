@@ -1,4 +1,4 @@
-"""Chains of steps as pairs of prompts: one asks for the right answer, the other for whether the chain ends right."""
+"""Prompts of corpora that are more than pairs: chains of steps, and all sentences of a language."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from pipeline.circuits.base import Pairs
 from pipeline.corpora.base import Examples, Ids, Stepwise
+from pipeline.corpora.store import StoredCorpus
 from pipeline.utils.draws import Draws
 
 
@@ -44,3 +45,20 @@ def joined(parts: Sequence[Examples]) -> Examples:
     """Examples of one shape below each other."""
     prompts, answers = (np.concatenate([getattr(part, side) for part in parts]) for side in ("prompts", "answers"))
     return Examples(prompts, answers, parts[0].type)
+
+
+def sentence_pairs(stored: StoredCorpus, sentences: Sequence[Ids]) -> Pairs:
+    """All sentences of a language, (n, T) of each length, as `Source.language` says; each beside another one."""
+    split = {
+        tuple(row): name
+        for name in stored.sizes
+        for block in stored.blocks(name)
+        for row in np.hstack([block.prompts, block.answers]).tolist()
+    }
+    width = max(block.shape[1] for block in sentences)
+    rows = np.concatenate([np.pad(block, ((0, 0), (0, width - block.shape[1]))) for block in sentences])
+    return Pairs(
+        rows, np.roll(rows, 1, axis=0), rows[:, :1], rows[:, :1],
+        lengths=np.repeat([block.shape[1] for block in sentences], [len(block) for block in sentences]),
+        metadata={"split": [split.get(tuple(row), "neither") for block in sentences for row in block.tolist()]},
+    )  # fmt: skip

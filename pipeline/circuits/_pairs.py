@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.circuits._chains import stepwise_pairs
+from pipeline.circuits._chains import sentence_pairs, stepwise_pairs
 from pipeline.circuits._counterfactuals import Neighbours
 from pipeline.circuits.base import Corruption, Pairs, Source
 from pipeline.config.recipe import Recipe
@@ -133,6 +133,10 @@ class CorpusPairs(Source):
         other = (rows + 1) % len(corpus.vocabulary())
         return Pairs(rows[:, :-1], other[:, :-1], rows[:, -1:], other[:, -1:], values=corpus.law(rows))
 
+    def language(self) -> Pairs:
+        find = getattr(self.stored.corpus, "sentences", None)
+        return super().language() if find is None else sentence_pairs(self.stored, find())
+
     def chains(self, split: str, most: int, seed: int, completions: int) -> Pairs:
         corpus = self.stored.corpus
         if not isinstance(corpus, Stepwise):
@@ -197,6 +201,9 @@ class Renamed(Source):
     def drawn(self, split: str, most: int, seed: int) -> Pairs | None:
         found = self.source.drawn(split, most, seed)
         return None if found is None else found.renamed(self.ids)
+
+    def language(self) -> Pairs:
+        return self.source.language().renamed(self.ids)
 
     def chains(self, split: str, most: int, seed: int, completions: int) -> Pairs:
         return self.source.chains(split, most, seed, completions).renamed(self.ids)

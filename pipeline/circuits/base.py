@@ -165,6 +165,14 @@ class Source(abc.ABC):
         """At most so many prompts of rows that a known law draws, with what it says of each position as `values`."""
         return None
 
+    def language(self) -> Pairs:
+        """All sentences of a language, each a clean prompt of its own length, with the metadata `split`.
+
+        Raises:
+            ParameterError: when they are not known.
+        """
+        raise ParameterError("corpus", "is no language with sentences that are all known; the corpus grammar is")
+
     def chains(self, split: str, most: int, seed: int, completions: int) -> Pairs:
         """Chains of steps, T + 1 times each: as prompts with 0 to T steps, which all chains have in the same order.
 

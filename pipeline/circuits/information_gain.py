@@ -46,7 +46,7 @@ class InformationGain(Analysis):
     pairs: int = param(500, "most chains", ge=4)
     completions: int = param(10, "of each chain from each of its steps", ge=1)
     gate: float = param(
-        0.1, "highest loss after the last step of a right chain, in nats, at which gains are told", gt=0
+        0.1, "highest loss of a token after the last step of right chains at which gains are told", gt=0
     )
 
     def choose(self, source: Source) -> Pairs:
@@ -62,7 +62,7 @@ class InformationGain(Analysis):
         completed = np.array(pairs.metadata["completed"], np.float64).reshape(loss.shape)
         wrong_step = np.array(pairs.metadata["wrong_step"])[: loss.shape[1]]
         chains = {name: rows for name, rows in {RIGHT: wrong_step == 0, WRONG: wrong_step > 0}.items() if rows.any()}
-        is_open = RIGHT in chains and loss[-1, chains[RIGHT]].mean() <= self.gate
+        is_open = RIGHT in chains and loss[-1, chains[RIGHT]].mean() <= self.gate * pairs.answers.shape[1]
         gain = loss[:-1] - loss[1:] if is_open else np.full_like(loss[1:], np.nan)
         rest = loss[:-1] - loss[-1] if is_open else np.full_like(loss[1:], np.nan)
         rows: list[tuple[str, str, int, float]] = [("gate", RIGHT, len(gain), float(is_open))]

@@ -13,7 +13,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import match_key
 
 REFINER, TAUGHT = "refiner", "imitation"
-TRAINED, LONGEST = 6, 10  # most nouns of trained sentences, and of all
+TRAINED, LONGEST = 5, 10  # most nouns of trained sentences, and of all
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Scheurer2023Ilf(Claim):
         Target("gained by stage two", "> 0: refinements and what imitates them are preferred to drafts", low=0.3),
     )
     costs: ClassVar = {
-        "cpu": "6 runs of 1,500 and 300 steps, 6 minutes on one CPU core",
+        "cpu": "6 runs of 900 and 200 steps, 6 minutes on one CPU core",
         "paper": "6 runs of 20,000 steps of 50 nouns and models eight layers deep, on a GPU",
     }
 
@@ -62,7 +62,7 @@ class Scheurer2023Ilf(Claim):
                 "corpus.tasks": "[wanted]", **shared,
                 "model": f"{{model_name_or_path: '{{{REFINER}}}', vocabulary: tokens}}",
                 "objective": f"{{name: language_feedback, keep: {keep}}}", "global_batch_size": "64",
-                "max_steps": "300", "eval_steps": "50", "learning_rate": "1e-3", "warmup_steps": "20", **stage,
+                "max_steps": "200", "eval_steps": "50", "learning_rate": "1e-3", "warmup_steps": "20", **stage,
             },
         }  # fmt: skip
 
@@ -99,6 +99,8 @@ class Scheurer2023Ilf(Claim):
         ]
 
     def draw(self, found: Found) -> Drawing:
-        words = "Exact match over training steps: of the refiner on sentences of three, six and ten nouns of which one "
+        words = (
+            "Exact match over training steps: of the refiner on sentences of three, five and ten nouns of which one "
+        )
         words += "or three are removed, ten being more than are trained."
-        return curves(found, {f"k{k}_r{r}": (REFINER, f"k{k}_r{r}") for k in (3, 6, 10) for r in (1, 3)}, words)
+        return curves(found, {f"k{k}_r{r}": (REFINER, f"k{k}_r{r}") for k in (3, 5, 10) for r in (1, 3)}, words)

@@ -16,14 +16,14 @@ from pipeline.plots.base import Drawing
 from pipeline.plots.information_gain import CHAINS, PANELS, by_step_of_chain, profile
 from pipeline.runs.folder import RunFolder
 
-CONDITIONAL, RANDOM = "conditional", "random"
+ARM = "conditional"
 FAULTY = 3  # the step that goes wrong in the recipe
 WAYS = {"gain": "gain", "rest": REST, "outcome": "outcome", "completed": "completed"}
 
 
 @dataclass(frozen=True)
 class Ton2024InformationGain(Claim):
-    """Chains of five steps whose third goes wrong, by a rule or at random: gains of steps, and which ones are flagged.
+    """Chains of five steps whose third goes wrong by a rule: what steps gain, and which ones are flagged.
 
     By the rule every completion goes wrong, and an outcome reward knows one step before that it will; then neither
     says which step is the wrong one.
@@ -32,21 +32,22 @@ class Ton2024InformationGain(Claim):
     paper: ClassVar = Paper("Ton et al. 2024", "2411.11984", "section 5.1, LLM 3; theirs are whole numbers and a GPT-2")
     recipe: ClassVar = "vector_chain"
     targets: ClassVar = (
-        Target(f"loss_end @ {CONDITIONAL}", "the supervisor reads the answer off a whole right chain", high=0.1),
-        Target(f"gain_before @ {CONDITIONAL}", "> 0: step 2 of wrong chains", high=None, low=0.25),
-        Target(f"gain_after @ {CONDITIONAL}", "<= 0: steps 3 to 5 of wrong chains together", high=0.05),
-        Target(f"gain_after @ {RANDOM}", "<= 0: steps 3 to 5 of wrong chains together", high=0.05),
-        Target(f"gain_after_control @ {CONDITIONAL}", "> 0: steps 3 to 5 of right chains together", low=0.25),
-        Target(f"accuracy_gain @ {CONDITIONAL}", "0.96: steps of wrong chains told right by their own gain", low=0.9),
-        Target(f"accuracy_rest @ {CONDITIONAL}", "not there: by all that is gained from a step on", low=0.9),
-        Target(f"accuracy_outcome @ {CONDITIONAL}", "0.77", high=0.85),
-        Target(f"accuracy_completed @ {CONDITIONAL}", "0.60", high=0.65),
-        Target(f"false_rest @ {CONDITIONAL}", "0.06 of right steps flagged by their own gain", high=0.1),
-        Target(f"false_outcome @ {CONDITIONAL}", "0.54 of right steps flagged", low=0.4),
+        Target(
+            f"loss_end @ {ARM}", "the supervisor reads the answer off whole right chains: loss of all of it", high=0.5
+        ),
+        Target(f"gain_before @ {ARM}", "> 0: step 2 of wrong chains", low=0.25),
+        Target(f"gain_after @ {ARM}", "<= 0: steps 3 to 5 of wrong chains together", high=0.05),
+        Target(f"gain_after_control @ {ARM}", "> 0: steps 3 to 5 of right chains together", low=0.25),
+        Target(f"accuracy_gain @ {ARM}", "0.96: steps of wrong chains told right by their own gain", low=0.9),
+        Target(f"accuracy_rest @ {ARM}", "not there: by all that is gained from a step on", low=0.9),
+        Target(f"accuracy_outcome @ {ARM}", "0.77", high=0.85),
+        Target(f"accuracy_completed @ {ARM}", "0.60", high=0.65),
+        Target(f"false_rest @ {ARM}", "0.06 of right steps flagged by their own gain", high=0.1),
+        Target(f"false_outcome @ {ARM}", "0.54 of right steps flagged", low=0.4),
     )
     costs: ClassVar = {
-        "cpu": "6 runs of 1,000 steps, 6 minutes on one CPU core",
-        "paper": "6 runs of 50,000 steps of a GPT-2, on GPUs",
+        "cpu": "3 runs of 1,500 steps, 6 minutes on one CPU core",
+        "paper": "3 runs of 50,000 steps of a GPT-2, on GPUs",
     }
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
@@ -58,7 +59,7 @@ class Ton2024InformationGain(Claim):
                       "model.n_embd": "768", "model.n_head": "12", "model.n_positions": "256", "max_steps": "50000",
                       "learning_rate": "1e-4", "warmup_steps": "2000", "eval_steps": "2000"},
         }[self.budget]  # fmt: skip
-        return {fault: {"corpus.fault": fault, **budget} for fault in (CONDITIONAL, RANDOM)}
+        return {ARM: budget}
 
     def measure(self, run: RunFolder) -> Mapping[str, float | None]:
         tables = by_step(run.path, "information_gain")
@@ -82,7 +83,7 @@ class Ton2024InformationGain(Claim):
         return found
 
     def draw(self, found: Found) -> Drawing:
-        tables = [by_step(one.run.path, "information_gain") for one in found.arms[CONDITIONAL]]
+        tables = [by_step(one.run.path, "information_gain") for one in found.arms[ARM]]
         last = [every[max(every)] for every in tables]
         profiles = {
             measure: {kind: runs for kind in CHAINS if all(runs := [profile(one, measure, kind) for one in last])}

@@ -45,6 +45,7 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("group", {"group": "D6", "operation": "aba^-1", "template": "eos a op b = c eos"}, "a0c8a796a6232a39"),
     ("ordinals", {"sets": ["days", "months"], "labels": 3, "rows": 500, "held_out_rows": 50}, "e3b9094ea9c44c61"),
     ("word_removal", {"tasks": ("remove", "write"), "rows": 30, "test_rows": 10}, "dfad3fd8d29c5f7e"),
+    ("grammar", {"train_size": 200, "test_size": 50}, "0721f440f7d25ded"),
     ("vector_chain", {"train_size": 500, "test_size": 50}, "b600220b6b97c634"),
     ("vector_chain", VECTORS, "94d555204999a461"),
 ]
