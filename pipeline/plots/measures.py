@@ -68,7 +68,7 @@ class Curves:
                 quantity_axis(axes, title, [line.series for line in lines], log=True)
             else:
                 most = max(max(line.series.values) for line in lines)
-                top = 1.02 if 0.5 < most <= 1 else 1.15 * most
+                top = 1.02 if 0.5 < most <= 1 else 1.15 * most or 1.0
                 axes.set_ylim(-0.02 * top, top)
                 axes.set_title(title, loc="left", fontsize=SIZE)
             scale.apply(axes, labelled=axes is self.axes[-1])
