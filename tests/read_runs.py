@@ -33,7 +33,7 @@ CORPORA = {
     "responses": "{name: responses}",
     "word_removal": "{name: word_removal, tasks: [remove, write], nouns: 8, unseen: 6, unwanted: 3, most_nouns: 2, "
     "longest: 3, most_removed: 2, rows: 40, test_rows: 10}",
-    "grammar": "{name: grammar, things: 3, colours: 2, places: 1, train_size: 60, test_size: 20}",
+    "grammar": "{name: grammar, things: 3, colours: 2, prepositions: 1, train_size: 60, test_size: 20}",
     "vector_chain": "{name: vector_chain, train_size: 300, test_size: 60}",
     "findcats": "{name: findcats, length: 20, train_size: 40, test_size: 20, words: [cat, ibis], other_words: [puma], "
     "other_lengths: [16, 23], within: 12}",

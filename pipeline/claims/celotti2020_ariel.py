@@ -44,14 +44,13 @@ class Celotti2020Ariel(Claim):
     }
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
+        words = ("corpus.things", "corpus.colours", "corpus.prepositions", "corpus.train_size", "corpus.test_size")
         budget = {
-            "smoke": {"corpus.things": "3", "corpus.colours": "2", "corpus.places": "1", "corpus.train_size": "60",
-                      "corpus.test_size": "20", "max_steps": "2", "eval_steps": "2", "global_batch_size": "16",
-                      "model.n_layer": "1", "circuits.latent_space.points": "32"},
+            "smoke": {**dict(zip(words, ("3", "2", "1", "60", "20"))), "max_steps": "2", "eval_steps": "2",
+                      "global_batch_size": "16", "model.n_layer": "1", "circuits.latent_space.points": "32"},
             "cpu": {},
-            "paper": {"corpus.things": "10", "corpus.colours": "8", "corpus.places": "5", "corpus.train_size": "6000",
-                      "corpus.test_size": "3000", "max_steps": "20000", "model.n_layer": "4", "model.n_embd": "256",
-                      "circuits.latent_space.points": "8192", "eval_steps": "1000"},
+            "paper": {**dict(zip(words, ("10", "8", "5", "6000", "3000"))), "max_steps": "20000", "eval_steps": "1000",
+                      "model.n_layer": "4", "model.n_embd": "256", "circuits.latent_space.points": "8192"},
         }[self.budget]  # fmt: skip
         return {ARM: budget}
 

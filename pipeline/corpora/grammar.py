@@ -42,13 +42,13 @@ class Grammar(Corpus):
 
     things: int = param(6, "nouns", ge=2, le=10)
     colours: int = param(4, "adjectives", ge=1, le=8)
-    places: int = param(3, "prepositions", ge=1, le=5)
+    prepositions: int = param(3, "between two nouns", ge=1, le=5)
     train_size: int = param(800, "sentences that are trained", ge=1)
     test_size: int = param(400, "sentences of id", ge=1)
     seed: int = param(0, "of the choice of sentences", ge=0)
 
     tiny_values: ClassVar[Mapping[str, Any]] = {
-        "things": 3, "colours": 2, "places": 1, "train_size": 60, "test_size": 20,
+        "things": 3, "colours": 2, "prepositions": 1, "train_size": 60, "test_size": 20,
     }  # fmt: skip
     separator: ClassVar[str] = " "
     held_out = ("id",)
@@ -61,7 +61,7 @@ class Grammar(Corpus):
             raise ParameterError("train_size", f"{asked} are more than the {most:,} sentences that there are")
 
     def _terminals(self) -> dict[str, tuple[str, ...]]:
-        sizes = {"THING": self.things, "COLOUR": self.colours, "PLACE": self.places}
+        sizes = {"THING": self.things, "COLOUR": self.colours, "PLACE": self.prepositions}
         return {kind: words[: sizes[kind]] for kind, words in TERMINALS.items()}
 
     def vocabulary(self) -> list[str]:

@@ -34,7 +34,7 @@ CASES: dict[str, tuple[str, dict[str, Any], float | None, float | None]] = {
     "triples": ("triples", {"invented": 1000}, None, None),
     "babi": ("babi", {"tasks": (1, 2, 3, 15, 16, 17, 18, 19)}, None, None),
     "graph_isomorphism": ("graph_isomorphism", {}, None, None),
-    "grammar": ("grammar", {"things": 10, "colours": 8, "places": 5, "train_size": 6000}, None, None),
+    "grammar": ("grammar", {"things": 10, "colours": 8, "prepositions": 5, "train_size": 6000}, None, None),
     "word_removal": ("word_removal", {"tasks": ("remove", "write")}, None, None),
     "vector_chain": ("vector_chain", {}, None, None),
     "k_hop": ("k_hop", {"most_hops": 40}, None, None),

@@ -22,7 +22,7 @@ from tests.circuits.small import random_model, random_pairs
 
 @pytest.fixture(scope="module")
 def stored() -> StoredCorpus:
-    return build(Grammar(things=3, colours=2, places=1, train_size=60, test_size=20))
+    return build(Grammar(things=3, colours=2, prepositions=1, train_size=60, test_size=20))
 
 
 @pytest.fixture(scope="module")

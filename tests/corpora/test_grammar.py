@@ -17,7 +17,7 @@ QUESTION = re.compile(
     rf"|is the {COLOUR}?{THING} larger than the {COLOUR}?{THING}"
     rf"|what colour is the {THING}( {PLACE} the {THING})?) \?"
 )
-SMALL = {"things": 3, "colours": 2, "places": 2, "train_size": 80, "test_size": 40}
+SMALL = {"things": 3, "colours": 2, "prepositions": 2, "train_size": 80, "test_size": 40}
 
 
 def test_its_sentences_are_all_that_the_grammar_has() -> None:
