@@ -24,6 +24,10 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["OMP_NUM_THREADS"] = "1"
 _cache = tempfile.TemporaryDirectory(prefix="groklab-tests-")
 os.environ["GROKLAB_CACHE"] = _cache.name
+# What is compiled for this machine is kept from one run of the tests to the next.
+_kernels = Path(tempfile.gettempdir()) / f"groklab-tests-kernels-{os.getuid()}"
+_kernels.mkdir(mode=0o700, exist_ok=True)
+(Path(_cache.name) / "kernels").symlink_to(_kernels)
 
 # The same examples every time; what a search finds becomes an example of its own.
 settings.register_profile("steady", derandomize=True, database=None, deadline=None)

@@ -1,1 +1,1 @@
-"""The same numbers, sooner: short forward passes, products by oneDNN, updates as CUDA graphs, and their checks."""
+"""The same numbers, sooner: short forwards, products by oneDNN, compiled updates, CUDA graphs, and their checks."""

@@ -96,12 +96,12 @@ class Guarded:
         # Of the model and its blocks the forward is ours, or in it; none else is to have another.
         self.plain = [vars(module) for module in model.modules() if "forward" not in vars(module)]
 
+    def is_as_found(self) -> bool:
+        """Whether no other forward has been put into the model, nor a hook but those of libraries that shard it."""
+        return not any(map(HAS_FORWARD, self.plain)) and not (any(self.hooks) and any(foreign_hooks(self.model)))
+
     def __call__(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        is_patched = any(map(HAS_FORWARD, self.plain))
-        # Libraries that shard a model put hooks into it too.
-        if is_patched or (any(self.hooks) and any(foreign_hooks(self.model))):
-            return stock_logits(model, batch)
-        return short_logits(model, batch)
+        return short_logits(model, batch) if self.is_as_found() else stock_logits(model, batch)
 
 
 def install(model: PreTrainedModel, compiled: bool = False) -> None:

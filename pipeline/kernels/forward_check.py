@@ -101,7 +101,7 @@ def why_not(model: PreTrainedModel, declared: str | None, compute: Compute, inst
         return f"{name} is not declared to be of the family {' or '.join(STOCK)}"
     reason = other_code(model, STOCK[declared])
     if reason is None:
-        twin = _twin(model)
+        twin = twin_of(model)
         install(twin)
         reason = difference(twin, compute, short)
     return None if reason is None else f"{name} is not just {declared}: {reason}"
@@ -188,7 +188,7 @@ def why_not_recorded(model: nn.Module, is_short: bool) -> str | None:
     return "the model's own forward may decide anew at each step, which a graph does not"
 
 
-def _twin(model: PreTrainedModel) -> Any:
+def twin_of(model: PreTrainedModel) -> Any:
     """A copy in train mode without dropout, whose trained weights are moved; those that are frozen are shared."""
     shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
     twin: Any = copy.deepcopy(model, shared).train()

@@ -40,7 +40,7 @@ def describe_environment(in_force: Mapping[str, Any] = MappingProxyType({})) -> 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return where two starts of a run differ in what can change its bits, such as `torch 2.12.0 -> 2.13.0`."""
     parts = [({key: there.get(key) for key in keys}, here) for there, here, keys in (
-        (before, now, ("device", "processes", "engine", "precision", "python")),
+        (before, now, ("device", "processes", "engine", "precision", "step", "python")),
         (before.get("packages") or {}, now["packages"], PACKAGES),
     )]  # fmt: skip
     return [

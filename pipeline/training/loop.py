@@ -15,19 +15,25 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from pipeline.config.recipe import Recipe
 from pipeline.data.rows import Batch, Rows
-from pipeline.kernels.cuda_graph import Captured, why_not_captured
+from pipeline.data.stream import Replayed
+from pipeline.kernels.compiled import CompiledStep
+from pipeline.kernels.compiled_check import compiled_step
+from pipeline.kernels.cuda_graph import INNER_EVENTS, Captured, why_not_captured
 from pipeline.kernels.forward import Guarded, Logits, fast_logits, stock_logits, take
 from pipeline.kernels.forward_check import why_not_recorded
 from pipeline.kernels.host import keep_memory
 from pipeline.kernels.onednn import quicken
 from pipeline.objectives.base import Objective
+from pipeline.objectives.next_token import NextToken
 from pipeline.utils.log import log
+from pipeline.utils.seeds import torch_seed
 
 Losses = deque[tuple[int, torch.Tensor]]  # of this process, with their steps
+PAYS = 20.0  # seconds of a training in torch beyond which compiling its step, once for a machine, is soon made up for
 
 
 class Loop:
@@ -43,6 +49,7 @@ class Loop:
         self.rows, self.losses = rows, losses
         self.notes: list[str] = []
         self.logits: Logits = stock_logits
+        self.compiled: CompiledStep | None = None
         options, args = recipe.options, trainer.args
         obstacle = self._obstacle()
         self.is_own = options.fast and obstacle is None
@@ -61,6 +68,7 @@ class Loop:
             keep_memory()
             if self.is_own:  # what DeepSpeed or FSDP shards has to pass through torch's own layers
                 quicken(model)
+                self._compile(model, recipe)
 
     def _note(self, what: str, reason: str | None) -> None:
         if reason is not None:
@@ -78,6 +86,23 @@ class Loop:
         if args.include_num_input_tokens_seen != "no":
             return "include_num_input_tokens_seen counts tokens at every step"
         return None
+
+    def _compile(self, model: PreTrainedModel, recipe: Recipe) -> None:
+        """Takes the compiled step where it computes what this recipe trains, and the recipe is long enough."""
+        objective, args = self.objective, self.trainer.args
+        is_plain = isinstance(self.logits, Guarded) and not isinstance(self.rows, Replayed)
+        is_ours = type(objective) is NextToken and (objective.loss, objective.label_smoothing) == ("cross_entropy", 0.0)
+        is_float32 = not (args.bf16 or args.fp16 or args.torch_compile)
+        if is_plain and is_ours and is_float32 and args.world_size == 1 and self._seconds(model) >= PAYS:
+            self.compiled, reason = compiled_step(model, self.rows.first(4).__getitems__(torch.arange(4)))
+            self._note("the step is not compiled", reason)
+
+    def _seconds(self, model: PreTrainedModel) -> float:
+        """What the whole training takes in torch on one core, roughly: a function of the recipe alone."""
+        args, rows = self.trainer.args, self.rows_per_update
+        updates = args.max_steps if args.max_steps > 0 else args.num_train_epochs * len(self.rows) / rows
+        flop = 6.0 * sum(weight.numel() for weight in model.parameters()) * rows * self.rows.tokens_NT.shape[1]
+        return updates * (flop / 1e11 + 2e-3 * model.config.num_hidden_layers)
 
     @property
     def rows_per_update(self) -> int:
@@ -174,9 +199,14 @@ class Loop:
         starts = range(args.process_index * size, len(rows_B), args.world_size * size)
         batches = [self.rows.pieces(rows_B[start : start + size]) for start in starts]
         items = trainer._get_num_items_in_batch([piece for pieces in batches for piece in pieces], args.device)
+        compiled = self._compiled_now()
         losses: list[torch.Tensor] = []
         for number, pieces in enumerate(batches, 1):
             for piece in pieces:
+                if compiled is not None:
+                    key = torch_seed("masks", args.seed, trainer.state.global_step, len(losses))
+                    losses.append(compiled.backward(piece, float(items), key, adds=len(losses) > 0))
+                    continue
                 is_last = number == len(batches) and piece is pieces[-1]
                 with contextlib.nullcontext() if is_last or args.world_size == 1 else model.no_sync():
                     loss = trainer.compute_loss(model, piece, num_items_in_batch=items)
@@ -185,10 +215,27 @@ class Loop:
             if number < len(batches):
                 trainer.control = events.on_substep_end(args, trainer.state, trainer.control)
         most = args.max_grad_norm if args.max_grad_norm > 0 else torch.inf
-        norm = nn.utils.clip_grad_norm_(weights, most)
-        trainer.control = events.on_pre_optimizer_step(args, trainer.state, trainer.control)
-        self.optimizer.step()
+        if compiled is not None and not self._is_watched and compiled.can_update(self.optimizer):
+            trainer.control = events.on_pre_optimizer_step(args, trainer.state, trainer.control)
+            norm = compiled.update(self.optimizer, most)
+        else:
+            norm = nn.utils.clip_grad_norm_(weights, most)
+            trainer.control = events.on_pre_optimizer_step(args, trainer.state, trainer.control)
+            self.optimizer.step()
         trainer.control = events.on_optimizer_step(args, trainer.state, trainer.control)
         for weight in weights:
             weight.grad = None
         return sum(losses[1:], losses[0]), norm
+
+    def _compiled_now(self) -> CompiledStep | None:
+        """The compiled step, unless the model is not as it was found."""
+        is_usable = self.compiled is not None and self.compiled.is_usable()
+        return self.compiled if is_usable and isinstance(self.logits, Guarded) and self.logits.is_as_found() else None
+
+    @cached_property
+    def _is_watched(self) -> bool:
+        """Whether a callback acts in the middle of an update, which then is torch's from the gradients on."""
+        kinds = {type(callback) for callback in self.trainer.callback_handler.callbacks}
+        return any(
+            getattr(kind, event) is not getattr(TrainerCallback, event) for kind in kinds for event in INNER_EVENTS
+        )

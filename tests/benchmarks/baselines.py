@@ -1,4 +1,4 @@
-"""What the training step is timed against: three ways to train the same GPT-2 on the same rows.
+"""What the training step is timed against: ways to train the same GPT-2 on the same rows.
 
 Each is built for a size and gives `window(steps)`: seconds per step over so many steps, after two that warm up.
 
@@ -7,6 +7,7 @@ Each is built for a size and gives `window(steps)`: seconds per step over so man
 - `StockTrainer`: transformers' Trainer as it comes, with the task's own vocabulary and sequences of their own length.
 - `EagerLoop`: what a careful engineer writes by hand: rows on the device, batches by index, hidden states reduced to
   the answer positions before the head, fused AdamW, no logging.
+- On a CPU also `Dispatched`: this package without its compiled update.
 - On a GPU also `CompiledLoop` and `CompiledTrainer`: the same two with torch.compile, the Trainer in the mode that
   records CUDA graphs; and `Launched`: this package without its graph, each kernel launched from Python.
 
@@ -262,6 +263,14 @@ class Ours(_TrainerWindows):
         words = (*size.words, *words)
         recipe = read_recipe(RECIPE, [*(f"--{key}={value}" for key, value in overrides.items()), *words])
         self.trainer = prepare(recipe)
+
+
+class Dispatched(Ours):
+    """This package without its compiled update: operators of torch, as on a machine without a compiler."""
+
+    def __init__(self, setting: Setting):
+        super().__init__(setting)
+        self.trainer.loop.compiled = None
 
 
 class Launched(Ours):

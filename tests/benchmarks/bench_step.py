@@ -1,4 +1,4 @@
-"""The training step beside three baselines, in one run, as ratios; and what share of the machine's floor it reaches.
+"""The training step beside its baselines, in one run, as ratios; and what share of the machine's floor it reaches.
 
     python tests/benchmarks/bench_step.py [--rounds 5] [--only '2 x 128'] [--small]
 
@@ -22,6 +22,7 @@ import torch
 from baselines import (
     CompiledLoop,
     CompiledTrainer,
+    Dispatched,
     EagerLoop,
     Launched,
     Ours,
@@ -40,6 +41,7 @@ FEW = ("--corpus.num_entities=60", "--corpus.num_relations=20", "--corpus.out_de
 SMALL = (Size(1, 32, 4, 32, FEW),)  # to see that it runs
 BASELINES: dict[str, Any] = {"reference": Reference, "stock": StockTrainer, "eager": EagerLoop}
 COMPILED: dict[str, Any] = {"compiled trainer": CompiledTrainer, "compiled": CompiledLoop, "launched": Launched}
+ON_CPU: dict[str, Any] = {"dispatched": Dispatched}
 LEAST_SECONDS = 1.5  # of a window, so that small steps are averaged
 
 
@@ -115,7 +117,7 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="a size of seconds, to see that it runs")
     chosen = parser.parse_args()
     on_gpu = device().type == "cuda"
-    contestants = {**BASELINES, **(COMPILED if on_gpu else {}), "ours": Ours}
+    contestants = {**BASELINES, **(COMPILED if on_gpu else ON_CPU), "ours": Ours}
     wanted = {name: made for name, made in contestants.items() if name not in chosen.without.split(",")}
     heads = ["size", *(f"{name} s" for name in wanted), *(f"x {name}" for name in [*wanted][:-1]), "floor s", "share"]
     print("  ".join(word.rjust(20 if word == "size" else max(11, len(word))) for word in heads))

@@ -1,0 +1,181 @@
+"""The update of GPT-2 as compiled code: gradients of a batch, their norm, and AdamW.
+
+What is fused, in `native/`, and why. One call takes the place of some 1,300 operators for each block and batch, whose
+starts and temporary tensors are half of a small model's time; all numbers lie in one piece of memory that is kept.
+
+| file | loop | in place of |
+|---|---|---|
+| products.h | c (+)= a b, tiles in registers | a library's product, and copies of what lies turned |
+| attention.h | biases of q, k, v; softmax; dropout; weighted sum; backward | a kernel made for hundreds of tokens |
+| forward.h, `residual` | x + dropout(product + bias), then the next LayerNorm | 5 passes over memory |
+| backward.h, `norm_backward` | LayerNorm backward onto dx, dropout backward, 3 sums over rows | 6 passes |
+| functions.h | bias, activation, and its derivative for later | 3 passes forward, the activation again backward |
+| loss.h | exp in place of the logits; its factor goes into the narrow hidden states | 5 passes over logits |
+| dropout.h | masks from a counter, made again in the backward pass | drawing, storing and reading masks |
+| adamw.h | clipping and AdamW in one pass | 2 passes, and one call a tensor |
+
+Weights, gradients and the optimizer's state stay torch's tensors, each where it was; nothing else need know of this.
+Masks follow from the seed and the update, so that a run that is resumed finds the same.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pipeline.data.rows import Batch
+
+ACTIVATIONS = {"gelu_pytorch_tanh": 0, "gelu_new": 0, "relu": 1}  # by name, whether it is relu
+
+
+class Sizes(ctypes.Structure):
+    """The struct of step.h, field by field."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (
+            "rows", "length", "answers", "words", "width", "inner", "heads", "layers", "places", "threads",
+            "is_tied", "is_relu", "dropped_embedding", "dropped_attention", "dropped_residual",
+        )),
+        ("key", ctypes.c_uint64), ("targets", ctypes.c_double), ("epsilon", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class Settings(ctypes.Structure):
+    """The struct of adamw.h."""
+
+    _fields_ = [(name, ctypes.c_double) for name in ("rate", "decay", "beta1", "beta2", "epsilon")]
+
+
+class CompiledStep:
+    """Gradients of a model by the compiled code, and AdamW's step with them."""
+
+    def __init__(self, model: Any, library: ctypes.CDLL):
+        self.library = library
+        library.groklab_room.restype = ctypes.c_int64
+        library.groklab_norm.restype = ctypes.c_float
+        config, blocks = model.config, model.transformer.h
+        self.weights = list(model.parameters())
+        self.drops = [
+            [model.transformer.drop],
+            [block.attn.attn_dropout for block in blocks],
+            [drop for block in blocks for drop in (block.attn.resid_dropout, block.mlp.dropout)],
+        ]
+        self.sizes = Sizes(
+            words=config.vocab_size, width=config.n_embd, inner=blocks[0].mlp.c_fc.nf, heads=config.n_head,
+            layers=len(blocks), places=config.n_positions, epsilon=config.layer_norm_epsilon,
+            is_tied=model.lm_head.weight is model.transformer.wte.weight,
+            is_relu=ACTIVATIONS[config.activation_function],
+        )  # fmt: skip
+        # Gradients beside each other, each at a multiple of 64 bytes; what is between them stays 0.
+        starts = [0]
+        for weight in self.weights:
+            starts.append(starts[-1] + -(-weight.numel() // 16) * 16)
+        self.flat = torch.zeros(starts[-1])
+        self.gradients = [
+            self.flat[start : start + weight.numel()].view_as(weight) for start, weight in zip(starts, self.weights)
+        ]
+        self.room = torch.empty(0)
+        self.pointers = ctypes.c_void_p * len(self.weights)
+        self.gradient_of = {id(weight): gradient for weight, gradient in zip(self.weights, self.gradients)}
+        self.at_gradients = self._at(self.gradients)
+
+    def _at(self, tensors: Sequence[torch.Tensor]) -> Any:
+        return self.pointers(*(tensor.data_ptr() for tensor in tensors))
+
+    def is_usable(self) -> bool:
+        """Whether the model is still one that the compiled code computes, whatever callbacks did to it."""
+        are_trained = all(
+            weight.requires_grad and weight.dtype == torch.float32 and weight.is_contiguous() for weight in self.weights
+        )
+        return are_trained and self.dropped() is not None
+
+    def dropped(self) -> list[int] | None:
+        """Of 65,536 values, how many are dropped of embeddings, attention and residuals; None where layers differ."""
+        found = []
+        for drops in self.drops:
+            rates = {drop.p if drop.training else 0.0 for drop in drops}
+            if len(rates) > 1:
+                return None
+            found.append(round(rates.pop() * 65536))
+        return None if max(found) > 65535 else found
+
+    def backward(self, batch: Batch, targets: float, key: int, adds: bool = False) -> torch.Tensor:
+        """The summed loss of a batch over `targets`; gradients take the place of those there are, or are added.
+
+        Args:
+            batch: Its rows.
+            targets: What the sum is divided by.
+            key: Of the masks of this batch, below 2**64.
+            adds: Whether there are gradients of the same update.
+        """
+        tokens, positions, labels = (batch[name].contiguous() for name in ("input_ids", "positions", "labels"))
+        sizes, dropped = self.sizes, self.dropped()
+        assert dropped is not None
+        sizes.rows, sizes.length = tokens.shape
+        sizes.answers, sizes.threads = labels.shape[1], torch.get_num_threads()
+        sizes.dropped_embedding, sizes.dropped_attention, sizes.dropped_residual = dropped
+        sizes.key, sizes.targets = key, targets
+        floats = self.library.groklab_room(ctypes.byref(sizes))
+        if len(self.room) < floats:
+            self.room = torch.empty(floats)
+        loss = torch.empty(())
+        arrays = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (self.room, tokens, positions, labels)]
+        status = self.library.groklab_gradients(
+            ctypes.byref(sizes), self._at(self.weights), self.at_gradients, *arrays, int(adds),
+            ctypes.c_void_p(loss.data_ptr()),
+        )  # fmt: skip
+        if status:
+            raise IndexError("a token, label or position of the batch is none of the model's")
+        for weight, gradient in zip(self.weights, self.gradients):
+            weight.grad = gradient
+        return loss
+
+    def can_update(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether `update` does what the optimizer's own step would.
+
+        Only its own will do for another optimizer than AdamW, where hooks change gradients, and the first time, as it
+        makes its state then.
+        """
+        return is_adamw(optimizer) and all(map(has_state, self.weights, map(optimizer.state.get, self.weights)))
+
+    def update(self, optimizer: torch.optim.Optimizer, most: float) -> torch.Tensor:
+        """Clips the gradients to a norm of at most `most` and makes AdamW's step; their norm before."""
+        flat = ctypes.c_void_p(self.flat.data_ptr())
+        norm = torch.tensor(self.library.groklab_norm(ctypes.c_int64(len(self.flat)), flat))
+        clip = (most / (norm + 1e-6)).clamp(max=1.0)  # as torch clips, also what is not a number
+        for group in optimizer.param_groups:
+            weights, states = group["params"], [optimizer.state[weight] for weight in group["params"]]
+            count, array = len(weights), ctypes.c_void_p * len(weights)
+            columns: list[list[torch.Tensor]] = [weights, [self.gradient_of[id(weight)] for weight in weights]]
+            columns += [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq", "step")]
+            self.library.groklab_adamw(
+                ctypes.byref(Settings(group["lr"], group["weight_decay"], *group["betas"], group["eps"])),
+                torch.get_num_threads(), ctypes.c_int64(count),
+                (ctypes.c_int64 * count)(*(weight.numel() for weight in weights)),
+                *(array(*(tensor.data_ptr() for tensor in column)) for column in columns), ctypes.c_float(float(clip)),
+            )  # fmt: skip
+        return norm
+
+
+def has_state(weight: torch.Tensor, state: dict[str, torch.Tensor] | None) -> bool:
+    """Whether an optimizer keeps what AdamW needs of a weight, in float32."""
+    if not state:
+        return False
+    return (
+        bool(state) and {*state} == {"step", "exp_avg", "exp_avg_sq"}
+        and all(part.dtype == torch.float32 and part.is_contiguous() for part in state.values())
+        and state["exp_avg"].shape == state["exp_avg_sq"].shape == weight.shape
+    )  # fmt: skip
+
+
+def is_adamw(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step of an optimizer is AdamW as it comes, and nothing else."""
+    groups = optimizer.param_groups
+    return (
+        type(optimizer) is torch.optim.AdamW
+        and not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+        and not any(group["amsgrad"] or group["maximize"] or isinstance(group["lr"], torch.Tensor) for group in groups)
+    )

@@ -1,0 +1,294 @@
+"""The compiled update against plain transformers and torch: gradients, 200 steps, masks, bits."""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from pipeline.data.labels import IGNORED
+from pipeline.data.rows import Batch, Rows, from_lists
+from pipeline.kernels.compiled import CompiledStep
+from pipeline.kernels.compiled_check import compiled_step
+from pipeline.kernels.native_code import load
+from pipeline.models.gpt2 import Gpt2
+
+WORDS = 53
+SIZES: dict[str, Any] = {"n_layer": 2, "n_embd": 36, "n_head": 3, "n_positions": 9, "dropout": 0.0}
+
+
+def rows_of(lengths: list[tuple[int, int]], seed: int = 0) -> Rows:
+    """A row for each pair of lengths, of prompt and answer."""
+    draw = torch.Generator().manual_seed(seed)
+    prompts = [torch.randint(WORDS, (prompt,), generator=draw).tolist() for prompt, _ in lengths]
+    return from_lists(prompts, [[sum(row) % WORDS, row[0]][:answer] for row, (_, answer) in zip(prompts, lengths)])
+
+
+def batch_of(rows: Rows) -> Batch:
+    return rows.__getitems__(torch.arange(len(rows)))
+
+
+def model_of(**sizes: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    model = Gpt2(**{**SIZES, **sizes}).build(WORDS).train()
+    with torch.no_grad():  # norms and biases too, which begin as ones and zeros
+        for weight in model.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    return model
+
+
+def step_of(model: PreTrainedModel) -> CompiledStep:
+    step, reason = compiled_step(model, batch_of(rows_of([(2, 1), (3, 1)])))
+    assert step is not None, reason
+    return step
+
+
+def loss_of(model: Any, batch: Batch) -> torch.Tensor:
+    """The summed loss by transformers' own forward."""
+    logits = model(input_ids=batch["input_ids"]).logits
+    chosen = logits[torch.arange(len(logits))[:, None], batch["positions"]]
+    return F.cross_entropy(chosen.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+EVEN = [(3, 1)] * 20
+MIXED = [(2, 2)] * 9 + [(3, 2)] * 14
+UNEVEN = [(1, 1), (4, 2), (5, 1), (6, 2), (2, 1), (3, 2), (1, 2)] * 4
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lengths"),
+    [
+        ({"n_layer": 1, "n_embd": 128, "n_head": 4}, EVEN),
+        ({}, MIXED),
+        ({"n_layer": 3, "tie_word_embeddings": False, "activation": "relu", "n_inner": 50}, UNEVEN),
+        ({"n_layer": 1, "n_embd": 6, "n_head": 2}, [(1, 1)]),
+        ({"n_embd": 520, "n_head": 2}, UNEVEN),  # sums that are cut into blocks
+    ],
+)
+def test_gradients_are_those_of_transformers(sizes: dict[str, Any], lengths: list[tuple[int, int]]) -> None:
+    """As near to those in float64 as torch's in float32 are."""
+    model, batch = model_of(**sizes), batch_of(rows_of(lengths))
+    exact, usual = copy.deepcopy(model).cpu().double(), copy.deepcopy(model)
+    expected = loss_of(exact, batch) / 7
+    expected.backward()
+    (loss_of(usual, batch) / 7).backward()
+    assert step_of(model).backward(batch, 7.0, 0).item() == pytest.approx(expected.item(), rel=1e-6)
+    parameters = [dict(one.named_parameters()) for one in (model, usual, exact)]
+    for name in parameters[2]:
+        ours, theirs, right = (weights[name].grad for weights in parameters)
+        off, its = float((ours - right).norm()), float((theirs - right).norm())
+        assert off <= 4 * its + 3e-7 * float(right.norm()) + 1e-7 and off < 1e-4 * float(right.norm()) + 1e-5, name
+
+
+@pytest.mark.parametrize(("most", "updates"), [(0.5, 200), (math.inf, 5)], ids=["clipped", "not clipped"])
+def test_200_steps_are_those_of_plain_torch(most: float, updates: int) -> None:
+    """With decay of matrices only, a rate that changes, and both halves of a batch added up."""
+    ours = model_of()
+    theirs, rows = copy.deepcopy(ours), rows_of(MIXED * 4)
+    step = step_of(ours)
+
+    def optimizer_of(model: PreTrainedModel) -> torch.optim.AdamW:
+        groups = [[weight for weight in model.parameters() if (weight.ndim > 1) == is_matrix] for is_matrix in (1, 0)]
+        return torch.optim.AdamW(
+            [{"params": groups[0], "weight_decay": 0.3}, {"params": groups[1], "weight_decay": 0.0}],
+            lr=1.0, betas=(0.9, 0.98), fused=True,
+        )  # fmt: skip
+
+    optimizers = optimizer_of(ours), optimizer_of(theirs)
+    first, clipped = 0.0, 0
+    for update in range(updates):
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = 1e-3 * min(update, 20) / 20
+        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(update))[:40]
+        halves = [step.backward(rows.__getitems__(half), 80.0, 0, i > 0) for i, half in enumerate(chosen.chunk(2))]
+        assert step.can_update(optimizers[0]) == (update > 0)  # the optimizer's own step makes its state
+        if update:
+            norm = step.update(optimizers[0], most)
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(ours.parameters(), most)
+            optimizers[0].step()
+        expected = loss_of(theirs, rows.__getitems__(chosen)) / 80
+        optimizers[1].zero_grad()
+        expected.backward()
+        its_norm = torch.nn.utils.clip_grad_norm_(theirs.parameters(), most)
+        optimizers[1].step()
+        loss, first = sum(map(float, halves)), first or expected.item()
+        assert loss == pytest.approx(expected.item(), rel=1e-4)
+        assert float(norm) == pytest.approx(float(its_norm), rel=1e-3)
+        clipped += float(norm) > most
+    # It learned, and was clipped at times, so that the equality says something.
+    assert updates < 200 or (loss < 0.3 * first and 20 < clipped < 180)
+    for (name, weight), other in zip(ours.named_parameters(), theirs.parameters()):
+        state, its_state = optimizers[0].state[weight], optimizers[1].state[other]
+        assert state["step"] == its_state["step"] == updates
+        pairs = [(weight, other), *((state[part], its_state[part]) for part in ("exp_avg", "exp_avg_sq"))]
+        for one, its in pairs:
+            if name.endswith("c_attn.bias"):
+                # No loss depends on the biases of keys; AdamW makes steps of the rounding of their gradients.
+                one, its = one.view(3, -1)[::2], its.view(3, -1)[::2]
+            assert (one - its).norm().item() <= 1e-3 * its.norm().item(), name
+
+
+@pytest.mark.parametrize("p", [0.05, 0.5])
+def test_masks_drop_their_share_independently(p: float) -> None:
+    library, dropped, count = load(), round(p * 65536), 1001
+    rows = []
+    for key, site in ((1, 0), (1, 1), (2, 0)):
+        for row in range(100):
+            factors = torch.empty(count)
+            library.groklab_factors(
+                ctypes.c_uint64(key), ctypes.c_uint64(site), ctypes.c_int64(dropped), ctypes.c_int64(row),
+                ctypes.c_int64(count), ctypes.c_void_p(factors.data_ptr()),
+            )  # fmt: skip
+            rows.append(factors)
+    factors = torch.stack(rows).view(3, 100, count)
+    assert factors.unique().tolist() == pytest.approx([0.0, 1 / (1 - dropped / 65536)], rel=1e-6)
+    is_zero = (factors == 0).float()
+    assert is_zero.mean((1, 2)).tolist() == pytest.approx([p] * 3, abs=5 * (p * (1 - p) / is_zero[0].numel()) ** 0.5)
+    off = is_zero - is_zero.mean()
+    # Beside each other, rows above each other, two sites, and two keys.
+    pairs = [
+        (off[..., 1:], off[..., :-1]), (off[..., 4:], off[..., :-4]), (off[:, 1:], off[:, :-1]),
+        (off[0], off[1]), (off[0], off[2]),
+    ]  # fmt: skip
+    for one, other in pairs:
+        assert abs(float((one * other).mean())) < 5 * p * (1 - p) / one.numel() ** 0.5
+
+
+PLACES = {"embd_pdrop": "drop", "attn_pdrop": "attn_dropout", "resid_pdrop": "dropout"}
+
+
+def with_dropout(place: str, p: float) -> PreTrainedModel:
+    """A model that drops values at one kind of place."""
+    model: Any = model_of()
+    model.transformer.drop.p = p if place == "embd_pdrop" else 0.0
+    for block in model.transformer.h:
+        block.attn.attn_dropout.p = p if place == "attn_pdrop" else 0.0
+        block.attn.resid_dropout.p = block.mlp.dropout.p = p if place == "resid_pdrop" else 0.0
+    return model
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_losses_and_gradients_under_dropout_are_distributed_as_those_of_torch(place: str) -> None:
+    model, batch, draws = with_dropout(place, 0.3), batch_of(rows_of(MIXED[5:15])), 150
+    step, plain = step_of(model), loss_of(with_dropout(place, 0.0), batch).item()
+    ours, theirs = torch.empty(2, draws), torch.empty(2, draws)
+    torch.manual_seed(1)
+    for draw in range(draws):
+        ours[0, draw] = step.backward(batch, 1.0, draw)
+        ours[1, draw] = step.flat.norm()
+        model.zero_grad()
+        loss = loss_of(model, batch)
+        loss.backward()
+        theirs[0, draw] = loss.detach()
+        theirs[1, draw] = torch.cat([weight.grad.flatten() for weight in model.parameters()]).norm()
+    for one, other in zip(ours, theirs):
+        assert float(abs(one.mean() - other.mean())) < 4 * float(((one.var() + other.var()) / draws) ** 0.5)
+        assert 0.6 < float(one.std() / other.std()) < 1.6
+    assert float(ours[0].std()) > 1e-3 * plain
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_the_backward_pass_drops_what_the_forward_pass_did(place: str) -> None:
+    """The slope of the loss along a direction, with the same masks, by differences."""
+    model, batch = with_dropout(place, 0.4), batch_of(rows_of(UNEVEN))
+    step, weights = step_of(model), list(model.parameters())
+    step.backward(batch, 1.0, 5)
+    draw = torch.Generator().manual_seed(2)
+    way = [torch.randn(weight.shape, generator=draw) + 3 * weight.grad for weight in weights]
+    expected = sum(float((weight.grad * part).sum()) for weight, part in zip(weights, way))
+    losses = []
+    for move in (1e-4, -2e-4):
+        with torch.no_grad():
+            torch._foreach_add_(weights, way, alpha=move)
+        losses.append(step.backward(batch, 1.0, 5).item())
+    assert (losses[0] - losses[1]) / 2e-4 == pytest.approx(expected, rel=2e-2)
+
+
+def test_bits_follow_from_the_key_and_the_number_of_threads() -> None:
+    model, batch = with_dropout("resid_pdrop", 0.2), batch_of(rows_of(UNEVEN))
+    step, threads = step_of(model), torch.get_num_threads()
+
+    def gradients(key: int) -> torch.Tensor:
+        step.backward(batch, 1.0, key)
+        return step.flat.clone()
+
+    one = gradients(1)
+    assert gradients(2).ne(one).any() and gradients(1).equal(one)
+    try:
+        torch.set_num_threads(2)
+        two = gradients(1)
+        assert gradients(1).equal(two)
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["wte.weight", "h.0.mlp.c_fc.bias", "h.0.attn.c_attn.weight", "ln_f.bias"])
+def test_what_is_not_a_number_stays_so(bad: float, name: str) -> None:
+    model, batch = model_of(), batch_of(rows_of(EVEN))
+    step = step_of(model)
+    with torch.no_grad():
+        model.get_parameter(f"transformer.{name}").view(-1)[0 if name != "wte.weight" else slice(None)] = bad
+    assert not math.isfinite(step.backward(batch, 1.0, 0).item())
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    optimizer.step()
+    assert step.can_update(optimizer) and not math.isfinite(step.update(optimizer, 1.0).item())
+    assert any(weight.isnan().any() for weight in model.parameters())
+
+
+def test_numbers_that_the_model_does_not_have_are_refused() -> None:
+    model, rows = model_of(), rows_of(EVEN)
+    step = step_of(model)
+    for name, bad in (("input_ids", WORDS), ("labels", -1), ("positions", 3)):
+        batch = batch_of(rows)
+        batch[name] = batch[name].clone()
+        batch[name][4, 0] = bad
+        with pytest.raises(IndexError, match="none of the model's"):
+            step.backward(batch, 1.0, 0)
+
+
+def test_steps_that_only_the_optimizer_can_make_are_left_to_it() -> None:
+    model, batch = model_of(), batch_of(rows_of(EVEN))
+    step = step_of(model)
+    step.backward(batch, 1.0, 0)
+    kinds: list[Any] = [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD]
+    plain, *others = [
+        *(kind(model.parameters()) for kind in kinds),
+        torch.optim.AdamW(model.parameters(), amsgrad=True),
+        torch.optim.AdamW([*model.parameters()][:3]),  # the norm is that of all
+        hooked := torch.optim.AdamW(model.parameters()),
+    ]
+    for optimizer in (plain, *others):
+        optimizer.step()
+    hooked.register_step_pre_hook(lambda *_: None)
+    assert step.can_update(plain) and not any(map(step.can_update, others))
+
+
+def test_models_that_are_not_gpt2_as_it_comes_are_not_taken() -> None:
+    batch = batch_of(rows_of(EVEN))
+
+    def reason(change: Any) -> str:
+        model: Any = model_of()
+        change(model)
+        step, why = compiled_step(model, batch)
+        assert step is None and why is not None
+        return why
+
+    assert "ln_f.bias is not trained" in reason(lambda m: m.transformer.ln_f.bias.requires_grad_(False))
+    assert "not in float32" in reason(lambda m: m.to(torch.bfloat16))
+    assert "activation" in reason(lambda m: setattr(m.transformer.h[1].mlp, "act", torch.nn.GELU()))
+    assert "scaled" in reason(lambda m: setattr(m.transformer.h[1].attn, "scaling", 1.0))
+    assert "other weights" in reason(lambda m: setattr(m, "more", torch.nn.Parameter(torch.zeros(1))))
+    assert "plain embedding" in reason(lambda m: setattr(m.transformer.wte, "max_norm", 1.0))
+    assert "differs" in reason(lambda m: m.transformer.ln_f.register_forward_hook(lambda *inputs: 2 * inputs[-1]))
+    long = batch_of(rows_of([(40, 1)]))
+    assert "longer than" in (compiled_step(model_of(n_positions=50), long)[1] or "")
