@@ -30,6 +30,8 @@ class Handler(Answers):
         url = {"url": f"{self.server.endpoint}/{name}", "name": name, "id": name}
         if name in self.server.repos:
             return self._json(url, 409)
+        if facts.get("type") == "space" and facts.get("sdk") != "static":
+            return self._json({"error": "sdk is required"}, 400)
         private = facts.get("private") or facts.get("visibility") == "private"
         repo = self.server.repos[name] = Repo(facts.get("type", "model"), bool(private))
         repo.commit("main", {".gitattributes": Blob(b"*.safetensors filter=lfs\n", size=25)})
@@ -197,8 +199,8 @@ class Handler(Answers):
         self._send(content[start : stop + 1], 206, **headers)
 
 
-_API = r"/api/(?P<kind>model|dataset)s/(?P<name>[^/]+/[^/]+)"
-_GIT = r"/(?:(?P<kind>dataset)s/)?(?P<name>[^/]+/[^/]+)"
+_API = r"/api/(?P<kind>model|dataset|space)s/(?P<name>[^/]+/[^/]+)"
+_GIT = r"/(?:(?P<kind>dataset|space)s/)?(?P<name>[^/]+/[^/]+)"
 Handler.routes = [
     ("POST", "/api/repos/create", Handler.create),
     ("POST", "/api/validate-yaml", Handler.validate),

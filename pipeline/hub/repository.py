@@ -59,9 +59,9 @@ def digest(source: Source) -> str:
 
 
 class Remote:
-    """A model or dataset repository, `user/name`; every method raises HubError."""
+    """A model, dataset or static Space, `user/name`; every method raises HubError."""
 
-    def __init__(self, name: str, kind: Literal["model", "dataset"] = "model"):
+    def __init__(self, name: str, kind: Literal["model", "dataset", "space"] = "model"):
         from huggingface_hub import HfApi, constants
         from huggingface_hub.utils import disable_progress_bars, validate_repo_id
         from huggingface_hub.utils.logging import set_verbosity_error
@@ -86,7 +86,12 @@ class Remote:
 
     def create(self, private: bool | None) -> None:
         """The repository, made where there is none yet; `private` is for a new one."""
-        self._try(lambda: self._api.create_repo(**self._at, private=private, exist_ok=True))
+        sdk = "static" if self.kind == "space" else None
+        self._try(lambda: self._api.create_repo(**self._at, space_sdk=sdk, private=private, exist_ok=True))
+
+    def is_new(self) -> bool:
+        """Whether nobody has put anything there since the Hub made it."""
+        return len(self._try(lambda: self._api.list_repo_commits(**self._at))) == 1
 
     def first_commit(self, replace: bool = False) -> str:
         """The empty commit with which the repository begins, from which branches start.

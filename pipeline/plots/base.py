@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure for the report; `alt` says what it is.
+    """A figure for the report; `alt` says what it is, and `finding`, a sentence, what is to be seen in this one.
 
     `grids`, where it has entries, are the `plots.heatmap.Grids` of all steps, for a figure that moves, with `axes`
     naming rows and columns; `signed` values are in [-1, 1], others in [0, 1].
@@ -24,3 +24,4 @@ class Drawing:
     grids: Mapping[str, Any] = field(default_factory=dict)
     axes: tuple[str, str] = ("", "")
     signed: bool = False
+    finding: str = ""

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter
 
 from pipeline.plots.axes import SIZE
 from pipeline.plots.base import Drawing
+from pipeline.plots.findings import of_edges
 from pipeline.plots.heatmap import Grids, drawn_grids
 from pipeline.plots.measures import Content, Curves, series
 from pipeline.plots.style import GREY, HUES, INK, STYLE, WIDTH, Mark, label_margin, panels
@@ -42,7 +43,10 @@ def draw_attribution(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, D
             "Blue: corrupting it takes from the metric; orange: adds to it. At a head q, k and v arrive left, middle "
             "and right."
         )
-        found["circuit"] = Drawing(circuit_graph(shown), "the circuit of the last step as a graph", caption)
+        alt, graph = "the circuit of the last step as a graph", circuit_graph(shown)
+        found["circuit"] = Drawing(
+            graph, alt, caption, finding=of_edges([(edge.writer, edge.reader, edge.score) for edge in edges])
+        )
     return found
 
 

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from pipeline.plots.axes import SIZE, text_width
 from pipeline.plots.base import Drawing
+from pipeline.plots.findings import of_grids
 from pipeline.plots.style import INK, STYLE, WIDTH, Mark
 
 LEAST, MOST = 3, 6  # steps side by side; fewer than the least are as wide as so many
@@ -83,7 +84,7 @@ def drawn_grids(
     """The grids of some steps side by side, and of all of them as frames; `names` say what rows and columns are."""
     caption = f"{what[0].upper()}{what[1:]}{ending}."
     grids = found._asdict() if len(found.steps) > 1 else {}
-    return Drawing(heat_maps(found, names, marks, signed), what, caption, grids, names, signed)
+    return Drawing(heat_maps(found, names, marks, signed), what, caption, grids, names, signed, of_grids(*found, names))
 
 
 def colour_map(name: str) -> Colormap:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from pipeline.plots.axes import SIZE, StepScale, axes_size, quantity_axis
 from pipeline.plots.base import Drawing
+from pipeline.plots.findings import of_losses
 from pipeline.plots.style import (
     GREY,
     HUES,
@@ -115,7 +116,8 @@ def draw_progress(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Draw
             "Restricted: the logits' mean and key frequencies alone, on all pairs. Excluded: all but the key "
             f"frequencies, on trained pairs. Key frequencies, those of the last step: {words}."
         )
-        found[""] = Drawing(curves.figure, "Losses, key frequencies and Gini coefficients over training steps", caption)
+        alt, finding = "Losses, key frequencies and Gini coefficients over training steps", of_losses(losses, keys)
+        found[""] = Drawing(curves.figure, alt, caption, finding=finding)
     caption = f"Shares by frequency at step {last['step'][0].as_py():,}; key frequencies in colour: {words}."
     found["spectrum"] = Drawing(spectrum(last, keys), "Shares of embedding, neurons and logits by frequency", caption)
     return found

@@ -23,6 +23,27 @@ from pipeline.runs.layout import CIRCUITS
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.format import listed
 
+# The order in which a page tells of a model; what is not named here stands in the first chapter.
+CHAPTERS = {
+    "What was learned when": (),
+    "Where it is": ("causal_tracing", "patching", "attention"),
+    "Which circuit": ("attribution", "faithfulness", "similarity", "eigen", "successor"),
+}
+
+
+def in_chapters(names: Sequence[str]) -> dict[str, list[str]]:
+    """Analyses by the chapter of a page that they stand in; chapters without one are left out."""
+    found: dict[str, list[str]] = {chapter: [] for chapter in CHAPTERS}
+    for name in names:
+        chapter = next((chapter for chapter, own in CHAPTERS.items() if name in own), next(iter(CHAPTERS)))
+        found[chapter].append(name)
+    order = [name for own in CHAPTERS.values() for name in own]
+    return {
+        chapter: sorted(own, key=lambda name: order.index(name) if name in order else -1)
+        for chapter, own in found.items()
+        if own
+    }
+
 
 @dataclass
 class Drawn:
@@ -35,7 +56,7 @@ class Drawn:
 
 def draw_analysis(run: Path, name: str, marks: Sequence[Mark]) -> Drawn:
     """What an analysis of a run found, or in a line why there is nothing to see."""
-    drawn = Drawn([Heading(name.replace("_", " ").capitalize())])
+    drawn = Drawn([Heading(name.replace("_", " ").capitalize(), 3)])
     if failure := read_failure(run, name):
         drawn.parts.append(Paragraph(f"It failed: {plain(failure)}. {code(again(run, name))} runs it again."))
     try:
@@ -80,9 +101,13 @@ def _draw(drawn: Drawn, analysis: Explanation, name: str, tables: list[pa.Table]
         figure = "_".join(filter(None, (name, ending)))
         drawn.figures[figure] = drawing.figure
         parts.append(Figure(figure, drawing.alt, drawing.caption))
+        if drawing.finding:
+            parts.append(Paragraph(drawing.finding))
         if drawing.grids:
             parts.append(Moving(**drawing.grids, axes=drawing.axes, signed=drawing.signed))
     steps = len(set(table["step"].to_pylist()))
+    if metric := getattr(analysis, "metric", None):
+        parts.append(Paragraph(f"The metric is {code(metric)}.", note=True))
     where = f"Tables of {steps} {'step' if steps == 1 else 'steps'}: `{CIRCUITS}/{name}/`."
     drawn.parts += [*parts, Paragraph(where, note=True)]
 

@@ -17,6 +17,7 @@ from pipeline.config.recipe import flat
 from pipeline.config.trainer_policy import FREE
 from pipeline.plots import seeds as plots
 from pipeline.plots.axes import StepScale
+from pipeline.report.curve_values import CurveValues
 from pipeline.report.page import PAGES, Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
 from pipeline.report.sheets import Sheet, groups_sheet, results_sheet, sweep_sheet
 from pipeline.report.view import ALL_OF_IT, View
@@ -172,7 +173,9 @@ def write_comparison(
         if groups:
             figures[f"match_{split}"] = plots.comparison(groups, split, scale)
             sheets[f"match_{split}"] = groups_sheet(groups, split)
-            shown.append(Figure(f"match_{split}", *_texts(split, groups)))
+            curves = {group.label: plots.over_seeds(group.runs)[0] for group in groups}
+            values = CurveValues.of(figures[f"match_{split}"], scale, curves)
+            shown.append(Figure(f"match_{split}", *_texts(split, groups), values))
     if key := differences.swept:
         outcomes = [
             plots.Outcome(value, run.grok.fit_step, run.grok.gen_step, run.last_step)

@@ -21,6 +21,7 @@ from markupsafe import Markup, escape
 
 from pipeline.plots import style as drawing
 from pipeline.report import player as moving
+from pipeline.report.curve_values import CurveValues
 from pipeline.report.sheets import Sheet
 from pipeline.runs.layout import FIGURES
 from pipeline.utils.drafts import check_place, write_inside
@@ -30,6 +31,7 @@ from pipeline.utils.inside import opened
 from pipeline.utils.markdown import REPLACEMENT, code, harmless, inline, plain, printable
 
 __all__ = [
+    "Answers",
     "Code",
     "Figure",
     "Heading",
@@ -65,22 +67,28 @@ class Paragraph:
 class Table:
     """`align` has a letter for each column, l or r; the first cell of a row names it.
 
-    `links` has for each row where its last cell leads, quoted as in a URL, or nothing.
+    `links` has for each row where its last cell leads, quoted as in a URL, or nothing. `folded`: the summary behind
+    which it is folded away.
     """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     align: str
     links: Sequence[str] = ()
+    folded: str = ""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture in the figures folder, by its name without ending; `alt` is for those who cannot see it."""
+    """A picture in the figures folder, by its name without ending; `alt` is for those who cannot see it.
+
+    `values` are those of its curves, which a page in HTML shows under a pointer.
+    """
 
     name: str
     alt: str
     caption: str
+    values: CurveValues | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,20 @@ class Moving:
     signed: bool = False
 
 
-Part = Heading | Paragraph | Table | Figure | Moving | Code
+@dataclass(frozen=True)
+class Answers:
+    """What a model answers a few prompts, step by step, for a reader to go through; only a page in HTML has them.
+
+    `prompts` have the prompt, where it stands and the right answer; `answers` are by step and prompt: the likeliest
+    one, its probability, and whether it is right.
+    """
+
+    steps: Sequence[int]
+    prompts: Sequence[tuple[str, str, str]]
+    answers: Sequence[Sequence[tuple[str, float, bool]]]
+
+
+Part = Heading | Paragraph | Table | Figure | Moving | Answers | Code
 
 
 def check_places(folder: Path) -> None:
@@ -153,7 +174,7 @@ def write_page(
 
 
 def as_markdown(parts: Sequence[Part]) -> str:
-    return "\n\n".join(_markdown(part) for part in parts if not isinstance(part, Moving)) + "\n"
+    return "\n\n".join(_markdown(part) for part in parts if not isinstance(part, (Moving, Answers))) + "\n"
 
 
 def _markdown(part: Heading | Paragraph | Table | Figure | Code) -> str:
@@ -167,7 +188,8 @@ def _markdown(part: Heading | Paragraph | Table | Figure | Code) -> str:
         ]
         for line, link in zip(lines[2:], part.links):
             line[-1] = f"[{line[-1]}]({link})" if link else line[-1]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"<details><summary>{part.folded}</summary>\n\n{text}\n\n</details>" if part.folded else text
     if isinstance(part, Figure):
         picture = f"![{plain(part.alt)}](figures/{part.name}.png)"
         return f"{picture}\n\n{harmless(part.caption)}" if part.caption else picture
@@ -196,7 +218,10 @@ def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> s
     page = environment.get_template("page.html.j2").render(
         title=printable(title),
         parts=[dataclasses.replace(part, text=_clean(part.text)) if isinstance(part, Code) else part for part in parts],
-        moves=any(isinstance(part, Moving) for part in parts),
+        moves=any(isinstance(part, (Moving, Answers)) for part in parts),
+        points=any(isinstance(part, Figure) and part.values for part in parts),
+        values=lambda part: part.values.as_json(),
+        answers=lambda part: moving.answers(part.steps, part.prompts, part.answers),
         drawing=lambda part, number: _inline_svg(number, part.alt, drawings[part.name]),
         moving=lambda part: moving.as_html(
             part.values, part.steps, part.panels, part.rows, part.columns, part.axes, part.signed

@@ -1,16 +1,10 @@
-// Values come as whole numbers of hundredths, null where there is none. A cell's colour is its value's opacity.
-for (const figure of document.querySelectorAll('.moving')) {
-  const {steps, values, signed} = JSON.parse(figure.querySelector('script').textContent);
-  const cells = figure.querySelectorAll('rect'), slider = figure.querySelector('input');
-  const button = figure.querySelector('button'), label = figure.querySelector('output');
+// A slider over steps and a button that plays them; show(i) draws the i-th.
+const playable = (figure, steps, show) => {
+  const slider = figure.querySelector('input'), button = figure.querySelector('button');
+  const label = figure.querySelector('output');
   let timer = null;
-  const show = () => {
-    const frame = values[slider.value];
-    cells.forEach((cell, i) => {
-      cell.style.fill = frame[i] === null ? '#8886' : signed && frame[i] > 0 ? '#b2182b' : '#08519c';
-      cell.style.fillOpacity = frame[i] === null ? 1 : Math.abs(frame[i]) / 100;
-      cell.firstChild.textContent = cell.dataset.at + ': ' + (frame[i] === null ? 'none' : frame[i] / 100);
-    });
+  const draw = () => {
+    show(+slider.value);
     label.textContent = 'step ' + steps[slider.value].toLocaleString('en');
   };
   const stop = () => { clearInterval(timer); timer = null; button.textContent = 'play'; };
@@ -20,11 +14,33 @@ for (const figure of document.querySelectorAll('.moving')) {
     button.textContent = 'pause';
     timer = setInterval(() => {
       slider.value = +slider.value + 1;
-      show();
+      draw();
       if (+slider.value === steps.length - 1) stop();
     }, Math.max(60, Math.min(500, 8000 / steps.length)));
-    show();
+    draw();
   };
-  slider.oninput = () => { stop(); show(); };
-  show();
+  slider.oninput = () => { stop(); draw(); };
+  draw();
+};
+// Values come as whole numbers of hundredths, null where there is none. A cell's colour is its value's opacity.
+for (const figure of document.querySelectorAll('.moving')) {
+  const {steps, values, signed} = JSON.parse(figure.querySelector('script').textContent);
+  const cells = figure.querySelectorAll('rect[data-at]');
+  playable(figure, steps, i => cells.forEach((cell, k) => {
+    const value = values[i][k];
+    cell.style.fill = value === null ? '#8886' : signed && value > 0 ? '#b2182b' : '#08519c';
+    cell.style.fillOpacity = value === null ? 1 : Math.abs(value) / 100;
+    cell.firstChild.textContent = cell.dataset.at + ': ' + (value === null ? 'none' : value / 100);
+  }));
+}
+for (const figure of document.querySelectorAll('.answers')) {
+  const {steps, answers} = JSON.parse(figure.querySelector('script').textContent);
+  const rows = [...figure.querySelectorAll('tbody tr')];
+  playable(figure, steps, i => rows.forEach((row, k) => {
+    const [answer, p, right] = answers[i][k], [, , , cell, last] = row.children;
+    cell.textContent = (right ? '\u2713 ' : '\u2717 ') + answer;
+    cell.className = right ? 'right' : 'wrong';
+    last.querySelector('meter').value = p;
+    last.querySelector('span').textContent = p.toFixed(3);
+  }));
 }

@@ -1,4 +1,7 @@
-"""Heat maps that move: a slider over training steps and a button that plays them, in a page that needs no network."""
+"""What moves: a slider over training steps and a button that plays them, in a page that needs no network.
+
+Heat maps, and tables of answers.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,30 @@ def as_html(
     hundredths = np.round(100 * values.reshape(len(steps), -1)).clip(-100 if signed else 0, 100)
     frames = [[None if np.isnan(value) else int(value) for value in frame] for frame in hundredths]
     data = json.dumps({"steps": [*steps], "values": frames, "signed": signed}, separators=(",", ":"))
-    last = len(steps) - 1
+    return _figure("moving", len(steps), _cells(panels, rows, columns, axes), data)
+
+
+def answers(
+    steps: Sequence[int], prompts: Sequence[tuple[str, str, str]], found: Sequence[Sequence[tuple[str, float, bool]]]
+) -> str:
+    """A row for each prompt, with what is answered at the step that the slider is at; it begins with the last."""
+    cells = [[[text, round(p, 4), int(right)] for text, p, right in row] for row in found]
+    data = json.dumps({"steps": [*steps], "answers": cells}, separators=(",", ":")).replace("<", "\\u003c")
+    rows = "".join(
+        f'<tr><th scope="row"><code>{html.escape(prompt)}</code></th><td>{html.escape(standing)}</td>'
+        f"<td>{html.escape(right)}</td><td></td><td><meter min=0 max=1></meter> <span></span></td></tr>"
+        for prompt, standing, right in prompts
+    )
+    head = "".join(f'<th scope="col">{name}</th>' for name in ("prompt", "stands", "right", "answer", "probability"))
+    table = f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return _figure("answers", len(steps), table, data)
+
+
+def _figure(kind: str, steps: int, content: str, data: str) -> str:
     return (
-        '<figure class="moving"><div class="bar"><button type="button">play</button>'
-        f'<input type="range" min="0" max="{last}" value="{last}" aria-label="training step">'
-        f"<output></output></div>{_cells(panels, rows, columns, axes)}"
-        f'<script type="application/json">{data}</script></figure>'
+        f'<figure class="{kind}"><div class="bar"><button type="button">play</button>'
+        f'<input type="range" min="0" max="{steps - 1}" value="{steps - 1}" aria-label="training step">'
+        f'<output></output></div>{content}<script type="application/json">{data}</script></figure>'
     )
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pipeline.config.registry import names
 from pipeline.config.yaml_nodes import MOST_BYTES
 from pipeline.plots import training as plots
 from pipeline.plots.axes import StepScale
-from pipeline.report.analyses import draw_analysis
+from pipeline.report.analyses import draw_analysis, in_chapters
+from pipeline.report.curve_values import CurveValues
+from pipeline.report.findings import of_curve, of_training
+from pipeline.report.glossary import used_in
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
-from pipeline.report.sheets import matches_sheet, metrics_sheet
+from pipeline.report.sheets import Sheet, matches_sheet, metrics_sheet
 from pipeline.report.summary import method, outcome, story
 from pipeline.report.view import ALL_OF_IT, View
 from pipeline.runs.folder import RunFolder
@@ -37,30 +41,64 @@ def draw_report(run: RunFolder, formats: Collection[str] = ("svg",), view: View 
     Raises:
         RecipeError: when a file in it is damaged.
     """
+    page = page_of(run, view, read_text(run.path, RECIPE, MOST_BYTES))
+    write_page(run.path, page.title, page.parts, page.figures, page.sheets, formats)
+    return page.failed
+
+
+class ReportPage(NamedTuple):
+    """What a report is written from; `failed` are analyses that could not be drawn."""
+
+    title: str
+    parts: list[Part]
+    figures: dict[str, Any]
+    sheets: dict[str, Sheet]
+    failed: list[str]
+
+
+def page_of(run: RunFolder, view: View, recipe: str) -> ReportPage:
+    """The report of a run, of which nothing is written; `recipe` is the text of the resolved one."""
     path = run.path
     pens = plots.split_pens(run.splits, run.held_out)
     matches = [run.series[match_key(split)] for split in run.splits if match_key(split) in run.series]
     shown_splits = view.chosen(list(pens))
     scale = StepScale.over(run.last_step, matches, view.linear)
     fork = plots.ForkMark(*run.fork) if run.fork else None
-    figures, curve, training = {}, list[Part](), list[Part]()
+    figures, curve, training = dict[str, Any](), list[Part](), list[Part]()
     if matches:
         figures["curve"] = plots.grokking_curve(
             run.series, {split: pens[split] for split in shown_splits}, run.grok, scale, fork
         )
-        curve = [Figure("curve", _curve_alt(run), _curve_caption(run)), Paragraph(method(run), note=True)]
+        shown_matches = {
+            split: run.series[match_key(split)] for split in shown_splits if match_key(split) in run.series
+        }
+        values = CurveValues.of(figures["curve"], scale, shown_matches)
+        curve = [
+            Figure("curve", _curve_alt(run), _curve_caption(run), values),
+            *_said(of_curve(run)),
+            Paragraph(method(run), note=True),
+        ]
     if shown := plots.panel_titles(run.series):
         figures["training"] = plots.training(run.series, pens, run.grok, scale, fork)
         training = [
             Heading("Loss and norms"),
-            Figure("training", f"Over training steps: {'; '.join(shown)}.", _training_caption(run)),
+            Figure(
+                "training",
+                f"Over training steps: {'; '.join(shown)}.",
+                _training_caption(run),
+                _values(run, figures["training"], scale),
+            ),
+            *_said(of_training(run)),
         ]
     circuits, failed = list[Part](), list[str]()
-    for name in sorted(file.name for file in (path / CIRCUITS).glob("*") if file.name in names("circuits")):
-        drawn = draw_analysis(path, name, plots.step_marks(run.grok))
-        figures |= drawn.figures
-        circuits += drawn.parts
-        failed += [name] if drawn.error else []
+    there = sorted(file.name for file in (path / CIRCUITS).glob("*") if file.name in names("circuits"))
+    for chapter, own in in_chapters(there).items():
+        circuits.append(Heading(chapter))
+        for name in own:
+            drawn = draw_analysis(path, name, plots.step_marks(run.grok))
+            figures |= drawn.figures
+            circuits += drawn.parts
+            failed += [name] if drawn.error else []
     parts: list[Part] = [
         Heading(f"{plain(run.name)}: {plain(outcome(run))}", 1),
         *(Paragraph(text) for text in story(run)),
@@ -71,13 +109,29 @@ def draw_report(run: RunFolder, formats: Collection[str] = ("svg",), view: View 
         *_kept_part(run),
         Heading("To repeat it"),
         Code(_command(run), "bash"),
-        Code(read_text(path, RECIPE, MOST_BYTES), "yaml", folded="The resolved recipe"),
+        Code(recipe, "yaml", folded="The resolved recipe"),
         Heading("Environment"),
         *_environment(run),
     ]
+    said = " ".join(
+        part.text if isinstance(part, (Heading, Paragraph)) else getattr(part, "caption", "") for part in parts
+    )
+    said += " ".join(run.splits)
+    parts.append(Table(["word", "what it means"], used_in(said), "ll", folded="The words of this page"))
     sheets = {"curve": matches_sheet(run.series, run.splits), "training": metrics_sheet(run.series)}
-    write_page(path, f"{run.name}: {outcome(run)}", parts, figures, sheets, formats)
-    return failed
+    return ReportPage(f"{run.name}: {outcome(run)}", parts, figures, sheets, failed)
+
+
+def _said(sentence: str) -> list[Part]:
+    return [Paragraph(sentence)] if sentence else []
+
+
+def _values(run: RunFolder, figure: Any, scale: StepScale) -> CurveValues | None:
+    """The losses and norms at evaluations, or where anything was logged."""
+    names = {f"{split} loss": f"eval_{split}_loss" for split in ("train", *run.held_out)}
+    names |= {"loss": "loss"} if "eval_train_loss" not in run.series else {}
+    names |= {title: key for key, (title, _) in plots.INTERNALS.items()}
+    return CurveValues.of(figure, scale, {name: run.series[key] for name, key in names.items() if key in run.series})
 
 
 def summary(run: RunFolder) -> str:

@@ -100,7 +100,7 @@ class Checked:
             f"{self.answers:,} of them answers; {sizes}",
             "model": f"{room_name(recipe.model)}: {self.parameters:,} parameters, {self.vocabulary:,} tokens",
             "steps": f"{self.steps:,} of {recipe.options.global_batch_size:,} rows; {self.steps_an_epoch:,} an epoch, "
-            f"{epochs} epochs",
+            f"{epochs} epoch{'s' * (epochs != '1')}",
             "disk": f"{size(self.disk)} of {size(self.free)} that are free: {self.kept} kept steps of "
             f"{size(self.kept_bytes)}, checkpoints of {size(self.checkpoint_bytes)}"
             + ("" if self.fits_disk else "; THAT IS TOO MUCH"),

@@ -25,7 +25,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.manifest import Manifest
 from tests.config.test_remote_code import sealed
 from tests.hub_server import HubServer, in_this_process
-from tests.report.test_page import Reader
+from tests.report.test_page import Reader, scripts_are_ours
 
 EVIL = "<script>alert(1)</script>`<img src=x onerror=alert(1)>`|[x](javascript:alert(1)) \x1b[31m\x07\nevil: ok"
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
@@ -51,10 +51,15 @@ def run(kept_run: Path, tmp_path: Path) -> Path:
     return folder
 
 
+REPORT = re.compile(r"[\w./%-]+/report\.html", re.ASCII)  # of a run beside a comparison
+
+
 def check_page(text: str) -> None:
+    scripts_are_ours(text)
     reader = Reader(text)
     for tag, attributes in reader.tags:
-        assert tag not in ("script", "img", "a", "iframe"), (tag, attributes)
+        assert tag not in ("img", "iframe"), (tag, attributes)
+        assert tag != "a" or REPORT.fullmatch(str(attributes["href"])), (tag, attributes)
         assert not any(name.startswith("on") for name in attributes), attributes
     assert not CONTROLS.search(text)
 
@@ -62,7 +67,8 @@ def check_page(text: str) -> None:
 def check_markdown(text: str) -> None:
     rendered = MarkdownIt("commonmark").enable("table").render(re.sub("</?(?:details|summary)>", "", text))
     for tag, attributes in Reader(rendered).tags:
-        assert tag not in ("script", "a", "iframe") and not any(name.startswith("on") for name in attributes)
+        assert tag not in ("script", "iframe") and not any(name.startswith("on") for name in attributes)
+        assert tag != "a" or REPORT.fullmatch(str(attributes["href"])), (tag, attributes)
         assert tag != "img" or str(attributes["src"]).startswith("figures/")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from pipeline.report import page as page_module
 from pipeline.report.page import (
     Code,
     Figure,
@@ -65,7 +67,7 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
         if "td" in self.open or "th" in self.open:
             self.rows[-1][-1] += data
@@ -157,10 +159,21 @@ def test_a_written_page_needs_nothing_but_itself(tmp_path: Path) -> None:
     needs_nothing_but_itself((tmp_path / "report.html").read_text())
 
 
+def scripts_are_ours(text: str) -> None:
+    """Every script of a page is one of this package's files, or numbers for it as JSON."""
+    ours = [(Path(page_module.__file__).parent / name).read_text() for name in ("pointer.js", "player.js")]
+    for attributes, script in re.findall(r"<script([^>]*)>(.*?)</script>", text, re.DOTALL):
+        if attributes:
+            assert attributes == ' type="application/json"' and json.loads(script)
+        else:
+            assert script.removeprefix("\n") in ours
+
+
 def needs_nothing_but_itself(text: str) -> None:
-    """No script, and no address of anything outside the page."""
+    """No script but those of this package and their numbers, and no address of anything outside the page."""
+    scripts_are_ours(text)
     for tag, attributes in Reader(text).tags:
-        assert tag not in ("script", "link", "img", "iframe", "object", "embed", "base"), tag
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base"), tag
         for name, value in attributes.items():
             if name in ("href", "xlink:href", "src", "srcset", "action", "data"):
                 assert (value or "").startswith("#"), (tag, name, value)
