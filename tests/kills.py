@@ -148,9 +148,9 @@ def differences(run: Path, straight: Path, end: int | None = None) -> list[str]:
             found.append(f"{entry.path} has other weights")
     curves = [
         [
-            (line["step"], line["eval_id_loss"])
+            (line["step"], line.get("loss"), line.get("eval_id_loss"))
             for line in read_history(folder)
-            if "eval_id_loss" in line and line["step"] <= last
+            if {"loss", "eval_id_loss"} & line.keys() and line["step"] <= last
         ]
         for folder in (run, straight)
     ]

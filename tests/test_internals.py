@@ -69,6 +69,7 @@ LISTED: dict[str, Callable[[], bool]] = {
         for name, expected in methods_of_trainer().items()
     },
     "_tr_loss": source_has(Trainer, "self._tr_loss = torch.tensor(0.0"),
+    "_globalstep_last_logged": source_has(Trainer, "self._globalstep_last_logged = self.state.global_step"),
     "_n_gpu": lambda: "self._n_gpu" in inspect.getsource(transformers.TrainingArguments.n_gpu.fget),
     "_attn_implementation": has(GPT2Config(), "_attn_implementation"),
     "_tied_weights_keys": has(transformers.GPT2LMHeadModel, "_tied_weights_keys"),

@@ -207,6 +207,8 @@ class GrokTrainer(Trainer):
         epochs_trained: int,
         steps_trained_in_current_epoch: int,
     ) -> None:
+        if resume_from_checkpoint is not None and epoch == epochs_trained:
+            self.saving.resume_losses(resume_from_checkpoint)
         if not self.loop.is_own:
             super()._run_epoch(
                 model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial,
