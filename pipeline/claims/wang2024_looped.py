@@ -16,14 +16,13 @@ from pipeline.plots.base import Drawing
 from pipeline.runs.folder import RunFolder
 
 UNSHARED, SHARED = "unshared", "shared"
-BRIDGE, FOUND = "shared, bridge", "shared, bridge and facts"
+FOUND = "shared, hops trained"
 HIGHER = "ood of shared above unshared"
 LOOPED = {"model.name": "gpt2_looped", "model.n_loops": "2"}
 # In every arm as many blocks run.
 METHODS: Mapping[str, tuple[int, Mapping[str, str]]] = {
     UNSHARED: (2, {}),
     SHARED: (1, LOOPED),
-    BRIDGE: (1, {**LOOPED, "objective": "{name: bridge}"}),
     FOUND: (1, {**LOOPED, "objective": "{name: bridge, facts: true}"}),
 }
 
@@ -37,21 +36,20 @@ class Wang2024Looped(Claim):
     targets: ClassVar = (
         Target(f"ood @ {UNSHARED}", "near 0", high=0.1),
         Target(HIGHER, "0.23 at step 250,000, 0.73 at 1.5 million", low=0.1),
-        Target(f"ood @ {BRIDGE}", "not in the paper", low=0.5),
         Target(f"ood @ {FOUND}", "not in the paper", low=0.5),
         Target(f"ood_atomic @ {UNSHARED}", "1.0: the facts themselves are known", low=0.97),
         Target(f"ood_atomic @ {SHARED}", "1.0", low=0.97),
     )
     costs: ClassVar = {
-        "cpu": "20 runs of 1,500 steps with five seeds, 30 minutes on one CPU core",
-        "paper": "20 runs of 1.5 million steps with five seeds, on GPUs",
+        "cpu": "15 runs of 1,600 steps with five seeds, 25 minutes on one CPU core",
+        "paper": "15 runs of 1.5 million steps with five seeds, on GPUs",
     }
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
         budget = {
             "smoke": SMOKE,
-            "cpu": {**DENSE, **DENSE_MODEL, "corpus.ratio": "6", "weight_decay": "0.3", "max_steps": "1500",
-                    "eval_steps": "150", "max_eval_samples": "300", "checkpoints": "{powers_of_two: false, every: []}"},
+            "cpu": {**DENSE, **DENSE_MODEL, "weight_decay": "0.5", "max_steps": "1600",
+                    "eval_steps": "200", "max_eval_samples": "300", "checkpoints": "{powers_of_two: false, every: []}"},
             "paper": {**PAPER, "corpus.ratio": "12.6", "weight_decay": "0.3", "max_steps": "1500000"},
         }[self.budget]  # fmt: skip
         blocks = {"smoke": 1, "cpu": 2, "paper": 4}[self.budget]

@@ -22,7 +22,7 @@ from pipeline.utils.errors import ParameterError
 
 NEEDED = 4  # facts that decide a question
 ROWS = 4096  # questions that are written at once
-TRIES = 100  # drawn facts until there is one about entities that a prompt does not have yet
+TRIES = 30  # drawn facts until there is one about entities that a prompt does not have yet
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ComplexInContext(ComplexReasoning):
     chain: bool = param(
         False, "the answer first says the facts that decide: those of the first entity, then the second"
     )
-    prompts: int = param(1, "with other facts, for each trained question", ge=1, le=100)
-    distractors: int = param(2, "most pairs of facts about other entities in a prompt", ge=0, le=100)
+    prompts: int = param(1, "with other facts, for each trained question", ge=1, le=16)
+    distractors: int = param(2, "most pairs of facts about other entities in a prompt", ge=0, le=16)
 
     tiny_values: ClassVar[Mapping[str, Any]] = {**ComplexReasoning.tiny_values, "distractors": 1}
     inferred_template: ClassVar[tuple[str, str]] = ("<q> attribute first <mask> second </q>", "<a> label </a>")
@@ -157,17 +157,21 @@ class ComplexInContext(ComplexReasoning):
         np.put_along_axis(used, compared, True, axis=1)
         of, *ends = np.nonzero(told)
         begin, end = (np.searchsorted(of, attribute, side) for side in ("left", "right"))
+        alive = rows
         for _ in range(count):
-            pair, left = np.full((len(rows), 2), -1), rows
-            for _ in range(TRIES):
+            pair, left = np.full((len(rows), 2), -1), alive
+            for _ in range(TRIES if len(left) else 0):
                 drawn = begin[left] + draws.below(end[left] - begin[left], len(left))
                 entity, near = (side[drawn] for side in ends)
                 free = ~(used[left, entity] | used[left, near])
                 pair[left[free]] = np.stack([entity, near], axis=1)[free]
                 used[left[free], entity[free]] = used[left[free], near[free]] = True
                 left = left[~free]
+                if not len(left):
+                    break
             compared = np.hstack([compared, pair])
-            compared[(compared < 0).any(axis=1), -1] = -1
+            alive = np.setdiff1d(alive, left)
+        compared[np.setdiff1d(rows, alive), -1] = -1
         return compared
 
     def _told_and_asked(self, asked: EntityPairs, compared: Numbers, kind: str, draws: Draws) -> Examples:
