@@ -29,7 +29,7 @@ METHODS: Mapping[str, tuple[int, Mapping[str, str]]] = {
 
 @dataclass(frozen=True)
 class Wang2024Looped(Claim):
-    """Two-hop facts of facts that are never composed: with blocks of their own, shared ones, and a trained bridge."""
+    """Two-hop facts of facts that are never composed: with blocks of their own, shared ones, and a trained hop."""
 
     paper: ClassVar = Paper("Wang et al. 2024", "2405.15071", "section 3.3 and appendix; trained bridges are ours")
     recipe: ClassVar = "composition_small"
@@ -73,9 +73,7 @@ class Wang2024Looped(Claim):
 
     def draw(self, found: Found) -> Drawing:
         words = (
-            "Exact match over training steps on compositions of facts that are never composed in training, each seed "
+            "Exact match over training steps on compositions of facts that are never composed, each seed thin: in four "
         )
-        words += (
-            "thin: in four blocks, in two that run twice, and in these with the bridge, or all facts, trained between."
-        )
+        words += "blocks, in two that run twice, and in these with the fact trained that each run of them ends with."
         return curves(found, {arm: (arm, "ood") for arm in found.arms}, words)
