@@ -22,7 +22,7 @@ from tests.circuits.small import random_model, random_pairs
 
 @pytest.fixture(scope="module")
 def stored() -> StoredCorpus:
-    return build(Grammar(things=3, colours=2, prepositions=1, train_size=60, test_size=20))
+    return build(Grammar(things=2, colours=1, prepositions=1, train_size=15, test_size=8))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_a_point_of_a_sentence_s_box_stands_for_it(dimensions: int, model: Any, 
 
 
 def test_volumes_are_probabilities_and_shares_are_counts(model: Any, stored: StoredCorpus) -> None:
-    analysis = LatentSpace(points=64, pairs=20)
+    analysis = LatentSpace(points=64)
     pairs = analysis.choose(CorpusPairs(stored))
     table = analysis.run(model, pairs)
     found = {(row["measure"], row["of"]): row["value"] for row in table.to_pylist()}
@@ -104,7 +104,7 @@ def test_volumes_are_probabilities_and_shares_are_counts(model: Any, stored: Sto
         assert found["valid", way] == pytest.approx(sum(volume.values()), abs=0.2)
         assert found["unique", way] <= found["valid", way]
         came = sum(found[f"coverage of {split}", way] * size for split, size in
-                   {"train": 60, "id": 20, "neither": len(every) - 80}.items())  # fmt: skip
+                   {"train": 15, "id": 8, "neither": len(every) - 23}.items())  # fmt: skip
         assert came == pytest.approx(64 * found["unique", way])
 
 
