@@ -63,7 +63,7 @@ def _bars(table: pa.Table) -> Figure:
         heights = [values_of(table, measure)[way] for measure in measures]
         places = [place + 0.4 * (number - 0.5) for place in range(len(measures))]
         axes.bar(places, heights, width=0.38, color=hue, label=way)
-    axes.set_xticks(range(len(measures)), measures)
+    axes.set_xticks(range(len(measures)), [measure.replace(" of ", "\nof ") for measure in measures])
     axes.set_axisbelow(True)
     axes.grid(False, axis="x")
     axes.set_title("share", loc="left", fontsize=SIZE)
