@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from pipeline.callbacks._states import TENSORS, VALUES
 from pipeline.callbacks.base import Callback
 from pipeline.config.fields import parameters_of
 from pipeline.config.identity import intervenes
@@ -51,6 +52,28 @@ def test_a_run_with_it_works(name: str, tmp_path: Path, without: dict[str, torch
     assert run_here(recipe, "--max_steps", "3") == 0
     weights = load_file(tmp_path / "run" / "steps" / "step3" / "model.safetensors")
     assert intervenes(name) or all(weight.equal(without[key]) for key, weight in weights.items())
+
+
+def acts(name: str) -> bool:
+    """Whether a callback changes the run, or remembers something from step to step."""
+    kind: type[Callback] = load("callbacks", name, "callbacks")
+    return kind.intervenes or kind.state_dict is not Callback.state_dict
+
+
+@pytest.mark.parametrize("name", filter(acts, names("callbacks")))
+def test_a_run_with_it_goes_on_as_if_it_had_not_been_stopped(name: str, tmp_path: Path) -> None:
+    """Its weights are the straight run's, and so is what the callback remembers."""
+    chosen = json.dumps({name: load("callbacks", name, "callbacks").tiny(tmp_path).as_dict()})
+    recipe = write_recipe(tmp_path, RECIPE.replace("{console: {style: plain, seconds: 0}}", chosen))
+    for run, stops in (("straight", ("6",)), ("stopped", ("3", "6"))):
+        for step in stops:
+            words = ("--max_steps", step, "--output_dir", str(tmp_path / run), "--circuits", "{}")
+            assert run_here(recipe, *words) == 0
+    straight, stopped = (tmp_path / run / "checkpoint-6" for run in ("straight", "stopped"))
+    one, other = (load_file(folder / "model.safetensors") for folder in (straight, stopped))
+    assert one.keys() == other.keys() and all(one[key].equal(weight) for key, weight in other.items())
+    for file in (TENSORS, VALUES):
+        assert [f.read_bytes() for f in straight.glob(file)] == [f.read_bytes() for f in stopped.glob(file)]
 
 
 def test_naming_a_callback_needs_no_torch() -> None:

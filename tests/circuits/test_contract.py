@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 from pipeline.circuits._comparison import TwoModels
 from pipeline.circuits._pairs import CorpusPairs
@@ -134,6 +135,8 @@ def test_it_is_drawn_with_one_step_and_with_many(name: str, corpora: list[Stored
         assert drawings
         for drawing in drawings.values():
             assert drawing.figure.axes and drawing.alt and drawing.caption.endswith(".")
+            drawing.figure.draw_without_rendering()
+            assert not [text.get_text() for text in drawing.figure.findobj(Text) if "\\math" in text.get_text()]
 
 
 @pytest.mark.parametrize("name", ANALYSES)
