@@ -30,6 +30,7 @@ CORPORA = {
     "ordinals": "{name: ordinals, sets: [days, ordinals], labels: 2, rows: 300, held_out_rows: 40}",
     "bigram_backcopy": "{name: bigram_backcopy, vocabulary_size: 12, triggers: 2, length: 8, train_rows: 200, "
     "id_rows: 50}",
+    "opposing_pairs": "{name: opposing_pairs, vocabulary_size: 8, length: 5, rows: 60, loud: 6, id_rows: 12}",
     "responses": "{name: responses}",
     "word_removal": "{name: word_removal, tasks: [remove, write], nouns: 8, unseen: 6, unwanted: 3, most_nouns: 2, "
     "longest: 3, most_removed: 2, rows: 40, test_rows: 10}",
@@ -43,6 +44,7 @@ WITHOUT_END = (
     "k_hop",
     "induction",
     "bigram_backcopy",
+    "opposing_pairs",
     "pos_icl",
     "ordinals",
     "findcats",

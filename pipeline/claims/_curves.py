@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from pipeline.claims.base import Found
 from pipeline.plots.axes import StepScale
 from pipeline.plots.base import Drawing
-from pipeline.plots.seeds import Group, colours, comparison
+from pipeline.plots.measures import Content, Curves
+from pipeline.plots.seeds import Group, colours, comparison, over_seeds
+from pipeline.plots.style import STYLE
 from pipeline.runs.grokking import match_key
 from pipeline.runs.metrics import Series
 
@@ -31,6 +36,15 @@ def curves(found: Found, lines: Mapping[str, tuple[str, str]], words: str) -> Dr
         words,
         words,
     )
+
+
+@rc_context(STYLE)
+def over_arms(curves: Mapping[str, Mapping[str, Sequence[Series]]]) -> Figure:
+    """Panel -> arm -> runs: the mean of the runs of each arm over steps."""
+    contents = [
+        Content(title, {arm: over_seeds(runs)[0] for arm, runs in arms.items()}) for title, arms in curves.items()
+    ]
+    return Curves(contents, (), [1.6] * len(contents)).figure
 
 
 def first_step(series: Series, level: float) -> float | None:

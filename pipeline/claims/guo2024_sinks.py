@@ -8,9 +8,10 @@ from typing import ClassVar
 
 from pipeline.circuits.sinks import NONE
 from pipeline.circuits.tables import read_table
+from pipeline.claims._curves import over_arms
 from pipeline.claims.base import Claim, Found, Paper, Target
 from pipeline.plots.base import Drawing
-from pipeline.plots.sinks import TITLES, curve_of, head_of, over_arms, peak_of
+from pipeline.plots.sinks import TITLES, curve_of, head_of, peak_of
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.metrics import Series
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 from pipeline.plots.axes import SIZE
 from pipeline.plots.base import Drawing
 from pipeline.plots.measures import Content, Curves, series
-from pipeline.plots.seeds import over_seeds
 from pipeline.plots.style import HUES, STYLE, Mark, panels
 from pipeline.runs.metrics import Series
 
@@ -44,15 +43,6 @@ def curve_of(table: pa.Table, measure: str, part: str, layer: int, head: int = -
     """A measure over steps."""
     here = (pc.field("measure") == measure) & (pc.field("part") == part)
     return series(table.filter(here & (pc.field("layer") == layer) & (pc.field("head") == head)), "value")
-
-
-@rc_context(STYLE)
-def over_arms(curves: Mapping[str, Mapping[str, Sequence[Series]]]) -> Figure:
-    """Panel -> arm -> runs: the mean of the runs of each arm over steps."""
-    contents = [
-        Content(title, {arm: over_seeds(runs)[0] for arm, runs in arms.items()}) for title, arms in curves.items()
-    ]
-    return Curves(contents, (), [1.6] * len(contents)).figure
 
 
 @rc_context(STYLE)
