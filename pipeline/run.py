@@ -19,6 +19,7 @@ from pipeline.circuits.failures import reminders
 from pipeline.config import help
 from pipeline.config.outside import read_here
 from pipeline.config.recipe import Recipe
+from pipeline.kernels.host import wait_briefly
 from pipeline.runs import forks, opening, stages
 from pipeline.runs.lock import RunLock
 from pipeline.utils import launcher
@@ -50,6 +51,7 @@ def _answer(words: list[str]) -> int:
     if wanted == help.READ:
         say(f"{recipe.source} can be read: {recipe.name} would be in {recipe.output_dir}")
         return 0
+    wait_briefly()  # before any module that imports torch
     with stop_signals(is_bound=launcher.processes().world > 1):
         return check(recipe) if wanted else run(recipe)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from pathlib import Path
 
 import pytest
 
 from pipeline.kernels.host import wait_briefly
-from tests.tiny import run_process
+from tests.tiny import run_process, write_recipe
 
 # Memory of this process, in MB, after a block of 20 MB was given back.
 GIVEN_BACK = """
@@ -28,6 +29,32 @@ ctypes.memset(block, 1, 20 << 20)
 c.free(block)
 print(held() - before)
 """
+
+
+# The main job until torch is imported, when OpenMP reads what it is asked.
+UNTIL_TORCH = """
+import os, sys
+from pipeline.run import main
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("OMP_WAIT_POLICY"), flush=True)
+            os._exit(0)
+
+sys.meta_path.insert(0, Watch())
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("word", [(), ("--check",)], ids=["run", "check"])
+def test_threads_of_the_main_job_wait_briefly(
+    word: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):  # which a test in this process may have set
+        monkeypatch.delenv(name, raising=False)
+    result = run_process("-c", UNTIL_TORCH, str(write_recipe(tmp_path)), "--output_dir", str(tmp_path / "run"), *word)
+    assert result.stdout.splitlines()[-1] == "PASSIVE", result.stderr
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is asked to keep memory")
