@@ -23,7 +23,8 @@ def as_html(
     hundredths = np.round(100 * values.reshape(len(steps), -1)).clip(-100 if signed else 0, 100)
     frames = [[None if np.isnan(value) else int(value) for value in frame] for frame in hundredths]
     data = json.dumps({"steps": [*steps], "values": frames, "signed": signed}, separators=(",", ":"))
-    return _figure("moving", len(steps), _cells(panels, rows, columns, axes), data)
+    scale = f'<span class="scale">{"-1" if signed else "0"}<i{" class=signed" if signed else ""}></i>1</span>'
+    return _figure("moving", len(steps), _cells(panels, rows, columns, axes), data, scale)
 
 
 def answers(
@@ -42,11 +43,11 @@ def answers(
     return _figure("answers", len(steps), table, data)
 
 
-def _figure(kind: str, steps: int, content: str, data: str) -> str:
+def _figure(kind: str, steps: int, content: str, data: str, beside: str = "") -> str:
     return (
         f'<figure class="{kind}"><div class="bar"><button type="button">play</button>'
         f'<input type="range" min="0" max="{steps - 1}" value="{steps - 1}" aria-label="training step">'
-        f'<output></output></div>{content}<script type="application/json">{data}</script></figure>'
+        f'<output></output>{beside}</div>{content}<script type="application/json">{data}</script></figure>'
     )
 
 
@@ -77,7 +78,7 @@ def _cells(panels: Sequence[str], rows: Sequence[str], columns: Sequence[str], a
             parts.append(
                 _svg(column, middle, below - FONT + 4, "end", -90) if upright else _svg(column, middle, below, "middle")
             )
-    size = f'viewBox="0 0 {width:g} {height:g}" width="{width:g}" height="{height:g}"'
+    size = f'viewBox="0 0 {width:g} {height:g}" width="{min(1.8 * width, max(700, width)):g}"'
     return f'<div class="wide"><svg {size} font-size="{FONT}" fill="currentColor">{"".join(parts)}</svg></div>'
 
 
