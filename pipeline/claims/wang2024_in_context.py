@@ -20,6 +20,7 @@ MODELS = "0.33 GPT-4-Turbo, 0.37 Gemini-1.5-Pro, which are not trained on it"
 CHAINED = "0.31 GPT-4-Turbo, 0.12 Gemini-1.5-Pro, which are not trained on it"
 
 FACTS = "num_entities: 200, num_attributes: 1, num_values: 10, ood_fraction: 0.2, train_fraction: 0.05"
+PAPER_FACTS = "num_entities: 1000, num_attributes: 20, num_values: 20, ood_fraction: 0.1, train_fraction: 0.03"
 SMALL = {
     "model.n_layer": "2", "model.n_embd": "64", "model.n_head": "4", "model.n_positions": "64", "model.dropout": "0",
     "bf16": "false", "learning_rate": "2e-3", "lr_scheduler_type": "linear", "adam_beta2": "0.98", "warmup_steps": "50",
@@ -50,7 +51,7 @@ class Wang2024InContext(Claim):
         size, prompts = {
             "smoke": ("num_entities: 40, num_attributes: 1, num_values: 5, ood_fraction: 0.3, train_fraction: 0.1", 1),
             "cpu": (FACTS, 4),
-            "paper": ("num_entities: 1000", 1),
+            "paper": (PAPER_FACTS, 1),
         }[self.budget]
         found = {PARAMETRIC: {"corpus": f"{{name: complex_reasoning, {size}}}"}}
         for arm, chain in {DIRECT: "false", CHAIN: "true"}.items():

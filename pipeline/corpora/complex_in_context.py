@@ -36,11 +36,16 @@ class ComplexInContext(ComplexReasoning):
     pairs of facts about other entities, `hard_0` to `hard_n`; without questions that no such facts decide.
     """
 
+    # Smaller than the paper's: a prompt is ten times as long as a question without facts.
+    num_entities: int = param(200, "|E|, the entities", ge=4)
+    num_attributes: int = param(2, "attributes of every entity", ge=1)
+    ood_fraction: float = param(0.2, "share of entities that are OOD in an attribute", gt=0, lt=1)
+    train_fraction: float = param(0.05, "share of the comparisons not held out that is trained", gt=0, le=1)
     chain: bool = param(
         False, "the answer first says the facts that decide: those of the first entity, then the second"
     )
-    prompts: int = param(1, "with other facts, for each trained question", ge=1, le=16)
-    distractors: int = param(2, "most pairs of facts about other entities in a prompt", ge=0, le=16)
+    prompts: int = param(1, "with other facts, for each trained question", ge=1, le=8)
+    distractors: int = param(2, "most pairs of facts about other entities in a prompt", ge=0, le=8)
 
     tiny_values: ClassVar[Mapping[str, Any]] = {**ComplexReasoning.tiny_values, "distractors": 1}
     inferred_template: ClassVar[tuple[str, str]] = ("<q> attribute first <mask> second </q>", "<a> label </a>")
