@@ -75,6 +75,9 @@ def test_a_rehearsal_reads_the_options_of_sbatch_and_the_recipe() -> None:
     assert said.startswith(f"2 nodes x 4 processes, multi_gpu, from {ROOT}\n") and "NCCL_DEBUG" in said
     assert "warning" not in said and "hint: --" not in said
     assert f"  sbatch {' '.join(asked)} {SCRIPT} recipes/quickstart.yaml\n" in said
+    assert rehearse("--gpus=8", "-N", "2", "recipes/quickstart.yaml").stdout.startswith(
+        "2 nodes x 4 processes, multi_gpu"
+    )
     assert "warning: no GPU was asked for" in rehearse("recipes/quickstart.yaml").stdout
     for words, hint in (
         (("recipes/quickstart.yaml", "--sed", "1"), "did you mean seed?"),
