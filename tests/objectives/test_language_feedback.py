@@ -98,7 +98,7 @@ def test_it_leaves_out_what_nobody_wants_and_a_run_goes_on_with_the_same_rows(st
     assert match[24] > match[0]
 
 
-def test_mistakes_are_a_line(started: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plain = write_recipe(tmp_path, RECIPE, "plain")
     ignorant = FIRST.replace("[remove, write]", "[wanted]").replace("batch_size: 10", "batch_size: 4")
     ignorant += "objective: {name: language_feedback}\n"
@@ -110,6 +110,11 @@ def test_mistakes_are_a_line(started: Path, tmp_path: Path, capsys: pytest.Captu
         ),
         (write_recipe(tmp_path, ignorant, "new"), (), "objective.keep: right: the model that training starts from has"),
         (write_recipe(tmp_path, ignorant, "forked"), ("--fork", "runs/x@3"), "fork: objective language_feedback"),
+        (
+            write_recipe(tmp_path, second(tmp_path, "seed: 1"), "replayed"),
+            ("--replay", "{source: text.txt}"),
+            "replay: does not go together",
+        ),
     ):
         assert run_here(path, *words) == 2
         error = capsys.readouterr().err
