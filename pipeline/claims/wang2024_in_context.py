@@ -31,7 +31,10 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Wang2024InContext(Claim):
-    """The same questions without their facts, with them among others, and with a chain of them before the answer."""
+    """The same questions without their facts, with them among others, and with a chain of them before the answer.
+
+    A chain counts where all of it is right, not the label alone.
+    """
 
     paper: ClassVar = Paper("Wang et al. 2024", "2405.15071", "table 1, section 5; models trained on prompts are ours")
     recipe: ClassVar = "complex_reasoning"
