@@ -82,17 +82,3 @@ def test_two_processes_train_the_same(whole: Path) -> None:
     assert curves(run, WATCHED) == pytest.approx(curves(whole / "run", WATCHED), rel=2e-4)
     assert curves(run, EXACT) == curves(whole / "run", EXACT)
     assert result.stdout.count("starts in") == 1  # only one of the processes speaks
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["gpt2_kv_shift", "pythia_kv_shift", "gpt2_bilinear"])
-def test_two_processes_train_a_variant_the_same(model: str, tmp_path: Path) -> None:
-    recipe = write_recipe(tmp_path, TEXT.replace("name: gpt2,", f"name: {model},"))
-    assert run_here(recipe, "--max_steps", "12") == 0
-    launch = [*LAUNCH, "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(free_port())]
-    words = ["--max_steps", "12", "--output_dir", str(tmp_path / "two"), "--use_cpu", "true"]
-    result = run_process(*launch, str(ROOT / "pipeline" / "run.py"), str(recipe), *words)
-    assert result.returncode == 0, result.stderr
-    assert json.loads((tmp_path / "two" / "environment.json").read_text())[0]["processes"] == 2
-    assert curves(tmp_path / "two", WATCHED) == pytest.approx(curves(tmp_path / "run", WATCHED), rel=2e-4)

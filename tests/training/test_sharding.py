@@ -35,6 +35,11 @@ def curves(run: Path, keys: tuple[str, ...]) -> list[float]:
     return [line[key] for line in read_history(run) for key in keys if key in line and line["step"] != 12]
 
 
+def history(run: Path, keys: tuple[str, ...]) -> list[float]:
+    """All that was logged under these keys, of a run in one piece."""
+    return [line[key] for line in read_history(run) for key in keys if key in line]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one process, without accumulation."""
@@ -95,6 +100,26 @@ def test_an_engine_trains_saves_resumes_and_its_weights_load(engine: str, alone:
     other = AutoModelForCausalLM.from_pretrained(alone / "steps" / "step24")
     tokens = torch.arange(12).reshape(4, 3)
     torch.testing.assert_close(model(tokens).logits, other(tokens).logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["cpu", "zero2"])
+@pytest.mark.parametrize("model", ["gpt2_kv_shift", "pythia_kv_shift", "gpt2_bilinear", "gpt2_relu_attention"])
+def test_a_variant_is_trained_the_same_by_ddp_and_zero2(model: str, engine: str, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path, TEXT.replace("name: gpt2,", f"name: {model},"))
+    words = ("--max_steps", "12")
+    assert run_here(recipe, *words, "--per_device_train_batch_size", "32") == 0
+    alone, two = tmp_path / "run", tmp_path / "two"
+    Runner(recipe, 2, words, config=CONFIGS / f"{engine}.yaml").run(two)
+    assert json.loads((two / "environment.json").read_text())[0]["processes"] == 2
+    assert bool(list(two.glob("checkpoint-12/global_step12/*_optim_states.pt"))) == (engine == "zero2")
+    assert history(two, WATCHED) == pytest.approx(history(alone, WATCHED), rel=2e-4)
+    one, other = (
+        AutoModelForCausalLM.from_pretrained(run / "steps" / "step12", trust_remote_code=True) for run in (alone, two)
+    )
+    assert type(one).__name__ == type(other).__name__ != "GPT2LMHeadModel"
+    tokens = torch.arange(12).reshape(4, 3)
+    torch.testing.assert_close(one(tokens).logits, other(tokens).logits, rtol=1e-3, atol=1e-3)
 
 
 def test_fsdp_on_cpu_is_refused_and_not_replaced(tmp_path: Path) -> None:
