@@ -33,7 +33,7 @@ class Wang2024Curriculum(Claim):
         Target(ALL_STEPS, "not in the paper: the same with the steps of the earlier stages", low=1),
     )
     costs: ClassVar = {
-        "cpu": "12 runs, 7 minutes on one CPU core",
+        "cpu": "12 runs, 11 minutes on one CPU core",
         "paper": "12 runs of up to 1.5 million steps, on GPUs",
     }
 
