@@ -33,6 +33,7 @@ from pipeline.utils.log import log
 from pipeline.utils.seeds import torch_seed
 
 Losses = deque[tuple[int, torch.Tensor]]  # of this process, with their steps
+WIDEST = 256  # beyond it most of the time goes into products, for which processors' own libraries are made
 PAYS = 20.0  # seconds of a training in torch beyond which compiling its step, once for a machine, is soon made up for
 
 
@@ -93,7 +94,8 @@ class Loop:
         is_plain = isinstance(self.logits, Guarded) and not isinstance(self.rows, Replayed)
         is_ours = type(objective) is NextToken and (objective.loss, objective.label_smoothing) == ("cross_entropy", 0.0)
         is_float32 = not (args.bf16 or args.fp16 or args.torch_compile)
-        if is_plain and is_ours and is_float32 and args.world_size == 1 and self._seconds(model) >= PAYS:
+        is_small = model.config.model_type == "gpt2" and model.config.n_embd <= WIDEST
+        if is_small and is_plain and is_ours and is_float32 and args.world_size == 1 and self._seconds(model) >= PAYS:
             self.compiled, reason = compiled_step(model, self.rows.first(4).__getitems__(torch.arange(4)))
             self._note("the step is not compiled", reason)
 
