@@ -123,9 +123,7 @@ class OpposingSignals(Callback):
         for name, group in self._groups.items():
             logs[f"opposing_{name}_change"] = float(change_N[group].mean())
             logs[f"opposing_{name}_loss"] = float(loss_N[group].mean())
-        is_due = control.should_log  # which a log in the middle of a step would take back
         self.trainer.log(logs)
-        control.should_log = is_due
         places = largest[: 2 * half].tolist()
         _, numbers = self._watched()
         self._seen.append(

@@ -262,7 +262,9 @@ class GrokTrainer(Trainer):
             text, all_tokens = self.of_text.tolist()
             logs["replay_loss_share"] = text / all_tokens if all_tokens else 0.0
             self.of_text.zero_()
+        is_due = self.control.should_log and "loss" not in logs
         super().log(logs, start_time)
+        self.control.should_log |= is_due  # what a callback logs in the middle of a step puts off no training loss
         self.state.log_history.clear()
 
     # Saving

@@ -107,6 +107,26 @@ def test_callbacks_hear_the_same_events(micro: str, tmp_path: Path) -> None:
     assert {name for name, _ in heard[0]} == set(EVENTS) - ({"on_substep_end"} if micro == "16" else set())
 
 
+class Talker(TrainerCallback):
+    """Logs after every step."""
+
+    def __init__(self, trainer: Any):
+        self.trainer = trainer
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.log({"talk": 1.0})
+
+
+@pytest.mark.parametrize("fast", ["true", "false"])
+def test_a_callback_that_logs_takes_no_training_loss_away(fast: str, tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, RECIPE, "--fast", fast, "--max_steps", "9", "--logging_steps", "3")
+    trainer.add_callback(Talker(trainer))
+    trainer.train()
+    lines = read_history(trainer.recipe.output_dir)
+    assert [line["step"] for line in lines if "loss" in line] == [1, 3, 6, 9]
+    assert [line["step"] for line in lines if "talk" in line] == list(range(1, 10))
+
+
 def test_what_keeps_the_own_loop_away_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from pipeline.training.announcement import announcement
 
