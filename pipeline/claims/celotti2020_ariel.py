@@ -24,7 +24,7 @@ VOLUMES = ("train", "id", "neither", "no sentence")
 class Celotti2020Ariel(Claim):
     """Boxes of sentences by arithmetic coding: their volumes over training, and what evenly spread points stand for.
 
-    Three sentences of the grammar in four are held out of training or in no split at all.
+    Half of the sentences of the grammar are held out of training or in no split at all.
     """
 
     paper: ClassVar = Paper("Celotti et al. 2020", "2003.13600", "abstract and section 4; a grammar of their kind")

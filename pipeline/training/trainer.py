@@ -264,7 +264,7 @@ class GrokTrainer(Trainer):
             self.of_text.zero_()
         is_due = self.control.should_log and "loss" not in logs
         super().log(logs, start_time)
-        self.control.should_log |= is_due  # what a callback logs in the middle of a step puts off no training loss
+        self.control.should_log |= is_due  # a callback's log in the middle of a step takes no training loss away
         self.state.log_history.clear()
 
     # Saving

@@ -86,6 +86,7 @@ def test_a_rehearsal_reads_the_options_of_sbatch_and_the_recipe() -> None:
         refused = rehearse(*words)
         assert refused.returncode == 2 and hint in refused.stderr and refused.stderr.count("\n") == 1
         assert refused.stdout == ""
+    assert not list(ROOT.glob(".status-*"))
 
 
 @pytest.mark.parametrize("word", ["x y", "a\nb", "a,b", "$(touch hacked)", "`touch hacked`", "it's", "%a", "*", "\\n"])
