@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from pipeline.config.coerce import convert, fill, shown
@@ -47,7 +48,8 @@ def entry(room: str, tree: Block, default: str | None = None) -> Any:
     elif "name" not in entries and default:
         name = default
     elif "name" not in entries:
-        raise ParameterError(key, f"has no name; write {key}: {{name: NAME}}{did_you_mean('', names(room))}")
+        allowed = did_you_mean("", names(room), most=math.inf)
+        raise ParameterError(key, f"has no name; write {key}: {{name: NAME}}{allowed}")
     else:
         name = convert(entries.pop("name"), str, f"{key}.name")
     return fill(load(room, name, f"{key}.name"), Block(entries, tree.where), key, name)

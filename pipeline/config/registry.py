@@ -8,6 +8,7 @@ transformers inside its functions, so that reading a recipe needs neither.
 from __future__ import annotations
 
 import importlib
+import math
 from pathlib import Path
 
 from pipeline.config.fields import Parameters
@@ -61,7 +62,7 @@ def load(room: str, name: str, key: str) -> type[Parameters]:
     if name in RENAMED.get(room, {}):
         raise ParameterError(key, f"{name} is called {RENAMED[room][name]} now")
     if name not in names(room):
-        raise ParameterError(key, f"there is no {ROOMS[room]} {name!r}{did_you_mean(name, names(room))}")
+        raise ParameterError(key, f"there is no {ROOMS[room]} {name!r}{did_you_mean(name, names(room), most=math.inf)}")
     module = importlib.import_module(f"pipeline.{room}.{name}")
     kind: type[Parameters] = getattr(module, class_name(name))
     return kind
