@@ -86,7 +86,7 @@ def _compile(path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = Path(folder) / path.name
         command = [COMPILER, *FLAGS, "-o", str(draft), str(SOURCE / "step.cpp")]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=600)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=600)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or [""]
             raise NotCompiledError(f"{COMPILER} failed: {said[0]}")

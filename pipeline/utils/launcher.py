@@ -134,7 +134,7 @@ def is_said() -> bool:
     if path:
         with suppress(OSError):
             try:
-                (Path(path).parent.parent / "said").open("x").close()
+                (Path(path).parent.parent / "said").open("xb").close()
             except FileExistsError:
                 return True
     return False

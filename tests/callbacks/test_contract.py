@@ -67,7 +67,7 @@ def test_a_run_with_it_goes_on_as_if_it_had_not_been_stopped(name: str, tmp_path
     recipe = write_recipe(tmp_path, RECIPE.replace("{console: {style: plain, seconds: 0}}", chosen))
     for run, stops in (("straight", ("6",)), ("stopped", ("3", "6"))):
         for step in stops:
-            words = ("--max_steps", step, "--output_dir", str(tmp_path / run), "--circuits", "{}")
+            words = ("--max_steps", step, "--output_dir", str(tmp_path / run), "--circuits", "{}", "--eval_steps", "3")
             assert run_here(recipe, *words) == 0
     straight, stopped = (tmp_path / run / "checkpoint-6" for run in ("straight", "stopped"))
     one, other = (load_file(folder / "model.safetensors") for folder in (straight, stopped))
