@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -26,8 +25,6 @@ from pipeline.training.loop import Losses
 from pipeline.training.writer import Writer
 from pipeline.utils.drafts import draft_folder
 from pipeline.utils.files import writing
-
-LOSSES = "losses.json"  # of a checkpoint between two logs: the sums that the next one divides
 
 
 class Saving:
@@ -53,30 +50,6 @@ class Saving:
             if isinstance(self.rows, Replayed):
                 self.rows.stream.resume(Path(checkpoint))
         self.began, self.spent = time.perf_counter(), dict.fromkeys(self.spent, 0.0)
-
-    def resume_losses(self, checkpoint: str) -> None:
-        """Take up the sums of losses since the last log, so that the next one is of all its steps.
-
-        Each process has its own; where there are as many as there were no longer, each takes the mean.
-        """
-        path, trainer = Path(checkpoint) / LOSSES, self.trainer
-        if not path.is_file():  # saved in the step of a log, or by an earlier version
-            return
-        found = json.loads(path.read_text(encoding="utf-8"))
-        sums, args = torch.tensor(found["sums"]), trainer.args
-        own = sums[args.process_index] if len(sums) == args.world_size else sums.mean(0)
-        trainer._tr_loss += own[0].to(args.device)
-        trainer._globalstep_last_logged = found["logged"]
-        if trainer.of_text is not None:
-            trainer.of_text += own[1:].to(args.device)
-
-    def _losses_since_log(self) -> dict[str, Any]:
-        """Return the sums of losses of each process since the last log, and its step; all processes must call it."""
-        trainer = self.trainer
-        sums = trainer._tr_loss.detach().reshape(1).float()
-        if trainer.of_text is not None:
-            sums = torch.cat([sums, trainer.of_text])
-        return {"sums": trainer.accelerator.gather(sums[None]).tolist(), "logged": trainer._globalstep_last_logged}
 
     def shares(self) -> dict[str, float]:
         """Return the share of the time since training began that training waited for evaluation and for saving."""
@@ -139,10 +112,9 @@ class Saving:
         with writing(run / name), draft_folder(run, name) if first else nullcontext() as draft:
             home = self.home = broadcast_object_list([draft.home if draft else None])[0]
             save()
-            losses = self._losses_since_log()
+            losses = trainer.sums.state()
             if first:
-                if losses["logged"] < step:
-                    (home / name / LOSSES).write_text(json.dumps(losses), encoding="utf-8")
+                trainer.sums.save(losses, home / name)
                 save_states(trainer.callback_handler.callbacks, home / name)
                 if isinstance(self.rows, Replayed):
                     self.rows.stream.save(home / name)

@@ -33,6 +33,7 @@ from pipeline.runs.grokking import GrokTracker, judged_split
 from pipeline.training.evaluation import Evaluation
 from pipeline.training.forking import begin_fork
 from pipeline.training.loop import Loop, Losses
+from pipeline.training.loss_sums import LossSums
 from pipeline.training.saving import Saving
 from pipeline.training.trackers import shield
 from pipeline.utils.seeds import seed_dropout
@@ -72,8 +73,7 @@ class GrokTrainer(Trainer):
         super().__init__(model, args, processing_class=tokenizer, train_dataset=train_rows, eval_dataset=dict(splits))
         check_sharding(recipe.optimizer, self.is_deepspeed_enabled or self.is_fsdp_enabled)
         self.train_rows = recipe.objective.begin(model, train_rows.to(args.device))
-        # The loss of replayed text and of all tokens since the last log, summed by this process.
-        self.of_text = torch.zeros(2, device=args.device) if isinstance(train_rows, Replayed) else None
+        self.sums = LossSums(self, isinstance(train_rows, Replayed))
         self.loop = Loop(self, model, recipe, self.train_rows, self.losses)
         self.notes: list[str] = [*filter(None, [getattr(model, "note", None)]), *self.loop.notes]
         self.splits = {name: rows.to(args.device) for name, rows in splits.items()}
@@ -158,9 +158,7 @@ class GrokTrainer(Trainer):
         Multiplied by the number of processes, since gradients are averaged over them.
         """
         logits_BAV, losses = self.loop.forward(model, inputs)
-        if self.of_text is not None:
-            losses_B = losses.detach().sum(1)
-            self.of_text += torch.stack([(losses_B * inputs["replayed"]).sum(), losses_B.sum()])
+        self.sums.add(losses, inputs)
         items = num_items_in_batch
         if items is None:
             items = len(losses) if self.recipe.objective.per == "row" else (inputs["labels"] != IGNORED).sum()
@@ -208,7 +206,7 @@ class GrokTrainer(Trainer):
         steps_trained_in_current_epoch: int,
     ) -> None:
         if resume_from_checkpoint is not None and epoch == epochs_trained:
-            self.saving.resume_losses(resume_from_checkpoint)
+            self.sums.load(Path(resume_from_checkpoint))
         if not self.loop.is_own:
             super()._run_epoch(
                 model, epoch, train_dataloader, steps_in_epoch, num_update_steps_per_epoch, trial,
@@ -256,13 +254,9 @@ class GrokTrainer(Trainer):
         With a training loss goes `replay_loss_share`, the share of it that is the loss of replayed text.
         """
         self.saving.writer.check()
-        if self.of_text is not None and "loss" in logs:
-            if self.args.world_size > 1:
-                dist.all_reduce(self.of_text)
-            text, all_tokens = self.of_text.tolist()
-            logs["replay_loss_share"] = text / all_tokens if all_tokens else 0.0
-            self.of_text.zero_()
         is_due = self.control.should_log and "loss" not in logs
+        if "loss" in logs:
+            logs |= self.sums.take_share()
         super().log(logs, start_time)
         self.control.should_log |= is_due  # a callback's log in the middle of a step takes no training loss away
         self.state.log_history.clear()

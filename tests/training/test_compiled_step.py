@@ -82,6 +82,8 @@ def test_only_what_it_computes_goes_to_it(tmp_path: Path, monkeypatch: pytest.Mo
     ):  # fmt: skip
         (tmp_path / "run" / "recipe.yaml").unlink(missing_ok=True)
         assert not compiled(*words, "--output_dir", str(tmp_path / "_".join(words).replace("/", "_")[:40])), words
+    widths = {width: ("--model.n_embd", str(width), "--output_dir", str(tmp_path / str(width))) for width in (256, 258)}
+    assert [compiled(*words) for words in widths.values()] == [True, False]
     monkeypatch.setattr(loop, "PAYS", 20.0)
     short = trainer_of(tmp_path, RECIPE, "--output_dir", str(tmp_path / "short"))
     assert short.loop.compiled is None and not short.notes  # there is nothing to say of seconds
