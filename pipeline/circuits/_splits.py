@@ -1,28 +1,35 @@
-"""Pairs of several splits in one, of which each says its split."""
+"""Analyses of several splits, whose pairs are joined and say each its split."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline.circuits.base import Pairs
+from pipeline.circuits.base import Analysis, Pairs
+from pipeline.config.fields import param
 from pipeline.utils.errors import ParameterError
 
 SPLIT = "split"  # the metadata that says it
 
 
-def check_splits(splits: Sequence[str], known: Iterable[str]) -> None:
-    """Whether a corpus has all of these splits.
+@dataclass(frozen=True)
+class OverSplits(Analysis):
+    """An analysis of prompts of one split or of several."""
 
-    Raises:
-        ParameterError: when it lacks one.
-    """
-    known = list(known)
-    for split in splits:
-        if split not in known:
-            raise ParameterError("split", f"no split {split!r}; allowed: {', '.join(known)}")
+    split: str = param("id", "splits that the prompts are taken from, one or more with commas")
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return tuple(self.split.split(","))
+
+    def check_split(self, known: Iterable[str]) -> None:
+        known = list(known)
+        for split in self.splits:
+            if split not in known:
+                raise ParameterError("split", f"no split {split!r}; allowed: {', '.join(known)}")
 
 
 def joined(parts: Mapping[str, Pairs]) -> Pairs:

@@ -6,14 +6,13 @@ nostalgebraist 2020, "interpreting GPT: the logit lens"; with mean reciprocal ra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.circuits._splits import SPLIT, check_splits, joined
-from pipeline.circuits.base import Analysis, Columns, Pairs, Source
-from pipeline.config.fields import param
+from pipeline.circuits._splits import SPLIT, OverSplits, joined
+from pipeline.circuits.base import Columns, Pairs, Source
 from pipeline.plots.base import Drawing
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ ITSELF = "the token itself"
 
 
 @dataclass(frozen=True)
-class LogitLens(Analysis):
+class LogitLens(OverSplits):
     """Mean rank, reciprocal rank and probability of tokens, by layer and position.
 
     The tokens are the answer, those in the notes, such as a bridge entity, and the token that stands at the position,
@@ -35,16 +34,7 @@ class LogitLens(Analysis):
     model's own output. Of several splits each has its own rows, which the column `split` tells apart.
     """
 
-    split: str = param("id", "splits that the prompts are taken from, one or more with commas")
-
     same_length: ClassVar[bool] = True
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self.split.split(","))
-
-    def check_split(self, known: Iterable[str]) -> None:
-        check_splits(self.splits, known)
 
     def choose(self, source: Source) -> Pairs:
         parts = {split: source.pairs(split, self.pairs, self.seed) for split in self.splits}

@@ -6,12 +6,12 @@ the answer no longer changes, and overthinking, where a right answer is lost aga
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.circuits._splits import check_splits, joined
-from pipeline.circuits.base import Analysis, Columns, Pairs, Source
+from pipeline.circuits._splits import SPLIT, OverSplits, joined
+from pipeline.circuits.base import Columns, Pairs, Source
 from pipeline.config.fields import param
 from pipeline.plots.base import Drawing
 from pipeline.utils.errors import ParameterError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Loops(Analysis):
+class Loops(OverSplits):
     """Answers by the number of loops, of each split: right ones, by how much, and how many prompts halt there.
 
     Loop r is the model with its blocks run r times, 0 its embeddings alone. A prompt halts at the first loop whose
@@ -33,19 +33,11 @@ class Loops(Analysis):
     loops has one.
     """
 
-    split: str = param("id", "splits that the prompts are taken from, one or more with commas")
     most: int | None = param(None, "loops; null: twice as many as were trained", ge=1)
     discrete: float = param(
         0.0, "how much of the tokens that a state points to is added to it between loops, untrained (DiscoLoop)", ge=0
     )
     tolerance: float = param(0.01, "Kullback-Leibler divergence, in nats, below which a prompt halts", gt=0)
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        return tuple(self.split.split(","))
-
-    def check_split(self, known: Iterable[str]) -> None:
-        check_splits(self.splits, known)
 
     def choose(self, source: Source) -> Pairs:
         return joined({split: self._of(source, split) for split in self.splits})
@@ -63,7 +55,7 @@ class Loops(Analysis):
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         import numpy as np
 
-        names = pairs.metadata.get("split", [self.split] * len(pairs))
+        names = pairs.metadata.get(SPLIT, [self.split] * len(pairs))
         right, margin, kl = looped_answers(hooks, pairs, self.most, self.discrete)
         halted = halts(kl, self.tolerance)
         found: dict[str, list[Any]] = {
