@@ -165,7 +165,7 @@ def has_state(weight: torch.Tensor, state: dict[str, torch.Tensor] | None) -> bo
     if not state:
         return False
     return (
-        bool(state) and {*state} == {"step", "exp_avg", "exp_avg_sq"}
+        {*state} == {"step", "exp_avg", "exp_avg_sq"}
         and all(part.dtype == torch.float32 and part.is_contiguous() for part in state.values())
         and state["exp_avg"].shape == state["exp_avg_sq"].shape == weight.shape
     )  # fmt: skip

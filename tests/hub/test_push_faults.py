@@ -88,7 +88,7 @@ def problem_of(hub: Hub, server: HubServer, run: Path, right: State, fault: str,
     """As `failing`; an exception of the command is one more way to be wrong, and the other cases are tried too."""
     try:
         return failing(hub, server, run, right, fault, number)
-    except Exception as error:
+    except Exception as error:  # any bug of the command's is what this looks for
         return f"raised {error!r}"
 
 

@@ -116,7 +116,11 @@ def drawing_attention(monkeypatch: pytest.MonkeyPatch) -> str:
     from transformers.models.gpt2 import modeling_gpt2
 
     usual = modeling_gpt2.ALL_ATTENTION_FUNCTIONS["sdpa"]
-    noisy = lambda *inputs, **kwargs: (torch.rand(()), usual(*inputs, **kwargs))[1]  # noqa: E731
+
+    def noisy(*inputs: Any, **kwargs: Any) -> Any:
+        torch.rand(())
+        return usual(*inputs, **kwargs)
+
     monkeypatch.setitem(modeling_gpt2.ALL_ATTENTION_FUNCTIONS, "sdpa", noisy)
     return "it draws random numbers beside its dropout"
 
