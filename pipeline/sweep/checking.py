@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from pipeline.runs import forks, opening, stages
 from pipeline.sweep.grid import Point
 from pipeline.sweep.jobs import cores, gpu_names
 from pipeline.utils.errors import ParameterError
+from pipeline.utils.files import free_space
 from pipeline.utils.format import size
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def check(points: Sequence[Point], jobs: int) -> tuple[list[str], bool]:
         lines.append(f"{len(waiting) - len(ready)} of {len(points)} runs wait for a stage before, and are not checked")
     if len(waiting) < len(points):
         lines.append(f"{len(points) - len(waiting)} of {len(points)} runs are finished already")
-    free = shutil.disk_usage(_nearest(points)).free
+    free = free_space(points[0].folder)
     fits = disk < free
     too_much = "" if fits else "; THAT IS TOO MUCH"
     at_a_time = f"{min(jobs, max(len(ready), 1))} at a time"
@@ -68,9 +68,3 @@ def check(points: Sequence[Point], jobs: int) -> tuple[list[str], bool]:
 def _kind(resolved: dict[str, Any]) -> str:
     """What runs of the same sizes and times have in common."""
     return repr([(key, value) for key, value in flat(resolved).items() if key.rpartition(".")[2] not in IGNORED])
-
-
-def _nearest(points: Sequence[Point]) -> str:
-    """The folder that is there in which that of the sweep is, or would be made."""
-    path = points[0].folder.parent.absolute()
-    return str(next(each for each in (path, *path.parents) if each.is_dir()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from pipeline.runs.layout import TOKENIZER
 from pipeline.training.session import prepare
 from pipeline.training.trainer import GrokTrainer
 from pipeline.utils.errors import ParameterError
+from pipeline.utils.files import free_space
 from pipeline.utils.format import amount, duration, listed, size
 
 WARM_UP, TIMED = 4, 3  # updates: on a GPU the fourth is captured as a graph, see kernels/cuda_graph
@@ -170,7 +170,7 @@ def _described(recipe: Recipe, trainer: GrokTrainer, steps: int, step_seconds: f
         kept=len(kept),
         kept_bytes=weights + beside,
         checkpoint_bytes=weights + moments + beside,
-        free=shutil.disk_usage(_nearest(recipe.output_dir)).free,
+        free=free_space(recipe.output_dir),
         memory=memory,
         memory_there=there,
         on_gpu=cuda,
@@ -234,11 +234,6 @@ class _Clock(TrainerCallback):
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     """Bytes of tensors, those that share their memory counted once."""
     return sum({each.data_ptr(): each.numel() * each.element_size() for each in tensors}.values())
-
-
-def _nearest(path: Path) -> Path:
-    """The folder that is there in which another one would be made."""
-    return path if path.is_dir() else _nearest(path.absolute().parent)
 
 
 def rate(seconds: float) -> str:

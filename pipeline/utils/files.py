@@ -115,6 +115,12 @@ def append(file: FileIO, content: bytes, sync: bool = False) -> None:
         raise
 
 
+def free_space(path: Path) -> int:
+    """Return the bytes that are free on the disk of a file or folder, which need not be there yet."""
+    path = path.absolute()
+    return shutil.disk_usage(next(each for each in (path, *path.parents) if each.is_dir())).free
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns a failure to write `path`, by whatever library, into a DiskError.
@@ -142,11 +148,5 @@ def refusal(error: BaseException, path: Path) -> str | None:
         if f"os error {number})" in text or os.strerror(number) in text:
             return os.strerror(number)
     if any(word in text for word in ("PytorchStreamWriter", "inline_container", "iostream error")):
-        return os.strerror(errno.ENOSPC) if _is_full(path) else "writing failed"
+        return os.strerror(errno.ENOSPC) if free_space(path) < 1 << 20 else "writing failed"
     return None
-
-
-def _is_full(path: Path) -> bool:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return shutil.disk_usage(path).free < 1 << 20
