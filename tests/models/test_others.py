@@ -49,12 +49,14 @@ def asked(step: Path) -> tuple[Any, Any, list[int]]:
     return *opened(step), examples(step)[0][0]
 
 
-def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
-    """The most probable continuation, token by token."""
+def greedy(model: Any, step: Path, prompt: list[int]) -> list[int]:
+    """The most probable continuation, token by token: to the end of an answer, or as long as the corpus's longest."""
     ids = list(prompt)
-    for _ in range(count):
+    for _ in range(max(len(answer) for _, answer in examples(step, 1000))):
         with torch.no_grad():
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        if ids[-1] == model.config.eos_token_id:
+            break
     return ids[len(prompt) :]
 
 
@@ -86,11 +88,8 @@ def test_generation_ends_where_the_answer_does(name: str, kept: Any) -> None:
     step = kept(name)
     model, tokenizer = opened(step)
     write = pipeline("text-generation", model=str(step), trust_remote_code=True)
-    most = max(len(answer) for _, answer in examples(step, 1000))
     for prompt, _ in examples(step, 6):
-        expected = greedy(model, prompt, most)
-        if tokenizer.eos_token_id in expected:
-            expected = expected[: expected.index(tokenizer.eos_token_id) + 1]
+        expected = greedy(model, step, prompt)
         generated = model.generate(torch.tensor([prompt]))[0, len(prompt) :]
         assert generated.tolist() == expected
         text = tokenizer.decode(prompt)
@@ -166,7 +165,7 @@ def test_lm_evaluation_harness_scores_as_by_hand(name: str, kept: Any, tmp_path:
     for (prompt, answer), sample in zip(
         rows, sorted(results["samples"]["ours_answers"], key=lambda sample: sample["doc_id"]), strict=True
     ):
-        ours = tokenizer.decode(greedy(model, prompt, len(answer)), skip_special_tokens=True)
+        ours = tokenizer.decode(greedy(model, step, prompt), skip_special_tokens=True)
         assert sample["filtered_resps"][0].split() == ours.split()
         assert sample["exact_match"] == (ours.strip() == tokenizer.decode(answer).strip())
 
@@ -197,7 +196,7 @@ def test_nnsight_reads_it(name: str, kept: Any) -> None:
     step = kept(name)
     model, tokenizer, prompt = asked(step)
     traced = LanguageModel(str(step), device_map="cpu", trust_remote_code=True, dispatch=True)
-    blocks = traced.gpt_neox.layers if KEPT[name][1] == "pythia" else traced.transformer.h
+    blocks = traced.gpt_neox.layers if KEPT[name][1].startswith("pythia") else traced.transformer.h
     with torch.no_grad(), traced.trace(tokenizer.decode(prompt)):
         state = blocks[0].output.save()
         logits = traced.lm_head.output.save()
