@@ -12,24 +12,27 @@ from pipeline.plots.base import Drawing
 from pipeline.runs.folder import RunFolder
 
 MODELS = {"mosaic": "memory_mosaics", "transformer": "gpt2"}
-# Task -> overrides, and steps at the cpu budget.
+# Task -> overrides, and steps of mosaic and transformer at the cpu budget.
 TASKS = {
-    "induction": ({"corpus": "{name: induction}", "model.n_layer": "1", "model.n_positions": "32"}, "200"),
-    "new languages": ({}, "400"),
-    "four languages": ({"corpus.languages": "4"}, "300"),
+    "induction": ({"corpus": "{name: induction}", "model.n_layer": "1", "model.n_positions": "32"}, ("200", "400")),
+    "new languages": ({}, ("300", "900")),
+    "four languages": ({"corpus.languages": "4"}, ("200", "200")),
 }
 
 
 @dataclass(frozen=True)
 class Zhang2024MemoryMosaics(Claim):
-    """Rows that repeat, in one block; strings of languages never trained, and of four that are, in two blocks."""
+    """Rows that repeat, in one block; strings of languages never trained, and of four that are, in two blocks.
+
+    A transformer has three times as many steps for new languages. Bounds were set after runs of one seed.
+    """
 
     paper: ClassVar = Paper("Zhang et al. 2024", "2405.06394", "sections on induction and in-context learning")
     recipe: ClassVar = "in_context_languages"
     targets: ClassVar = (
         Target("id @ mosaic, induction", "one block does induction", low=0.99),
         Target("id @ transformer, induction", "two blocks are needed", high=0.25),
-        Target("ood @ mosaic, new languages", "not said in these units", low=0.85),
+        Target("ood @ mosaic, new languages", "not said in these units", low=0.8),
         Target("ood: mosaic minus transformer, new languages", "better than transformers of its size", low=0.05),
         Target("id: mosaic minus transformer, four languages", "equal in distribution", low=-0.03, high=0.03),
         Target("id loss: mosaic minus transformer, four languages", "equal in distribution", low=-0.05, high=0.05),
@@ -53,14 +56,14 @@ class Zhang2024MemoryMosaics(Claim):
         }  # fmt: skip
         found = {}
         for task, (overrides, steps) in list(TASKS.items())[: 1 if self.budget == "smoke" else None]:
-            more = {
-                "smoke": smoke,
-                "cpu": {"max_steps": steps, "eval_steps": "50"},
-                "paper": {**sizes, **({} if task == "induction" else languages)},
-            }[self.budget]
-            if self.budget == "paper" and task == "new languages":
-                more["corpus.languages"] = "40000"
-            for name, model in MODELS.items():
+            for (name, model), last in zip(MODELS.items(), steps):
+                more = {
+                    "smoke": smoke,
+                    "cpu": {"max_steps": last},
+                    "paper": {**sizes, **({} if task == "induction" else languages)},
+                }[self.budget]
+                if self.budget == "paper" and task == "new languages":
+                    more = {**more, "corpus.languages": "40000"}
                 found[f"{name}, {task}"] = {**overrides, "model.name": model, **more}
         return found
 
