@@ -54,7 +54,7 @@ def write_comparison(
     names = [name or key for key, name in short_names(differences.values).items()]
     measured = [part for split in splits for part in (split, *_probes(runs, split))]
     title = f"{len(runs)} runs" + (f" over {listed(names)}" if 0 < len(names) <= 4 else "")
-    figures, sheets, shown = {}, dict[str, Sheet](), []
+    figures, sheets, shown = {}, dict[str, Sheet](), list[Part]()
     scale = _scale(runs, view.linear)
     colours = ramp(differences)
     for split in view.chosen([*splits, "train"]):

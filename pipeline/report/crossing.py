@@ -28,7 +28,7 @@ class Crossed:
     @classmethod
     def of(cls, keys: tuple[str, str], values: Mapping[str, Sequence[Any]], runs: Sequence[RunFolder]) -> Crossed:
         """The runs by two of the keys in which they differ; numbers are in their order, other values as they come."""
-        labels = [[as_text(value) for value in _in_order(values[key])] for key in keys]
+        rows, columns = ([*dict.fromkeys(map(as_text, _in_order(values[key])))] for key in keys)
         places = zip(values[keys[0]], values[keys[1]])
         found = [
             CrossedRun(
@@ -36,7 +36,7 @@ class Crossed:
             )
             for (row, column), run in zip(places, runs)
         ]
-        return cls(keys, *(list(dict.fromkeys(each)) for each in labels), found)
+        return cls(keys, rows, columns, found)
 
     def figure(self) -> Figure:
         return crossed(self.keys, self.rows, self.columns, self.runs)
