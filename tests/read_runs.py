@@ -26,8 +26,6 @@ CORPORA = {
     "notation: matrix}",
     "induction": "{name: induction, vocabulary_size: 12, length: 11, shortest: 2, longest: 5, train_rows: 200, "
     "id_rows: 50}",
-    "in_context_languages": "{name: in_context_languages, symbols: 6, most_states: 5, longest: 8, length: 24, "
-    "languages: 20, ood_languages: 10, train_rows: 120, test_rows: 30}",
     "pos_icl": "{name: pos_icl, vocabulary_size: 40, unseen: 6, train_rows: 400, eval_rows: 40}",
     "ordinals": "{name: ordinals, sets: [days, ordinals], labels: 2, rows: 300, held_out_rows: 40}",
     "bigram_backcopy": "{name: bigram_backcopy, vocabulary_size: 12, triggers: 2, length: 8, train_rows: 200, "
@@ -37,6 +35,7 @@ CORPORA = {
     "word_removal": "{name: word_removal, tasks: [remove, write], nouns: 8, unseen: 6, unwanted: 3, most_nouns: 2, "
     "longest: 3, most_removed: 2, rows: 40, test_rows: 10}",
     "grammar": "{name: grammar, things: 3, colours: 2, prepositions: 1, train_size: 60, test_size: 20}",
+    "reviews": "{name: reviews, clauses: 1, adjectives: 6, rows: 200, id_rows: 60}",
     "vector_chain": "{name: vector_chain, train_size: 300, test_size: 60}",
     "findcats": "{name: findcats, length: 20, train_size: 40, test_size: 20, words: [cat, ibis], other_words: [puma], "
     "other_lengths: [16, 23], within: 12}",
@@ -46,7 +45,6 @@ WITHOUT_END = (
     "k_hop",
     "induction",
     "bigram_backcopy",
-    "in_context_languages",
     "opposing_pairs",
     "pos_icl",
     "ordinals",
@@ -54,6 +52,7 @@ WITHOUT_END = (
     "graph_isomorphism",
     "responses",
     "vector_chain",
+    "reviews",
     "grammar",
     "word_removal",
 )  # of the answer, as a token

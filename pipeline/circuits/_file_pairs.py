@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 from pipeline.circuits.base import Corruption, Pairs, Source
 from pipeline.corpora.base import Ids
 from pipeline.utils.draws import Draws
-from pipeline.utils.errors import RecipeError
+from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.suggest import did_you_mean
 from pipeline.utils.table_files import read_rows
 
@@ -54,6 +56,20 @@ class FilePairs(Source):
 
     def successors(self) -> Pairs:
         return self.pairs("", len(self._rows[0]), 0)
+
+    def classes(self, split: str, most: int, seed: int, names: Sequence[str] = ()) -> Pairs:
+        """By a column `class` of the clean prompts, or else by their answers; without names there have to be two."""
+        found = self.pairs(split, len(self._rows[0]), seed)
+        words = [str(label) for label in found.metadata.get("class", found.answers[:, 0].tolist())]
+        if "class" not in found.metadata and self.tokenizer is not None:
+            words = [self.tokenizer.decode([int(word)]).strip() for word in words]
+        for name in names:
+            if name not in words:
+                raise ParameterError("classes", f"no prompt is of {name!r}{did_you_mean(name, sorted(set(words)))}")
+        kept = [row for row, word in enumerate(words) if not names or word in names][:most]
+        return dataclasses.replace(
+            found.take(kept), metadata={**found.take(kept).metadata, "class": [words[row] for row in kept]}
+        )
 
     @cached_property
     def _rows(self) -> tuple[list[tuple[dict[str, list[int]], dict[str, Any]]], dict[str, Ids]]:
