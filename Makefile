@@ -14,7 +14,7 @@ CORE := tests/callbacks tests/circuits/test_contract.py tests/config/test_traine
 	tests/training/test_trainer.py tests/test_internals.py tests/test_run.py
 
 .DEFAULT_GOAL := help
-.PHONY: help grok test test-lowest readers lint format bench gpu clean
+.PHONY: help grok test test-lowest readers lint format bench reference gpu clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 19
@@ -42,6 +42,9 @@ format: $(VENV)/.developed  ## mend what ruff can mend
 
 bench: $(VENV)/.installed  ## time what is meant to be fast
 	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || failed=1; done; exit $${failed:-0}
+
+reference:  ## write docs/api/ from the docstrings
+	@$(PYTHON) tools/api_reference.py
 
 # On a bare machine with torch and transformers, and wheels of what it lacks in a folder: make gpu PYTHON=python3 WHEELS=wheels
 gpu:  ## time and train on this machine's GPU, with its own torch, for MINUTES=9

@@ -23,6 +23,7 @@ from pipeline.kernels.host import wait_briefly
 from pipeline.runs import forks, opening, stages
 from pipeline.runs.lock import RunLock
 from pipeline.utils import launcher
+from pipeline.utils.doing import doing
 from pipeline.utils.errors import ParameterError
 from pipeline.utils.exit_status import MISTAKE, exit_status
 from pipeline.utils.files import writing
@@ -39,7 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     names.
     """
     words = sys.argv[1:] if argv is None else argv
-    return exit_status(lambda: _answer(words))
+    try:
+        return exit_status(lambda: _answer(words))
+    finally:
+        doing.clear()
 
 
 def _answer(words: list[str]) -> int:
@@ -95,6 +99,7 @@ def run(recipe: Recipe) -> int:
 
 def _train(recipe: Recipe) -> int:
     """Trains to the last step, or to a signal; then measures, reports and publishes."""
+    doing("loading torch")
     from pipeline.hub.push import publish
     from pipeline.report.conclusion import conclude
     from pipeline.training.announcement import ending

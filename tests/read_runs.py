@@ -26,6 +26,8 @@ CORPORA = {
     "notation: matrix}",
     "induction": "{name: induction, vocabulary_size: 12, length: 11, shortest: 2, longest: 5, train_rows: 200, "
     "id_rows: 50}",
+    "in_context_languages": "{name: in_context_languages, symbols: 6, most_states: 5, longest: 8, length: 24, "
+    "languages: 20, ood_languages: 10, train_rows: 120, test_rows: 30}",
     "pos_icl": "{name: pos_icl, vocabulary_size: 40, unseen: 6, train_rows: 400, eval_rows: 40}",
     "ordinals": "{name: ordinals, sets: [days, ordinals], labels: 2, rows: 300, held_out_rows: 40}",
     "bigram_backcopy": "{name: bigram_backcopy, vocabulary_size: 12, triggers: 2, length: 8, train_rows: 200, "
@@ -45,6 +47,7 @@ WITHOUT_END = (
     "k_hop",
     "induction",
     "bigram_backcopy",
+    "in_context_languages",
     "opposing_pairs",
     "pos_icl",
     "ordinals",

@@ -18,9 +18,11 @@ import yaml
 
 from pipeline.report.glossary import as_page
 from pipeline.runs.folder import RunFolder
+from pipeline.sweep.grid import grid
 from tests.hub_server import TOKEN, HubServer
 from tests.test_readme import blocks
 from tests.tiny import ROOT, run_process
+from tools import api_reference
 
 DOCS = ROOT / "docs"
 # What makes a run of a page short; a fork goes on from step 64.
@@ -173,6 +175,31 @@ def test_numbers_on_grokking_are_the_recorded_ones() -> None:
     comparison = recorded("wang2024_comparison")
     assert f"right on {comparison['ood @ comparison']['median']:.3f} of pairs" in text
     assert f"`ood` is at {comparison['ood at fit @ comparison']['high']:.2f} of pairs" in text
+
+
+def test_what_did_not_work_stands_with_commands_and_recorded_numbers() -> None:
+    text = page("what-did-not-work")
+    shown = re.findall(r"`(python -m pipeline\.sweep [^`]+)`", text)
+    assert len(shown) == 2 and all(len(grid(*_recipe_and_words(line), None)) == 3 for line in shown)
+    recipes = (ROOT / "recipes" / "README.md").read_text()
+    assert "groks at 1,925 to 2,625" in recipes and "it groks at 1,925 to 2,625" in text
+    for claim in ("cliptogrok2026", "lee2024_grokfast"):
+        facts = json.loads((ROOT / "recipes" / "results" / f"{claim}.json").read_text())
+        assert f"{facts['targets'][0]['median']:.2f} times its speed in the best cell" in text
+
+
+def _recipe_and_words(line: str) -> tuple[str, list[str]]:
+    words = shlex.split(line)
+    return str(ROOT / words[3]), words[4:]
+
+
+def test_the_api_reference_is_that_of_the_docstrings() -> None:
+    there = {path.name: path.read_text(encoding="utf-8") for path in (DOCS / "api").iterdir()}
+    assert there == api_reference.pages(), "run make reference"
+    text = there["api.md"]
+    assert "### Run\n" in text and "#### Run.metrics" in text and "- trust_remote_code: Run the code" in text
+    assert "| `train_fraction: float` | `0.3` | " in there["corpora.md"]
+    assert not re.search(r"<(?!!--)", re.sub(r"```.*?```|`[^`]*`", "", "".join(there.values()), flags=re.DOTALL))
 
 
 def test_the_glossary_is_that_of_reports() -> None:

@@ -1,9 +1,9 @@
 """A run in a notebook, from a folder or from the Hub: its curves, models, rows, pairs and tables.
 
-from pipeline import Run
-
-run = Run("runs/quickstart")
-run.metrics().query("metric == 'exact_match'").pivot(index="step", columns="split", values="value").plot()
+Examples:
+    >>> run = Run("runs/quickstart")  # doctest: +SKIP
+    >>> curves = run.metrics().query("metric == 'exact_match'")  # doctest: +SKIP
+    >>> curves.pivot(index="step", columns="split", values="value").plot()  # doctest: +SKIP
 """
 
 from __future__ import annotations

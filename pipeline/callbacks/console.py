@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from rich.console import Console as Terminal
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +20,7 @@ from pipeline.callbacks.base import Callback
 from pipeline.config.fields import param
 from pipeline.runs.grokking import THRESHOLD, match_key
 from pipeline.runs.metrics import read_lines
+from pipeline.utils.doing import doing
 from pipeline.utils.format import duration
 from pipeline.utils.log import log
 
@@ -51,7 +52,7 @@ class Console(Callback):
     _quiet: bool = field(default=False, init=False, repr=False)
     _course: dict[str, list[float]] = field(default_factory=dict, init=False, repr=False)
     _latest: Mapping[str, Any] = field(default_factory=dict, init=False, repr=False)
-    _loss: float | None = field(default=None, init=False, repr=False)
+    _loss: tuple[int, float] | None = field(default=None, init=False, repr=False)  # the last that was logged, and when
     _began: float = field(default=0.0, init=False, repr=False)
     _first_step: int = field(default=0, init=False, repr=False)
     _printed: float = field(default=0.0, init=False, repr=False)
@@ -65,20 +66,23 @@ class Console(Callback):
             return
         self._bar = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(None), TextColumn("{task.fields[speed]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), expand=True, console=self._console,
+            TimeElapsedColumn(), TextColumn("{task.fields[left]}"), expand=True, console=self._console,
         )  # fmt: skip
-        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step, speed="")
+        self._task = self._bar.add_task("", total=state.max_steps, completed=state.global_step, speed="", left="")
+        doing.clear()
         self._live = Live(self._view(), console=self._console, refresh_per_second=4)
         self._live.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._live:
-            self._bar.update(self._task, completed=state.global_step, speed=_pace(self._speed(state)))
+            pace = _pace(self._speed(state))
+            self._bar.update(self._task, completed=state.global_step, speed=pace, left=self._time_left(args, state))
         elif not self._quiet and time.monotonic() - self._printed > HEARTBEAT and state.global_step < state.max_steps:
-            self._line(state)
+            self._line(args, state)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
-        self._loss = logs.get("loss", self._loss)
+        if "loss" in logs:
+            self._loss = state.global_step, logs["loss"]
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         if self._quiet or not self.trainer.is_in_train:
@@ -87,7 +91,7 @@ class Console(Callback):
         if self._live:
             self._live.update(self._view())
         else:
-            self._print(state, control)
+            self._print(args, state, control)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._live:
@@ -103,24 +107,35 @@ class Console(Callback):
     def _speed(self, state: Any) -> float:
         return (state.global_step - self._first_step) / max(time.monotonic() - self._began, 1e-9)
 
-    def _print(self, state: Any, control: Any) -> None:
+    def _time_left(self, args: Any, state: Any) -> str:
+        """The time to the last step, or to that at which `stop_patience` ends training if it stays generalized."""
+        options, steps, speed = self.trainer.recipe.options, state.max_steps - state.global_step, self._speed(state)
+        if options.stop_when == "grokked" and self.trainer.grok.streak:
+            steps = min(steps, round((options.stop_patience - self.trainer.grok.streak) * args.eval_steps))
+        return f"{duration(max(steps, 0) / speed)} left" if speed > 0 else ""
+
+    def _print(self, args: Any, state: Any, control: Any) -> None:
         """A line for an evaluation, unless the last one was printed just now and nothing happened since."""
         step, grok = state.global_step, self.trainer.grok
         generalizes = "generalizes" if grok.grok_step is None else "groks"
         news = [name for name, at in (("fits", grok.fit_step), (generalizes, grok.gen_step)) if at == step]
         last = step >= state.max_steps or control.should_training_stop
         if news or last or step == self._first_step or time.monotonic() - self._printed >= self.seconds:
+            loss = f"  loss {self._latest['eval_train_loss']:.4f}"
             matches = "".join(f"  {split} {course[-1]:.3f}" for split, course in self._course.items())
-            self._line(state, matches, f"  <- {' and '.join(news)}" if news else "", last)
+            self._line(args, state, loss + matches, f"  <- {' and '.join(news)}" if news else "", last)
 
-    def _line(self, state: Any, matches: str = "", news: str = "", last: bool = False) -> None:
+    def _line(self, args: Any, state: Any, values: str = "", news: str = "", last: bool = False) -> None:
+        """A line for a step, without `values` with the loss that was logged last, and for which step."""
         self._printed = time.monotonic()
-        loss = "" if self._loss is None else f"  loss {self._loss:.4f}"
+        if not values and self._loss is not None:
+            values = f"  loss {self._loss[1]:.4f}"
+            values += f" up to step {self._loss[0]}" if self._loss[0] < state.global_step else ""
         speed = self._speed(state)
         pace = f"  {_pace(speed)}" if speed > 0 else ""
-        left = f"  {duration((state.max_steps - state.global_step) / speed)} left" if speed > 0 and not last else ""
+        left = f"  {self._time_left(args, state)}" if speed > 0 and not last else ""
         step = f"step {state.global_step:>{len(str(state.max_steps))}}/{state.max_steps}"
-        log.info(f"{step}{loss}{matches}{pace}{left}{news}")
+        log.info(f"{step}{values}{pace}{left}{news}")
 
     def _view(self) -> Group:
         table = Table(box=None, pad_edge=False, header_style="dim")

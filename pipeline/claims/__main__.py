@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.claims.base import BUDGETS, Claim
 from pipeline.claims.pages import drawing_of, gallery, write_claim
-from pipeline.claims.record import description, ours, recorded, with_table
+from pipeline.claims.record import description, missed, ours, recorded, table, with_table
 from pipeline.claims.runner import default_folder, measured, points_of, run_missing
 from pipeline.config.registry import load, names
 from pipeline.runs.lock import RunLock
@@ -27,6 +27,7 @@ from pipeline.utils.signals import stop_signals
 from pipeline.utils.terminal import in_a_line, run_command, say
 
 RESULTS = RECIPES / "results"
+MISSED = RECIPES.parent / "docs" / "what-did-not-work.md"
 
 
 @in_a_line
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--output_dir", type=Path, help="folder of the runs (runs/claims/NAME-BUDGET)")
     found.add_argument("--record", action="store_true", help="keep what was found in recipes/results/")
     found.add_argument("--gallery", action="store_true", help="write claims.html, one page of all that is recorded")
-    found.add_argument("--table", action="store_true", help="write the tables of recipes/README.md anew")
+    found.add_argument("--table", action="store_true", help="write the tables in recipes/README.md and docs/ anew")
     return found
 
 
@@ -59,9 +60,10 @@ def _all(chosen: argparse.Namespace) -> int:
     if chosen.record:
         raise RecipeError("--record", f"goes with the name of a claim; there are {', '.join(names('claims'))}")
     if chosen.table:
-        document = RECIPES / "README.md"
-        write_text(document, with_table(document.read_text(encoding="utf-8"), results))
-        say(document)
+        for document, written in ((RECIPES / "README.md", table(results)), (MISSED, missed(results))):
+            if document.is_file():  # an installed package has no docs/
+                write_text(document, with_table(document.read_text(encoding="utf-8"), written))
+                say(document)
     if chosen.gallery:
         folder = chosen.output_dir or Path()
         folder.mkdir(parents=True, exist_ok=True)

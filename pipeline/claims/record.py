@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pipeline.claims.base import Claim, Found, Target, interval, verdict
+from pipeline.claims.base import REACHED, Claim, Found, Target, interval, verdict
 from pipeline.claims.runner import recipe_path
 from pipeline.config.registry import load, names, room_name
 from pipeline.runs.environment import revision
@@ -136,7 +136,18 @@ def _first_line(kind: type[Claim]) -> str:
     return (kind.__doc__ or "").strip().partition("\n")[0]
 
 
-def with_table(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+def missed(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The targets that do not hold in all seeds as Markdown, for docs/what-did-not-work.md."""
+    lines = ["| claim | number | paper | holds where | ours | verdict |", "|---|---|---|---|---|---|"]
+    for name, facts in results.items():
+        for judged in facts["targets"]:
+            if judged["verdict"] != REACHED:
+                cells = (judged["name"], judged["paper"], judged["holds"], ours(judged), judged["verdict"])
+                lines.append(f"| [{name}](../recipes/README.md#{name}) | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_table(text: str, written: str) -> str:
     """A document with what stands between its two marks written anew.
 
     Raises:
@@ -146,4 +157,4 @@ def with_table(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise RecipeError("--table", f"the document lacks the marks {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n{written}\n\n{END}{after}"

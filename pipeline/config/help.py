@@ -44,7 +44,7 @@ analyses that fit, and how long, from three steps that it trains. --check=recipe
 Code that comes with a base model runs only with --trust-remote-code, whatever the recipe says.
 
 A recipe is a YAML file of blocks and flat keys. On the command line --block.key value or --key value overrides it.
---help NAME tells more of any name below, such as --help group or --help optim.
+--help NAME tells more of any name below, such as --help group or --help optim, and of their keys: --help model.n_layer.
 """
 CHECK, READ = "--check", "--check=recipe"
 LEFT = 30  # columns of a key and its default
@@ -149,8 +149,22 @@ def _topic(topic: str) -> str:
     flat = {entry.key: entry for entry in _entries(Options)} | _flat()
     if topic in flat:
         return _section(f"{topic}: {written(flat[topic].default)}", [_wrapped(_sentence(flat[topic]), "  ")])
+    if lines := _keys(topic, [(room, name) for room in inside for name in names(room)]):
+        return "\n".join(lines)
     known = [*rooms, *BLOCKS, *flat, *(name for room in inside for name in names(room))]
     raise RecipeError("command line", f"--help {topic}: nothing has this name{did_you_mean(topic, known)}")
+
+
+def _keys(topic: str, entries: Sequence[tuple[str, str]]) -> list[str]:
+    """Return what there is to say of a key, written as KEY, BLOCK.KEY or NAME.KEY, in all that have it."""
+    *place, key = topic.split(".")
+    found: dict[str, list[str]] = {}
+    kinds = [({room, ROOMS[room], name}, name, load(room, name, "help")) for room, name in entries]
+    for where, name, kind in [*kinds, *(({name}, name, block(name)) for name in BLOCKS)]:
+        for entry in _entries(kind) if where.issuperset(place) else ():
+            if entry.key == key:
+                found.setdefault(_long(entry), []).append(name)
+    return [_section(_wrapped(f"{', '.join(owners)}:"), [text]) for text, owners in found.items()]
 
 
 def _heading(room: str, name: str) -> str:

@@ -34,6 +34,7 @@ RELEASED = {
         "211203b31cdaec1a3a330b85f6bc3c51fc742092bbdc04d29b55ddc7fc76a22a",
     ),
     "modeling_gpt2_relu_attention": ("831e3705c22e7ed8d376d5376f12f7423bd5fa30d709bc600075f5b04a00e610",),
+    "modeling_memory_mosaics": ("d2e9df517a99f98a03d3f6258b4b3ccc980b41c4a81fe868f6d7d60226769ccf",),
     "modeling_pythia_kv_shift": ("74dfd6494e4881b35e01093c415f3a26e53deb25a73564e580ea90f327e64ebb",),
 }
 

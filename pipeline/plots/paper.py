@@ -9,7 +9,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from pipeline.plots.axes import StepScale, match_axis, thinned
-from pipeline.plots.seeds import Group, over_seeds
+from pipeline.plots.seeds import TINTED, Group, over_seeds
 from pipeline.plots.style import GREY, STYLE, Mark
 
 WIDTHS: Mapping[str, float] = {"column": 3.3, "page": 6.9}  # inches
@@ -29,7 +29,7 @@ LOOK: Any = {
 def curves(
     groups: Sequence[Group], scale: StepScale, width: str, label: str = "exact match", marks: Sequence[Mark] = ()
 ) -> Figure:
-    """Exact match over steps, a curve for each group: of several runs their mean, and tinted their range.
+    """Exact match over steps, a curve for each group: of several runs their mean, tinted as `over_seeds` has it.
 
     Args:
         width: One of WIDTHS.
@@ -43,7 +43,7 @@ def curves(
         axes.axvline(mark.step, color=GREY, linewidth=0.6, linestyle=(0, (4, 2)))
     for i, group in enumerate(groups):
         mean, low, high = over_seeds(group.runs)
-        if len(group.runs) > 1:
+        if len(group.runs) >= TINTED:
             axes.fill_between(mean.steps, low, high, color=group.colour, alpha=0.2, linewidth=0)
         steps, values = thinned(mean, scale)
         dashes = ("-", (0, (4, 1)), (0, (1, 1)))[i % 3]  # which a print in grey keeps apart

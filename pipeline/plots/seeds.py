@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
@@ -34,8 +35,11 @@ from pipeline.plots.style import (
 )
 from pipeline.plots.training import FIT_PEN, GROK_PEN, LONGEST
 from pipeline.runs.metrics import Series
+from pipeline.utils.draws import Draws
 
 NOT_YET = "not by then"
+TINTED, SURE, CROWD = 3, 5, 10  # seeds from which there is a tint, it is an interval, and single runs are not drawn
+DRAWN = 1000  # samples of a bootstrap
 
 
 class Group(NamedTuple):
@@ -50,7 +54,8 @@ class Group(NamedTuple):
 def comparison(groups: Sequence[Group], split: str | None, scale: StepScale) -> Figure:
     """Exact match in several runs on one axis: of one split, or (None) of one that the labels name.
 
-    Of runs that differ in their seed alone: each one thin, their range, and thick the mean, as far as all of them go.
+    Of runs that differ in their seed alone, thick the mean, as far as all of them go, and by their number what
+    `seeds_words` says: each one thin, and their range or an interval of the mean.
     """
     size = SIZE if len(groups) <= 12 else SIZE - 1
     labels = [group.label if len(group.label) <= LONGEST else f"{group.label[:LONGEST]}…" for group in groups]
@@ -61,9 +66,9 @@ def comparison(groups: Sequence[Group], split: str | None, scale: StepScale) -> 
     for i, (label, group) in enumerate(zip(labels, groups)):
         pen = Pen(group.colour, 1.8, "-" if len(groups) <= len(HUES) or i % 2 == 0 else (0, (4, 1)))
         mean, low, high = over_seeds(group.runs)
-        if len(group.runs) > 1:
-            for run in group.runs:
-                draw(axes, Line("", run, pen._replace(width=0.6)), scale)
+        for run in group.runs if 1 < len(group.runs) < CROWD else ():
+            draw(axes, Line("", run, pen._replace(width=0.6)), scale)
+        if len(group.runs) >= TINTED:
             axes.fill_between(mean.steps, low, high, color=pen.colour, alpha=0.15, linewidth=0)
         lines.append(Line(label, mean, pen))
         draw(axes, lines[-1], scale)
@@ -72,12 +77,30 @@ def comparison(groups: Sequence[Group], split: str | None, scale: StepScale) -> 
 
 
 def over_seeds(runs: Sequence[Series]) -> tuple[Series, Numbers, Numbers]:
-    """The mean over runs at the steps at which all of them were measured, and the lowest and highest value there."""
+    """The mean over runs at the steps at which all of them were measured, and between what it is tinted there.
+
+    That is the lowest and the highest value, or from five runs on a bootstrap interval of the mean (95 %).
+    """
     found = [dict(zip(*run)) for run in runs]
     common = sorted(set.intersection(*map(set, found)))
     values = np.array([[by_step[step] for step in common] for by_step in found])
     mean = Series(array("q", common), array("d", values.mean(axis=0)))
-    return mean, values.min(axis=0), values.max(axis=0)
+    if len(runs) < SURE:
+        return mean, values.min(axis=0), values.max(axis=0)
+    drawn = Draws(0, "bootstrap over seeds").below(len(runs), DRAWN, len(runs))
+    times = np.stack([(drawn == i).sum(axis=1) for i in range(len(runs))], axis=1)  # how often a sample has each run
+    low, high = np.quantile(times @ values / len(runs), [0.025, 0.975], axis=0)
+    return mean, low, high
+
+
+def seeds_words(counts: Collection[int]) -> str:
+    """What is drawn of groups of so many runs, in sentences for a caption; nothing where all are single runs."""
+    words = "Thick: the mean over seeds, as far as all of them go. " if max(counts) > 1 else ""
+    words += "Thin: each seed. " if any(1 < count < CROWD for count in counts) else ""
+    ranges, intervals = (any(low <= n < high for n in counts) for low, high in ((TINTED, SURE), (SURE, math.inf)))
+    words += "Tinted: " * (ranges or intervals) + "their range" * ranges + ", " * (ranges and intervals)
+    words += (f"from {SURE} seeds on " * ranges + "a bootstrap interval of the mean (95 %)") * intervals
+    return words.strip() + "." * (ranges or intervals)
 
 
 class Outcome(NamedTuple):

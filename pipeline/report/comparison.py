@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
-from typing import Any
 from urllib.parse import quote
 
-from pipeline.config.identity import decides
-from pipeline.config.recipe import flat
-from pipeline.config.trainer_policy import FREE
 from pipeline.plots import seeds as plots
 from pipeline.plots.axes import StepScale
+from pipeline.report.crossing import Crossed
 from pipeline.report.curve_values import CurveValues
+from pipeline.report.differences import Differences, as_text, short_names
 from pipeline.report.page import PAGES, Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
 from pipeline.report.sheets import Sheet, groups_sheet, results_sheet, sweep_sheet
 from pipeline.report.view import ALL_OF_IT, View
@@ -28,10 +24,6 @@ from pipeline.utils.drafts import write_inside
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.format import MISSING, duration, listed, share, times
 
-# Keys by which runs are told apart only where nothing else differs: they say how long, and what is watched and kept.
-# Callbacks that change what is trained are none of them.
-LESSER = (*FREE, "max_steps", "checkpoints", "callbacks", "circuits")
-
 RESULTS = "results.csv"
 NOTE = (
     "Fit and gen step are the first evaluations at which exact match on `train` and on `id`, or else the first "
@@ -40,105 +32,6 @@ NOTE = (
     f"evaluations at {THRESHOLD} or above. {MISSING} where that was not seen. Exact matches are those at the end, of "
     "an unfinished run those of its last evaluation."
 )
-
-
-@dataclass(frozen=True)
-class Differences:
-    """Where recipes differ: the values of each such key, in the order of the runs; None where one has no such key."""
-
-    values: dict[str, list[Any]]
-    labels: list[str]  # of each run, by what differs
-    groups: list[list[int]]  # runs that differ in their seed alone, in the order of the first of each
-    group_labels: list[str]
-
-    @classmethod
-    def of(cls, runs: Sequence[RunFolder]) -> Differences:
-        recipes = [flat(run.resolved) for run in runs]
-        keys = dict.fromkeys(key for recipe in recipes for key in recipe)
-        skipped = ("output_dir", "run_name", "paper")
-        values = {key: [recipe.get(key) for recipe in recipes] for key in keys if key.split(".")[0] not in skipped}
-        values = {key: found for key, found in values.items() if any(value != found[0] for value in found)}
-        main = {key: found for key, found in values.items() if _is_main(key, recipes)} or values
-        labels = _unique(_labels(_telling(main, recipes), len(runs)), runs)
-        without_seeds = {key: found for key, found in values.items() if not _is_seed(key)}
-        groups: dict[Any, list[int]] = {}
-        for i in range(len(runs)):
-            alike = repr([found[i] for found in without_seeds.values()])
-            groups.setdefault(alike if len(without_seeds) < len(values) else i, []).append(i)
-        main = {key: found for key, found in main.items() if not _is_seed(key)} or without_seeds
-        of_groups = _labels(_telling(main, recipes), len(runs))
-        group_labels = [
-            labels[members[0]] if len(members) == 1 else of_groups[members[0]] or f"{len(members)} seeds"
-            for members in groups.values()
-        ]
-        return cls(values, labels, list(groups.values()), group_labels)
-
-    @property
-    def swept(self) -> str | None:
-        """The one key beside seeds in which the runs differ, where it is a number."""
-        keys = [key for key in self.values if not _is_seed(key) and not _is_lesser(key)]
-        if len(keys) != 1:
-            return None
-        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values[keys[0]])
-        return keys[0] if numbers else None
-
-
-def _is_main(key: str, recipes: Sequence[dict[str, Any]]) -> bool:
-    """Whether a key says what was trained; one that an older recipe does not have yet says nothing for sure."""
-    return not _is_lesser(key) and ("." in key or all(key in recipe for recipe in recipes))
-
-
-def _is_lesser(key: str) -> bool:
-    block = key.split(".")[0]
-    return block in LESSER and not (block == "callbacks" and decides(key))
-
-
-def _is_seed(key: str) -> bool:
-    return key.rpartition(".")[2] in ("seed", "data_seed")
-
-
-def _telling(values: dict[str, list[Any]], recipes: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
-    """The keys to name runs by: all, or of many as few as tell them apart, beginning with names and what all have."""
-    if len(values) <= 3:
-        return values
-    order = sorted(values, key=lambda key: (not key.endswith(".name"), any(key not in recipe for recipe in recipes)))
-    chosen: dict[str, list[Any]] = {}
-    for key in order:
-        if _kinds({**chosen, key: values[key]}) > _kinds(chosen):
-            chosen[key] = values[key]
-    return chosen
-
-
-def _kinds(values: dict[str, list[Any]]) -> int:
-    """How many runs these keys tell apart."""
-    return len({repr(found) for found in zip(*values.values())}) if values else 1
-
-
-def _labels(values: dict[str, list[Any]], runs: int) -> list[str]:
-    names = short_names(values)
-    return [
-        ", ".join(f"{names[key]} {_as_text(found[i])}".strip() for key, found in values.items() if found[i] is not None)
-        for i in range(runs)
-    ]
-
-
-def _unique(labels: list[str], runs: Sequence[RunFolder]) -> list[str]:
-    """The labels; those that are empty or not the only one of their kind with the name of the run's folder."""
-    names = [run.name for run in runs]
-    names = names if len(set(names)) == len(runs) else [str(run.path) for run in runs]
-    return [
-        label if label and labels.count(label) == 1 else f"{label} {name}".strip() for label, name in zip(labels, names)
-    ]
-
-
-def short_names(keys: Sequence[str] | dict[str, Any]) -> dict[str, str]:
-    """Keys without their block where that says enough, and nothing for a name, whose value speaks for itself."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return {key: "" if end == "name" else end if last.count(end) == 1 else key for key, end in zip(keys, last)}
-
-
-def _as_text(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
 def write_comparison(
@@ -161,7 +54,7 @@ def write_comparison(
     names = [name or key for key, name in short_names(differences.values).items()]
     measured = [part for split in splits for part in (split, *_probes(runs, split))]
     title = f"{len(runs)} runs" + (f" over {listed(names)}" if 0 < len(names) <= 4 else "")
-    figures, sheets, shown = {}, dict[str, Sheet](), []
+    figures, sheets, shown = {}, dict[str, Sheet](), list[Part]()
     scale = _scale(runs, view.linear)
     colours = ramp(differences)
     for split in view.chosen([*splits, "train"]):
@@ -186,6 +79,10 @@ def write_comparison(
         caption = f"Steps to fit and to generalize over {code(key)}."
         caption += " Lines lead through means over seeds; an open triangle is a run that had not come so far by then."
         shown.append(Figure("sweep", alt, caption))
+    if keys := differences.crossed:
+        crossed = Crossed.of(keys, differences.values, runs)
+        figures["crossed"], sheets["crossed"] = crossed.figure(), crossed.sheet()
+        shown += [Figure("crossed", crossed.alt, crossed.caption), *crossed.findings()]
     parts: list[Part] = [
         Heading(plain(title), 1),
         *shown,
@@ -198,7 +95,7 @@ def write_comparison(
         Code(shlex.join(["python", "-m", "pipeline.report", *map(str, paths), "--output", str(folder)]), "bash"),
     ]
     results = results_sheet(runs, differences.values).as_csv()
-    write_page(folder, title, parts, figures, sheets, formats)
+    write_page(folder, title, parts, figures, sheets, formats, broad=True)
     write_inside(folder, RESULTS, results)
 
 
@@ -228,8 +125,8 @@ def _texts(split: str, groups: Sequence[plots.Group]) -> tuple[str, str]:
     """Alternative text and caption of a figure."""
     ends = "; ".join(f"{group.label}: {listed([share(run.values[-1]) for run in group.runs])}" for group in groups)
     caption = f"Exact match on `{split}`."
-    if any(len(group.runs) > 1 for group in groups):
-        caption += " Thin: each seed. Tinted: their range. Thick: their mean, as far as all of them go."
+    if words := plots.seeds_words([len(group.runs) for group in groups]):
+        caption += f" {words}"
     return f"Exact match on {split} over training steps. At the last evaluation: {ends}.", caption
 
 
@@ -286,7 +183,7 @@ def _differing(runs: Sequence[RunFolder], differences: Differences) -> list[Part
     table = [["run", *map(code, columns)]]
     for i, label in enumerate(differences.labels):
         table.append(
-            [plain(label), *(MISSING if found[i] is None else plain(_as_text(found[i])) for found in columns.values())]
+            [plain(label), *(MISSING if found[i] is None else plain(as_text(found[i])) for found in columns.values())]
         )
     if len(columns) > len(runs):  # then a line for each key is easier to read
         table = [list(line) for line in zip(*table)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.circuits.runner import explain
 from pipeline.report.run_report import draw_report, summary
 from pipeline.training.trackers import finish_trackers, tracked_name
 from pipeline.training.trainer import GrokTrainer
+from pipeline.utils.doing import doing
 from pipeline.utils.log import log
 
 
@@ -20,10 +22,15 @@ def conclude(trainer: GrokTrainer) -> bool:
     """
     run, recipe, args, path = trainer.folder, trainer.recipe, trainer.args, trainer.folder.path
     if recipe.circuits:
+        doing("drawing the report")
         draw_report(run)
     on_failure = partial(record_failure, path)
-    for _ in explain(run, recipe.circuits, args.device, on_failure=on_failure):
-        pass
+    tables = Counter[str]()
+    doing(f"analysing: {', '.join(recipe.circuits)}")
+    for table in explain(run, recipe.circuits, args.device, on_failure=on_failure):
+        tables[table.parent.name] += 1
+        doing(f"analysing: {', '.join(f'{name} {count}' for name, count in tables.items())} of {len(run.steps)} steps")
+    doing("drawing the report")
     undrawn = draw_report(run)
     trackers = list(args.report_to or ())
     callbacks = trainer.callback_handler.callbacks

@@ -149,17 +149,19 @@ def write_page(
     figures: Mapping[str, matplotlib.figure.Figure],
     sheets: Mapping[str, Sheet] = MappingProxyType({}),
     formats: Collection[str] = ("svg",),
+    broad: bool = False,
 ) -> None:
     """report.md, report.html and figures/ of a folder: all is drawn before anything is written, the pages last.
 
-    Beside a figure, as PNG and in `formats`, lies the table that it was drawn from, where `sheets` has it.
+    Beside a figure, as PNG and in `formats`, lies the table that it was drawn from, where `sheets` has it. `broad`
+    leaves room for wide tables.
     """
     for name in figures:
         if not NAME.fullmatch(name):
             raise RecipeError(str(folder), f"a figure would be called {name!r}, which is no name of a file here")
     drawn = {name: (drawing.png(figure), drawing.svg(figure)) for name, figure in figures.items()}
     printed = {name: drawing.pdf(figure) for name, figure in figures.items()} if "pdf" in formats else {}
-    texts = as_markdown(parts), as_html(title, parts, {name: svg.decode() for name, (_, svg) in drawn.items()})
+    texts = as_markdown(parts), as_html(title, parts, {name: svg.decode() for name, (_, svg) in drawn.items()}, broad)
     check_places(folder)
     for name, (png, svg) in drawn.items():
         write_inside(folder, f"{FIGURES}/{name}.png", png)
@@ -206,7 +208,7 @@ def _clean(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign in "\n\t" else REPLACEMENT for sign in text)
 
 
-def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> str:
+def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str], broad: bool = False) -> str:
     """The page with its figures inside, from their SVG by name."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -217,6 +219,7 @@ def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str]) -> s
     environment.filters["inline"] = lambda text: Markup(inline(text))
     page = environment.get_template("page.html.j2").render(
         title=printable(title),
+        broad=broad,
         parts=[dataclasses.replace(part, text=_clean(part.text)) if isinstance(part, Code) else part for part in parts],
         moves=any(isinstance(part, (Moving, Answers)) for part in parts),
         points=any(isinstance(part, Figure) and part.values for part in parts),

@@ -11,7 +11,8 @@ from pipeline.plots.axes import StepScale
 from pipeline.plots.seeds import Group
 from pipeline.plots.style import Mark
 from pipeline.plots.training import split_pens, step_marks
-from pipeline.report.comparison import Differences, ramp
+from pipeline.report.comparison import ramp
+from pipeline.report.differences import Differences
 from pipeline.report.sheets import groups_sheet, matches_sheet
 from pipeline.report.view import View
 from pipeline.runs.folder import RunFolder

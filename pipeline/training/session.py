@@ -24,6 +24,7 @@ from pipeline.training.arguments import training_arguments
 from pipeline.training.forking import check_fork, fork_line, has_checkpoint
 from pipeline.training.sharding import in_force, prepare_engine, regrouped, undivided
 from pipeline.utils import launcher
+from pipeline.utils.doing import doing
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.inside import opened, remove_tree
 from pipeline.utils.log import log
@@ -62,6 +63,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     args.run_name = tracked_name(recipe)
     if recipe.peft:
         recipe.peft.check_whole(args)
+    doing(f"building the corpus {room_name(recipe.corpus)}")
     with args.main_process_first(desc="corpus"):
         try:
             stored = build(recipe.corpus)
@@ -90,6 +92,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
     check_rows(recipe, train_rows)
     chosen = check_analyses(recipe, stored)
     seed_weights(args.seed)
+    doing(f"building the model {room_name(recipe.model)}")
     with undivided(args):
         model = recipe.model.for_corpus(stored)
     check_model(recipe, model, chosen)
@@ -195,6 +198,7 @@ def measure_all(trainer: GrokTrainer) -> None:
     """Measures all rows of every split at the last step, by decoding too, and lets the other processes go."""
     import torch
 
+    doing("measuring all rows of every split")
     trainer.evaluate_every_row()
     if not (trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled):  # a model in parts cannot decode alone
         trainer.check_by_decoding()

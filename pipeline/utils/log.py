@@ -6,6 +6,8 @@ import logging
 import os
 import sys
 
+from pipeline.utils.doing import doing
+
 
 class _Lines(logging.Handler):
     """Writes each record as one line, without what would control the terminal.
@@ -15,6 +17,7 @@ class _Lines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        doing.clear()
         if stream is not None:  # closed before the start
             stream.write("".join(sign if sign.isprintable() else " " for sign in record.getMessage()) + "\n")
             stream.flush()

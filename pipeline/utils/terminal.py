@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import functools
 import io
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TextIO, cast
 
 from pipeline.utils.files import DiskError, refusal
+from pipeline.utils.launcher import is_under_launcher
 
 P = ParamSpec("P")
 # What says that nobody reads: a pipe whose reader has ended, a terminal that is gone.
@@ -62,6 +64,9 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     A reader that ends early, as in `| head -1`, ends only what it reads: a run trains on, and keeps everything.
     """
     logging.getLogger("DeepSpeed").addFilter(_is_news)
+    final: list[int] = []
+    if is_under_launcher():
+        atexit.register(_end, final)
     outputs = []
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -81,7 +86,20 @@ def run_command(main: Callable[[], int]) -> NoReturn:
     failure = next((raw.failure for raw in outputs if raw.failure), None)
     if failure:
         print(f"the output could not be written: {os.strerror(failure.errno or 0)}", file=sys.stderr)
-    sys.exit(status or (1 if failure else 0))
+    final.append(status or (1 if failure else 0))
+    sys.exit(final[0])
+
+
+def _end(final: list[int]) -> None:
+    """Ends a process of several with its status, before Python takes its modules apart.
+
+    Threads of torch's process group outlive the group, and one that asks for the interpreter meanwhile aborts the
+    process. What is registered first is called last: all that libraries do at an exit is done by now.
+    """
+    if final:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(final[0])
 
 
 def _is_news(record: logging.LogRecord) -> bool:

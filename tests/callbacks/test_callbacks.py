@@ -86,6 +86,35 @@ def test_progress_is_quiet_on_request_and_on_other_processes(
     assert "step 1" not in capsys.readouterr().out
 
 
+def test_the_loss_and_the_time_left_are_those_of_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the last log was before, and where patience ends training long before the last step."""
+    words = ["--output_dir", str(tmp_path / "run"), "--stop_when", "grokked"]
+    trainer = prepare(read_recipe(write_recipe(tmp_path), words))
+    progress = console.Console(style="plain", seconds=0)
+    progress.attach(trainer)
+    progress = trainer.callback_handler.callbacks[-1]
+    monkeypatch.setattr(trainer, "is_in_train", True)
+    state = SimpleNamespace(is_world_process_zero=True, global_step=0, max_steps=100_000)
+    progress.on_train_begin(trainer.args, state, trainer.control)
+    monkeypatch.setattr(progress, "_speed", lambda state: 10.0)
+    state.global_step = 150
+    progress.on_log(trainer.args, state, trainer.control, {"loss": 2.0})
+    state.global_step = 175
+    progress._line(trainer.args, state)
+    metrics = {"eval_train_exact_match": 1.0, "eval_id_exact_match": 0.1, "eval_train_loss": 0.5}
+    for match in (0.1, 1.0):
+        metrics["eval_id_exact_match"] = match
+        trainer.grok.update(state.global_step, metrics)
+        progress.on_evaluate(trainer.args, state, trainer.control, metrics)
+    waits, memorized, generalized = capsys.readouterr().out.splitlines()[-3:]
+    assert "  loss 2.0000 up to step 150  " in waits and waits.endswith(" 2.8 h left")
+    assert "  loss 0.5000  train 1.000  id 0.100  " in memorized and " 2.8 h left" in memorized
+    patience, every = trainer.recipe.options.stop_patience, trainer.args.eval_steps
+    assert f"  {(patience - 1) * every / 10:.1f} s left" in generalized
+
+
 def test_the_live_display(trainer: GrokTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
     metrics = trainer.evaluate()
     screen = io.StringIO()

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.claims.__main__ import RESULTS, main
+from pipeline.claims.__main__ import MISSED, RESULTS, main
 from pipeline.claims.pages import gallery
-from pipeline.claims.record import recorded, with_table
+from pipeline.claims.record import missed, recorded, table, with_table
 from pipeline.claims.runner import points_of, recipe_path
 from pipeline.config.registry import load, names
 from pipeline.run import main as train
@@ -70,7 +70,14 @@ def test_every_budget_is_a_recipe_that_can_be_read(claim: str, tmp_path: Path) -
 
 def test_what_is_recorded_stands_in_the_recipes_document() -> None:
     text = (RECIPES / "README.md").read_text()
-    assert with_table(text, recorded(RESULTS)) == text
+    assert with_table(text, table(recorded(RESULTS))) == text
+
+
+def test_what_does_not_hold_stands_in_the_log_of_it() -> None:
+    results, text = recorded(RESULTS), MISSED.read_text()
+    assert with_table(text, missed(results)) == text
+    verdicts = [judged["verdict"] for facts in results.values() for judged in facts["targets"]]
+    assert sum(line.startswith("| [") for line in text.splitlines()) == sum(each != "holds" for each in verdicts)
 
 
 def test_the_gallery_is_one_page_that_needs_no_network() -> None:

@@ -80,6 +80,8 @@ TOPICS = [
     "weight_norm",
     "optim",
     "stop_when",
+    "model.n_layer",
+    "seed",
 ]
 
 
@@ -106,6 +108,22 @@ def test_help_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert help_text(["--help", "stop_patience"]).startswith("stop_patience: 3\n  evaluations in a row")
     assert "adamw_torch" in help_text(["--help", "optim"]) and "lomo" not in help_text(["--help", "--optim"])
     assert help_text(["--help", "callbacks"]).startswith(f"callbacks: {{{names('callbacks')[0]}: {{}}}}\n")
+
+
+def test_help_of_a_key_in_all_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    text = help_text(["--help", "model.n_layer"])
+    owners = [
+        name for name in names("models") if "n_layer" in {f.name for f in parameters_of(load("models", name, ""))}
+    ]
+    listed = [line.rstrip(":").split(", ") for line in text.replace(",\n", ", ").splitlines() if line.endswith(":")]
+    assert sorted(name for line in listed for name in line) == owners and "(a whole number >= 1 or null)" in text
+    assert help_text(["--help", "n_layer"]) == text
+    for topic in ("group.train_fraction", "circuits.causal_tracing.corruption", "checkpoints.every"):
+        text = help_text(["--help", topic])
+        assert text.startswith(f"{topic.split('.')[-2]}:\n  {topic.split('.')[-1]}: ")
+    with pytest.raises(RecipeError):
+        help_text(["--help", "corpus.n_layer"])
 
 
 def test_help_of_nothing() -> None:

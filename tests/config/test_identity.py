@@ -32,7 +32,7 @@ SHAKE = NOISE.replace("class Noise", "class Shake").replace('    std: float = pa
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from pipeline.report.comparison import Differences
+from pipeline.report.differences import Differences
 from pipeline.runs.opening import open_run
 from pipeline.utils.errors import RecipeError
 from pipeline.config.recipe import read_recipe

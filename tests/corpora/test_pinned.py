@@ -26,6 +26,7 @@ COMPARISON = {"num_entities": 40, "num_attributes": 3, "num_values": 5, "ood_fra
 INDUCTION = {"vocabulary_size": 12, "length": 11, "shortest": 2, "longest": 5, "train_rows": 200, "id_rows": 50}
 BACKCOPY = {"vocabulary_size": 12, "triggers": 2, "length": 8, "train_rows": 200, "id_rows": 50}
 VECTORS = {"modulus": None, "fault": "conditional", "train_size": 500, "test_size": 50}
+LANGUAGES = {"symbols": 6, "longest": 8, "length": 24, "languages": 20, "train_rows": 120, "test_rows": 30}
 OPPOSING = {"vocabulary_size": 8, "length": 5, "rows": 60, "loud": 6, "id_rows": 12}
 POS_ICL = {"vocabulary_size": 40, "unseen": 6, "train_rows": 400, "eval_rows": 40}
 PINNED: list[tuple[str, dict[str, Any], str]] = [
@@ -38,6 +39,7 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("complex_in_context", COMPARISON | {"train_fraction": 0.1, "chain": True}, "20cd7942f1b8c4ba"),
     ("pos_icl", POS_ICL, "77bc43fba1e16250"),
     ("induction", INDUCTION, "154c5190068efa63"),
+    ("in_context_languages", LANGUAGES, "794216043aafcf1a"),
     ("opposing_pairs", OPPOSING, "2bdc3e625f5d0e93"),
     ("bigram_backcopy", BACKCOPY, "1f99b49a754189b3"),
     ("group", {"group": "Z23", "operation": "x^2+xy+y^2", "label_noise": 0.1}, "8b27ac759ea05d26"),

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline.report.__main__ import main
 from pipeline.report.page import Answers, as_html
+from tests.report.test_comparison import a_run
 from tests.report.test_findings import MATCHES, STEPS
 from tests.written_runs import write_run
 
@@ -48,6 +49,34 @@ def test_a_pointer_shows_values_and_the_page_is_not_wider_than_the_window(width:
     seen = shown(page, width)
     assert re.search(r'data-said="step 2,000\s+train 1\s+id 1"', seen)
     assert 'data-wider="0"' in seen
+
+
+MEASURE = """<script>
+document.body.dataset.wider = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+document.body.dataset.cut = [...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth).length;
+const boxes = [...document.querySelectorAll('svg')].map(svg => [...svg.querySelectorAll('text')]
+  .filter(text => text.textContent.trim()).map(text => [text.textContent, text.getBoundingClientRect()]));
+const touch = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+  Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4;
+document.body.dataset.touching = boxes.flatMap(texts => texts.flatMap(([one, a], i) => texts.slice(i + 1)
+  .filter(([, b]) => touch(a, b)).map(([other]) => one + ' / ' + other))).join('; ');
+</script>"""
+
+
+@pytest.mark.parametrize("width", [900, 1400])
+def test_a_comparison_is_whole_at_900_pixels(width: int, tmp_path: Path) -> None:
+    """Nothing is cut off or scrolled, and no labels of a figure touch."""
+    paths = [
+        a_run(tmp_path / f"weight_decay={decay},train_fraction={part},seed={seed}", f"--weight_decay={decay}",
+              f"--corpus.train_fraction={part}", f"--seed={seed}", grok=400 + 600 * seed)
+        for decay in (0.3, 1) for part in (0.4, 0.6) for seed in (0, 1, 2)
+    ]  # fmt: skip
+    assert main([*map(str, paths), "--output", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "report.html").read_text()
+    page = tmp_path / "page.html"
+    page.write_text(text.replace("</main>", "</main>" + MEASURE))
+    seen = shown(page, width)
+    assert 'data-wider="0"' in seen and 'data-cut="0"' in seen and 'data-touching=""' in seen
 
 
 def test_answers_are_filled_in(tmp_path: Path) -> None:

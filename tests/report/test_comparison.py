@@ -10,7 +10,7 @@ import pytest
 from pipeline import Run
 from pipeline.plots.seeds import colours
 from pipeline.report.__main__ import main
-from pipeline.report.comparison import Differences
+from pipeline.report.differences import Differences
 from pipeline.runs.folder import RunFolder
 from tests.report.test_page import Reader, needs_nothing_but_itself, rendered, seen
 from tests.written_runs import COMPOSITION, write_run
@@ -260,3 +260,39 @@ def test_what_is_no_run_is_left_out_with_a_line(tmp_path: Path, capsys: pytest.C
     assert capsys.readouterr().err == f"{paths[2]}: is not the folder of a run: it has no recipe.yaml\n"
     assert main([paths[0], "--format", "pgn"]) == 2
     assert capsys.readouterr().err == "--format: 'pgn' is no format of figures; allowed: png, svg, pdf\n"
+
+
+def grid(folder: Path, steps: dict[tuple[float, float], list[int | None]]) -> list[Path]:
+    """Runs over weight decay and train fraction with several seeds, which generalize at these steps."""
+    return [
+        a_run(
+            folder / f"{decay}-{part}-{seed}", f"--weight_decay={decay}", f"--corpus.train_fraction={part}",
+            f"--seed={seed}", grok=at,
+        )
+        for (decay, part), found in steps.items()
+        for seed, at in enumerate(found)
+    ]  # fmt: skip
+
+
+def test_two_keys_that_are_swept_are_heat_maps(tmp_path: Path) -> None:
+    steps = {(1, 0.5): [200, 400], (1, 0.3): [1000, None], (0.1, 0.5): [400, 2000], (0.1, 0.3): [None, None]}
+    page = compare(tmp_path / "out", *grid(tmp_path, steps))
+    table = pd.read_csv(tmp_path / "out" / "figures" / "crossed.csv")
+    assert list(table.columns[-4:]) == ["fit_step", "gen_step", "grok_step", "last_step"] and len(table) == 8
+    for (decay, part), found in steps.items():
+        rows = table[(table.weight_decay == decay) & (table["corpus.train_fraction"] == part)]
+        assert [None if pd.isna(step) else step for step in rows.gen_step] == found
+    drawing = (tmp_path / "out" / "figures" / "crossed.svg").read_text()
+    words = ("fits", "generalizes", "groks", "weight_decay", "corpus.train_fraction", "300", "1,000", "1 of 2", "2,000")
+    assert all(f">{word}</text>" in drawing for word in words)
+    at = {key: f"corpus.train_fraction {part} and weight_decay 1" for key, part in (("first", 0.5), ("last", 0.3))}
+    assert f"It generalizes first at {at['first']}, at step 300, and last at" in page.text
+    assert "in 1 of 4 cells it does not" in page.text
+
+
+def test_keys_that_change_together_are_not_crossed(tmp_path: Path) -> None:
+    paths = grid(tmp_path, {(1, 0.5): [200], (0.1, 0.3): [1000]})
+    assert Differences.of([RunFolder.read(path) for path in paths]).crossed is None
+    paths += grid(tmp_path, {(1, 0.3): [400]})
+    crossed = Differences.of([RunFolder.read(path) for path in paths]).crossed
+    assert crossed and set(crossed) == {"weight_decay", "corpus.train_fraction"}

@@ -28,8 +28,8 @@ from tests.slurm_cluster import Cluster
 from tests.tiny import RECIPE, ROOT, write_recipe
 
 SCRIPT = ROOT / "recipes" / "launch.slurm"
-STEPS = 3000
-LONGER = 20000  # past the warning of the time limit, which comes within 60 s, on a quick machine too
+STEPS = 2000
+LONGER = 10000  # past the warning of the time limit, which comes within 30 s of the start, on a quick machine too
 TEXT = RECIPE.replace("every: [[10, null]]", "every: [[500, null]]").replace("max_steps: 24", f"max_steps: {STEPS}")
 TEXT = TEXT.replace("eval_steps: 6", "eval_steps: 1000").replace("save_steps: 6", "save_steps: 500")
 TEXT = TEXT.replace("logging_steps: 3", "logging_steps: 100")

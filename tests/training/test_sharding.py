@@ -102,9 +102,12 @@ def test_an_engine_trains_saves_resumes_and_its_weights_load(engine: str, alone:
     torch.testing.assert_close(model(tokens).logits, other(tokens).logits, rtol=1e-3, atol=1e-3)
 
 
+VARIANTS = ["gpt2_kv_shift", "pythia_kv_shift", "gpt2_bilinear", "gpt2_relu_attention", "memory_mosaics"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["cpu", "zero2"])
-@pytest.mark.parametrize("model", ["gpt2_kv_shift", "pythia_kv_shift", "gpt2_bilinear", "gpt2_relu_attention"])
+@pytest.mark.parametrize("model", VARIANTS)
 def test_a_variant_is_trained_the_same_by_ddp_and_zero2(model: str, engine: str, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, TEXT.replace("name: gpt2,", f"name: {model},"))
     words = ("--max_steps", "12")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -92,12 +93,23 @@ def words_of(process: Path) -> str:
         return ""
 
 
+def hears(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler of its own for a signal."""
+    (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 @pytest.mark.parametrize("seconds", [0.0, 1.5])
 def test_a_signal_to_one_process_while_it_starts_ends_all_after_a_step(seconds: float, tmp_path: Path) -> None:
     runner = Runner(write_recipe(tmp_path, ENDLESS), 2)
     processes = runner.start(tmp_path / "run")
-    time.sleep(0.5 + seconds)  # its handlers are set, and it is far from its first step
-    os.kill(processes[1].pid or 0, signal.SIGTERM)
+    pid = processes[1].pid or 0
+    deadline = time.monotonic() + 60
+    while not hears(pid, signal.SIGTERM):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(seconds)  # far from its first step
+    os.kill(pid, signal.SIGTERM)
     assert join(processes, 90) == [SAVED, SAVED]
     said = (tmp_path / "run.log").read_text()
     assert "stopped by SIGTERM after step" in said and "Traceback" not in said

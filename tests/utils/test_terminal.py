@@ -151,3 +151,24 @@ run_command(main)
 """
     said = run_process("-c", code, CUDA_VISIBLE_DEVICES="")
     assert (said.stdout, said.returncode) == ("cpu\n", 0), said.stderr
+
+
+@pytest.mark.parametrize("is_launched", [True, False])
+def test_a_process_of_several_ends_before_python_is_taken_apart(is_launched: bool) -> None:
+    """Threads of a process group, which outlive it, aborted a process there at times, after all was saved."""
+    code = """
+import atexit
+from pipeline.utils.terminal import run_command
+class Kept:
+    def __del__(self):
+        print("taken apart")
+def main():
+    global kept
+    kept = Kept()
+    atexit.register(print, "what a library does at an exit")
+    return 75
+run_command(main)
+"""
+    said = run_process("-c", code, **({"LOCAL_RANK": "1"} if is_launched else {}))
+    apart = [] if is_launched else ["taken apart"]
+    assert (said.stdout.splitlines(), said.returncode) == (["what a library does at an exit", *apart], 75), said.stderr
