@@ -40,8 +40,8 @@ format: $(VENV)/.developed  ## mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(VENV)/.installed  ## time what is meant to be fast
-	@for script in tests/benchmarks/bench_*.py; do $(BIN)/python $$script || failed=1; done; exit $${failed:-0}
+bench: $(VENV)/.installed  ## time what is meant to be fast, beside rivals and the history; QUICK=1 in under 2 minutes
+	@$(BIN)/python tests/benchmarks/bench.py $(if $(QUICK),--quick) $(if $(RECORD),--record)
 
 reference:  ## write docs/api/ from the docstrings
 	@$(PYTHON) tools/api_reference.py

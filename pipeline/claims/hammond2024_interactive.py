@@ -36,10 +36,10 @@ class Hammond2024Interactive(Claim):
         budget = {
             "smoke": {"corpus.pairs": "100", "corpus.test_pairs": "40", "max_steps": "2", "eval_steps": "2",
                       "global_batch_size": "16", "model.n_layer": "1"},
-            "cpu": {"corpus.max_vertices": "6", "corpus.ood_vertices": "7", "corpus.test_pairs": "1000",
-                    "max_steps": "1500", "eval_steps": "500", "model.n_layer": "2", "model.n_embd": "64",
-                    "model.dropout": "0", "learning_rate": "1e-3", "warmup_steps": "100", "max_eval_samples": "500",
-                    "save_steps": "10000"},
+            "cpu": {"corpus.max_vertices": "6", "corpus.ood_vertices": "7", "corpus.pairs": "20000",
+                    "corpus.test_pairs": "1000", "max_steps": "1500", "eval_steps": "500", "model.n_layer": "2",
+                    "model.n_embd": "64", "model.dropout": "0", "learning_rate": "1e-3", "warmup_steps": "100",
+                    "max_eval_samples": "500", "save_steps": "10000"},
             "paper": {},
         }[self.budget]  # fmt: skip
         return {ARM: {"checkpoints.every": "[]", "checkpoints.powers_of_two": "false", **budget}}

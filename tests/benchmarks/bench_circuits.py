@@ -36,6 +36,8 @@ from pipeline.kernels.host import wait_briefly
 
 wait_briefly()  # as the command does
 
+from machine import note
+
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.causal_tracing import CausalTracing
@@ -163,6 +165,7 @@ def tracing() -> bool:
     for work, times in ((lambda: ours(n), n), (lambda: naive_tracing(model, pairs, n, examples), examples)):
         ones.append(seconds(work) / times)
     words = f"naive {min(slow):.2f} s a prompt, here {1000 * min(fast):.1f} ms"
+    note("tracing a prompt", min(fast), "published way", min(slow), "s")
     print(f"tracing  {words}: {ratio:.0f} x, of at least {least}, with {threads} threads")
     print(f"         one thread, its processor's time: {ones[1] / ones[0]:.0f} x")
     print(f"         largest difference of {len(naive)} strengths and reciprocal ranks: {difference:.1e}")
@@ -184,8 +187,11 @@ def ig() -> bool:
 
     plain()
     analysis.scores(hooks, pairs)
-    ratios = [seconds(lambda: analysis.scores(hooks, pairs)) / seconds(plain) for _ in range(5)]
+    spent = [(seconds(lambda: analysis.scores(hooks, pairs)), seconds(plain)) for _ in range(5)]
+    ratios = [ours / other for ours, other in spent]
     ratio = statistics.median(ratios)
+    ours, other = (statistics.median(column) for column in zip(*spent))
+    note("EAP-IG", ours, "a plain pass", other, "s")
     print(f"ig       EAP-IG (5 steps) {ratio:.1f} x a forward and backward pass, of at most 12; {np.round(ratios, 1)}")
     return ratio <= 12
 
@@ -207,6 +213,7 @@ def lens() -> bool:
         slow.append(seconds(other))
     theirs_s, ours_s = statistics.median(slow), statistics.median(fast)
     ratio = theirs_s / ours_s
+    note("EAP", ours_s, "transformer-lens", theirs_s, "s")
     print(f"lens     transformer-lens {theirs_s:.2f} s, here {ours_s:.3f} s: {ratio:.1f} x, of at least 5")
     print(f"         largest difference of {int((ours != 0).sum())} scores: {difference:.1e}")
     return ratio >= 5 and difference < 1e-5

@@ -76,6 +76,8 @@ def measure(name: str) -> dict[str, float]:
 
 
 def main(wanted: list[str]) -> int:
+    from machine import note
+
     head = (
         "case",
         "rows",
@@ -104,6 +106,7 @@ def main(wanted: list[str]) -> int:
                 check=True,
             )
         found = json.loads(result.stdout)
+        note(f"corpus {name}", found["generate"], "plain write", found["floor"], "s")
         over = found["generate"] > (seconds or float("inf")) or found["memory"] > (memory or float("inf"))
         broken += over
         limits = [f"{limit:g} {unit}" for limit, unit in ((seconds, "s"), (memory, "MB")) if limit]

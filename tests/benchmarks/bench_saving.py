@@ -13,6 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
+from machine import note
+
 from pipeline.runs.checkpoints import keep
 from pipeline.runs.manifest import Manifest
 
@@ -45,6 +47,7 @@ def main() -> None:
                 whole.append(time.perf_counter() - began)
             mine, other = statistics.median(ours), statistics.median(whole)
             baseline = baseline or mine
+            note(f"keeping step {count}", mine, "the manifest anew", other, "s")
             print(
                 f"{count:>5} kept: {mine * 1e3:6.1f} ms a step, {mine / baseline:4.2f} times that at 10; "
                 f"writing the manifest anew {other * 1e3:6.1f} ms"

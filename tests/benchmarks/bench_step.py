@@ -31,7 +31,7 @@ from baselines import (
     Size,
     StockTrainer,
 )
-from machine import device, write
+from machine import device, note, write
 
 from pipeline.kernels.onednn import multiply  # the path is set by `baselines`
 
@@ -135,6 +135,9 @@ def main() -> int:
         print(
             "  ".join([row["size"].rjust(20), *(word.rjust(width) for word, width in zip(words, widths))]), flush=True
         )
+        for name, seconds in row["seconds_per_step"].items():
+            if name != "ours":
+                note(f"step {size.name}", row["seconds_per_step"]["ours"], name, seconds, "s", row["share_of_floor"])
         path = write("step", found)  # after each size: what comes later may fail, or be out of time
     print(path)
     return 0
