@@ -29,6 +29,7 @@ CORPORA = {
     "in_context_languages": "{name: in_context_languages, symbols: 6, most_states: 5, longest: 8, length: 24, "
     "languages: 20, ood_languages: 10, train_rows: 120, test_rows: 30}",
     "pos_icl": "{name: pos_icl, vocabulary_size: 40, unseen: 6, train_rows: 400, eval_rows: 40}",
+    "concept_grid": "{name: concept_grid}",
     "ordinals": "{name: ordinals, sets: [days, ordinals], labels: 2, rows: 300, held_out_rows: 40}",
     "bigram_backcopy": "{name: bigram_backcopy, vocabulary_size: 12, triggers: 2, length: 8, train_rows: 200, "
     "id_rows: 50}",
@@ -50,6 +51,7 @@ WITHOUT_END = (
     "in_context_languages",
     "opposing_pairs",
     "pos_icl",
+    "concept_grid",
     "ordinals",
     "findcats",
     "graph_isomorphism",

@@ -15,7 +15,7 @@ import abc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ from pipeline.utils.draws import Draws, Numbers
 from pipeline.utils.errors import ParameterError
 
 Ids = npt.NDArray[np.int32]
+Span = tuple[int, int]  # the first and the last word of a part of a sentence
 PAD = "<pad>"
 SPECIALS = ["<mask>", "<sep>", "<a>", "</a>", "<q>", "</q>"]  # of every vocabulary that Wang et al. 2024 published
 
@@ -179,6 +180,41 @@ class Criticizing(Protocol):
         """Tell whether an answer is one that is wanted."""
 
 
+@runtime_checkable
+class Conceptual(Protocol):
+    """A corpus of drawings of two tokens, one for each of two concepts, whose values are 0 or 1.
+
+    `concepts` names them, `concept_places` says where the words for them stand in a prompt, and `concept_tokens` which
+    tokens show the value 0, and the value 1, of each. Both at 1 are never trained.
+    """
+
+    @property
+    def concepts(self) -> tuple[str, str]: ...
+    @property
+    def concept_places(self) -> tuple[int, int]: ...
+    @property
+    def concept_tokens(self) -> Sequence[tuple[Sequence[int], Sequence[int]]]: ...
+
+    def prompts(self, values: tuple[int, int]) -> Ids:
+        """Ask for a combination of values, at the same places whatever it is; (n, P)."""
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """A corpus that asks for single words of its rows, among few."""
+
+    def choices(self, examples: Examples) -> Mapping[str, tuple[npt.NDArray[np.bool_], Sequence[int]]]:
+        """Say by name which tokens of rows (n, P + A) are asked for, and among which words."""
+
+
+@runtime_checkable
+class Parsed(Protocol):
+    """A corpus of sentences whose parts may be known."""
+
+    def trees(self, examples: Examples) -> tuple[Ids, list[list[Span]]]:
+        """Give the sentence in each row, (n, 1 + T), after a first token, and its parts of several words, or none."""
+
+
 def trained_count(ratio: float, atomic: int, pool: int) -> int:
     """How many inferred facts a ratio asks for, beside so many ID atomic facts and out of such a pool.
 
@@ -235,7 +271,7 @@ def columns(*parts: npt.ArrayLike) -> Ids:
     return np.stack(np.broadcast_arrays(*parts), axis=1).astype(np.int32)
 
 
-def prompt_keys(prompts: Ids) -> npt.NDArray[np.uint64]:
+def prompt_keys(prompts: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.uint64]:
     """A 64-bit key per prompt (n,): equal prompts have equal keys, and others practically never."""
     # Multiplication by an odd constant loses nothing modulo 2**64; the length goes in so that prefixes differ.
     keys = np.full(len(prompts), prompts.shape[1], np.uint64)

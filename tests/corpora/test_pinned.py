@@ -38,6 +38,7 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("complex_reasoning", COMPARISON | {"train_fraction": 0.1}, "67867b8d750c393c"),
     ("complex_in_context", COMPARISON | {"train_fraction": 0.1, "chain": True}, "20cd7942f1b8c4ba"),
     ("pos_icl", POS_ICL, "77bc43fba1e16250"),
+    ("concept_grid", {"underspecified": 0.3}, "5528d154388025f6"),
     ("induction", INDUCTION, "154c5190068efa63"),
     ("in_context_languages", LANGUAGES, "794216043aafcf1a"),
     ("opposing_pairs", OPPOSING, "2bdc3e625f5d0e93"),
