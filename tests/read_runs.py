@@ -40,6 +40,9 @@ CORPORA = {
     "grammar": "{name: grammar, things: 3, colours: 2, prepositions: 1, train_size: 60, test_size: 20}",
     "reviews": "{name: reviews, clauses: 1, adjectives: 6, rows: 200, id_rows: 60}",
     "vector_chain": "{name: vector_chain, train_size: 300, test_size: 60}",
+    "rooms_grid": "{name: rooms_grid, names: 8, max_objects: 4, train_rows: 200, test_rows: 30}",
+    "dark_room": "{name: dark_room, size: 3, steps: 3, learning_episodes: 8, episodes: 2, histories: 60, "
+    "test_histories: 20}",
     "findcats": "{name: findcats, length: 20, train_size: 40, test_size: 20, words: [cat, ibis], other_words: [puma], "
     "other_lengths: [16, 23], within: 12}",
 }
@@ -60,6 +63,8 @@ WITHOUT_END = (
     "reviews",
     "grammar",
     "word_removal",
+    "rooms_grid",
+    "dark_room",
 )  # of the answer, as a token
 ARCHITECTURES = [name for name in names("models") if name != "pretrained"]
 # name -> corpus and architecture

@@ -37,6 +37,9 @@ CASES: dict[str, tuple[str, dict[str, Any], float | None, float | None]] = {
     "grammar": ("grammar", {"things": 10, "colours": 8, "prepositions": 5, "train_size": 6000}, None, None),
     "word_removal": ("word_removal", {"tasks": ("remove", "write")}, None, None),
     "vector_chain": ("vector_chain", {}, None, None),
+    "responses": ("responses", {}, None, None),
+    "rooms_grid": ("rooms_grid", {}, None, None),
+    "dark_room": ("dark_room", {}, None, None),
     "k_hop": ("k_hop", {"most_hops": 40}, None, None),
 }
 

@@ -22,6 +22,9 @@ SUITED = (
     COMPOSITION,
     RECIPE.replace("{name: group, group: Z11, train_fraction: 0.5, template: a b = c}",
                    "{name: vector_chain, train_size: 30, test_size: 10}").replace("n_positions: 8", "n_positions: 48"),
+    RECIPE.replace("{name: group, group: Z11, train_fraction: 0.5, template: a b = c}",
+                   "{name: dark_room, size: 3, steps: 3, learning_episodes: 8, episodes: 2, histories: 40, "
+                   "test_histories: 20}").replace("n_positions: 8", "n_positions: 17"),
     # A model that knows nothing writes nothing that is right.
     RECIPE.replace("{name: group, group: Z11, train_fraction: 0.5, template: a b = c}",
                    "{name: word_removal, tasks: [wanted], nouns: 8, unwanted: 3, most_nouns: 2, longest: 2, rows: 30}\n"
