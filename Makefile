@@ -57,9 +57,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "setting up $(VENV), once: torch first, with its size and progress, then the other packages"
-	@echo "On Linux torch's usual build brings CUDA, more than 5 GB. Without a GPU its CPU build does, 0.8 GB on the disk:"
-	@echo "stop this, set PIP_EXTRA_INDEX_URL to the index of CPU builds that pytorch.org names, and begin again"
 	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python tools/torch_build.py
 	@# torch alone and first, so that nothing else chooses its build; not quietly, as it is most of what is fetched
 	@$(subst --quiet,,$(PIP)) torch
 	@echo "torch is here; the other packages follow"

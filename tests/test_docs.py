@@ -77,7 +77,7 @@ def test_the_first_hour_can_be_lived(
         more = {"pipeline.run": BRIEF, "pipeline.sweep": [*QUICK[:-2], "--jobs", "2"]}.get(words[2], [])
         run_python([*words, *(QUICK if "--check" in words and words[2] == "pipeline.run" else more)])
         ran += 1
-    assert ran == 8
+    assert ran == 9
     said = capsys.readouterr().out
     assert "12 90 =   " in said and "right is 5" in said and "in all: " in said
     fork = RunFolder.read(home / "runs" / "less-decay")
@@ -89,6 +89,7 @@ def test_the_first_hour_can_be_lived(
     assert first.returncode == second.returncode == 0, first.stderr + second.stderr
     assert "0.28" in first.stdout and (home / "mine.pdf").read_bytes().startswith(b"%PDF")
     assert {"main", "step0", "step64"} <= server.repos["USER/quickstart"].branches.keys()
+    assert server.repos["USER/quickstart-demo"].kind == "space"
 
 
 def test_circuits_in_ten_minutes(home: Path, quickstart: Path) -> None:
@@ -108,13 +109,13 @@ def test_circuits_in_ten_minutes(home: Path, quickstart: Path) -> None:
 
 def test_a_run_can_be_published(home: Path, quickstart: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = commands("publishing")
-    push, space = found[0], next(words for words in found if words[3] == "space")
+    push, space, live = found[0], *(words for words in found if words[3] == "space" and "--output" in words)
     assert push[-1] == "--dry-run"  # the tests of the Hub send, read back and pull
-    run_python(push)
-    run_python(space)
+    for words in (push, space, live):
+        run_python(words)
     said = capsys.readouterr().out
     assert "nothing was sent" in said and "http.server --directory space" in said
-    assert (home / "space" / "index.html").is_file()
+    assert (home / "space" / "index.html").is_file() and (home / "live" / "app.py").is_file()
     assert {words[3] for words in found} == {"push", "verify", "pull", "space"}
 
 

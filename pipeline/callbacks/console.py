@@ -23,6 +23,7 @@ from pipeline.runs.metrics import read_lines
 from pipeline.utils.doing import doing
 from pipeline.utils.format import duration
 from pipeline.utils.log import log
+from pipeline.utils.terminal import is_watched
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 WIDTH = 32  # columns of a sparkline
@@ -62,7 +63,7 @@ class Console(Callback):
         self._began, self._first_step = time.monotonic(), state.global_step
         for line in read_lines(Path(args.output_dir), match_key("train")):  # of a run that is resumed
             self._extend(line)
-        if self._quiet or self.style == "plain" or (self.style == "auto" and not self._console.is_terminal):
+        if self._quiet or self.style == "plain" or (self.style == "auto" and not is_watched(self._console.file)):
             return
         self._bar = Progress(
             TextColumn("step"), MofNCompleteColumn(), BarColumn(None), TextColumn("{task.fields[speed]}"),

@@ -34,7 +34,7 @@ from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import writing
 from pipeline.utils.paths import expand_arguments
 from pipeline.utils.suggest import did_you_mean
-from pipeline.utils.terminal import in_a_line, run_command, say
+from pipeline.utils.terminal import in_a_line, is_watched, run_command, say
 
 GENERAL = ("steps", "split", "pairs", "seed")  # of every analysis that has them
 
@@ -144,9 +144,9 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
     console = Console(stderr=True)
     walk = explain(run, analyses, device(chosen.device), chosen.against, source)
     tables = Counter[Path]()
-    for path in track(walk, "analysing", total, console=console, transient=True, disable=not console.is_terminal):
+    for path in track(walk, "analysing", total, console=console, transient=True, disable=not is_watched(sys.stderr)):
         tables[path.parent] += 1
-        if tables[path.parent] == 1 and not console.is_terminal:
+        if tables[path.parent] == 1 and not is_watched(sys.stderr):
             say(f"{path.parent.name}: begun", file=sys.stderr)
     write_report(run.path)
     for folder, count in tables.items():

@@ -30,7 +30,7 @@ from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_bytes, writing
 from pipeline.utils.paths import expanded
 from pipeline.utils.suggest import did_you_mean
-from pipeline.utils.terminal import in_a_line, run_command, say
+from pipeline.utils.terminal import in_a_line, is_watched, run_command, say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -130,7 +130,7 @@ def evaluate(chosen: argparse.Namespace, tree: Block) -> bytes:
     here = device(chosen.device)
     measurement = Measurement(subject, stored, splits, by, chosen.rows, chosen.decode, here, chosen.batch)
     console, found = Console(stderr=True), list[dict[str, Any]]()
-    for step in track(steps, "measuring", console=console, transient=True, disable=not console.is_terminal):
+    for step in track(steps, "measuring", console=console, transient=True, disable=not is_watched(sys.stderr)):
         found += measurement.at(step)
     form = format_of(chosen.format, chosen.output)
     if form != "text":

@@ -4,6 +4,7 @@ python -m pipeline.hub push RUN --repo user/name      resumable; what is there a
 python -m pipeline.hub verify RUN --repo user/name    every file on the Hub against the manifest
 python -m pipeline.hub pull user/name --output RUN    a run folder whose steps can be analysed
 python -m pipeline.hub space RUN --repo user/name     its report and answers as a static Space; --output DIR: a folder
+python -m pipeline.hub space RUN --live user/name     the same with a model that answers, of a run that was pushed
 python -m pipeline.hub push CORPUS --repo user/name   a folder of `python -m pipeline.corpora --export`
 """
 
@@ -39,6 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
         )
     parsers["space"].add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     parsers["space"].add_argument("--repo", metavar="USER/NAME", help="Space on the Hub")
+    parsers["space"].add_argument(
+        "--live", metavar="USER/NAME", help="answer live, by gradio, with the steps that were pushed to this repository"
+    )
     parsers["space"].add_argument("--output", type=Path, metavar="DIR", help="a folder for it, in place of the Hub")
     parsers["space"].add_argument("--prompts", type=int, default=8, metavar="N", help="of each split (%(default)s)")
     parsers["pull"].add_argument("repo", metavar="USER/NAME", help="repository on the Hub")
@@ -109,11 +113,16 @@ def _space(chosen: argparse.Namespace) -> Iterator[str]:
     from pipeline.api.run import Run
     from pipeline.ask.over_training import course
     from pipeline.evaluate.subject import RunSubject
-    from pipeline.hub.space import contents, push_space, write_space
+    from pipeline.hub.space import contents, live_contents, push_space, write_space
     from pipeline.report.page import Answers
 
     run = RunFolder.read(chosen.run)
-    files = contents(run, Answers(*course(RunSubject(Run(str(chosen.run))), chosen.steps, chosen.prompts)))
+    found = course(RunSubject(Run(str(chosen.run))), chosen.steps, chosen.prompts)
+    if chosen.live is None:
+        files = contents(run, Answers(*found))
+    else:
+        length = max(block.answers.shape[1] for split in run.stored.sizes for block in run.stored.blocks(split))
+        files = live_contents(run, chosen.live, found.steps, [prompt for prompt, _, _ in found.prompts], length)
     if chosen.output is not None:
         yield from write_space(files, chosen.output)
     else:

@@ -142,10 +142,13 @@ def _value(key: str, value: float) -> str:
     return share(value) if "exact_match" in key else amount(value)
 
 
+def needs_code(run: RunFolder) -> bool:
+    """Whether code travels with the weights, which loading has to allow."""
+    return any(name.endswith(".py") for name in run.manifest.kept[max(run.manifest.kept)].files)
+
+
 def _trust(run: RunFolder) -> str:
-    """What loading a model needs to say whose code travels with its weights."""
-    entry = run.manifest.kept[max(run.manifest.kept)]
-    return ", trust_remote_code=True" if any(name.endswith(".py") for name in entry.files) else ""
+    return ", trust_remote_code=True" if needs_code(run) else ""
 
 
 def _loading(run: RunFolder, repo: str, steps: list[int]) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import yaml
 
+from pipeline.data.templates import ENDS
+from pipeline.hub import live_app
 from pipeline.hub.anonymous import Anonymous
+from pipeline.hub.cards import needs_code
 from pipeline.hub.contents import CARD, MAIN, public_recipe
 from pipeline.hub.repository import HOUSEKEEPING, HubError, Remote
 from pipeline.plots.style import svg
@@ -21,8 +25,8 @@ from pipeline.utils.drafts import write_inside
 from pipeline.utils.format import size
 from pipeline.utils.inside import opened
 
-INDEX = "index.html"
-NEW = (INDEX, CARD, "style.css", HOUSEKEEPING)  # what the Hub itself may put into a new static Space
+INDEX, APP = "index.html", "app.py"
+NEW = (INDEX, APP, CARD, "style.css", HOUSEKEEPING)  # what the Hub itself may put into a new static Space
 TAG = "groklab"
 
 
@@ -43,17 +47,39 @@ def contents(run: RunFolder, answers: Answers) -> dict[str, bytes]:
         [_public(part, names) for part in shown],
         {name: svg(figure).decode() for name, figure in page.figures.items()},
     )
-    title = f"{run.name} {outcome(run)}"
-    front = {
-        "title": names.text(title)[:80],
-        "sdk": "static",
-        "app_file": INDEX,
-        "pinned": False,
-        "tags": [TAG, "grokking"],
+    card = _card(names.text(f"{run.name} {outcome(run)}"), "static", INDEX, "The report of a run, with its answers.")
+    return {INDEX: text.encode("utf-8", "replace"), CARD: card}
+
+
+def live_contents(run: RunFolder, model: str, steps: list[int], examples: list[str], length: int) -> dict[str, bytes]:
+    """The files of a Space that answers live, by gradio, with the steps of a repository that the run was pushed to.
+
+    Args:
+        run: The run.
+        model: The repository, as USER/NAME.
+        steps: Those that are offered.
+        examples: Prompts to begin with.
+        length: The most tokens of an answer.
+    """
+    names = Anonymous(run.path, [start.get("host") for start in run.starts])
+    title = names.text(f"{run.name} {outcome(run)}")
+    about = {
+        "title": title, "model": model, "steps": steps, "examples": examples, "length": length, "ends": ENDS,
+        "trust_remote_code": needs_code(run),
+    }  # fmt: skip
+    return {
+        APP: Path(live_app.__file__).read_bytes(),
+        "live.json": (json.dumps(about, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"),
+        "requirements.txt": b"torch\ntransformers\n",
+        CARD: _card(title, "gradio", APP, "Live answers of a run, at each of its kept steps."),
     }
+
+
+def _card(title: str, sdk: str, app: str, about: str) -> bytes:
+    """The card of a Space, by which the Hub knows how to show it."""
+    front = {"title": title[:80], "sdk": sdk, "app_file": app, "pinned": False, "tags": [TAG, "grokking"]}
     head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
-    card = f"---\n{head}---\n\nThe report of a run, with its answers.\n"
-    return {INDEX: text.encode("utf-8", "replace"), CARD: card.encode("utf-8", "replace")}
+    return f"---\n{head}---\n\n{about}\n".encode("utf-8", "replace")
 
 
 def _public(part: Part, names: Anonymous) -> Part:
@@ -79,7 +105,10 @@ def write_space(files: Mapping[str, bytes], folder: Path) -> Iterator[str]:
     with opened(folder):
         for name, content in files.items():
             write_inside(folder, name, content)
-    yield f"{folder / INDEX}: {size(len(files[INDEX]))}; python -m http.server --directory {folder} shows it"
+    if APP in files:
+        yield f"{folder / APP}: pip install gradio, then python {folder / APP} shows it"
+    else:
+        yield f"{folder / INDEX}: {size(len(files[INDEX]))}; python -m http.server --directory {folder} shows it"
 
 
 def push_space(files: Mapping[str, bytes], repo: str, private: bool | None, replace: bool) -> Iterator[str]:
@@ -91,7 +120,7 @@ def push_space(files: Mapping[str, bytes], repo: str, private: bool | None, repl
     remote = Remote(repo, "space")
     remote.create(private)
     there = remote.listing(MAIN) or {}
-    is_ours = CARD in there and INDEX in there and TAG.encode() in remote.content(MAIN, CARD)
+    is_ours = CARD in there and (INDEX in there or APP in there) and TAG.encode() in remote.content(MAIN, CARD)
     if not replace and not is_ours and not remote.is_new():
         remote.refuse(MAIN, sorted(there.keys() - {HOUSEKEEPING}))
     sent = remote.upload(MAIN, dict(files), "report and answers of a run", lambda name: replace or name in NEW)

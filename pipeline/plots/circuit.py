@@ -16,7 +16,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.ticker import FuncFormatter
 
 from pipeline.plots.axes import SIZE
-from pipeline.plots.base import Drawing
+from pipeline.plots.base import Drawing, Frames
 from pipeline.plots.findings import of_edges
 from pipeline.plots.heatmap import Grids, drawn_grids
 from pipeline.plots.measures import Content, Curves, series
@@ -44,9 +44,8 @@ def draw_attribution(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, D
             "and right."
         )
         alt, graph = "the circuit of the last step as a graph", circuit_graph(shown)
-        found["circuit"] = Drawing(
-            graph, alt, caption, finding=of_edges([(edge.writer, edge.reader, edge.score) for edge in edges])
-        )
+        finding = of_edges([(edge.writer, edge.reader, edge.score) for edge in edges])
+        found["circuit"] = Drawing(graph, alt, caption, finding=finding, frames=circuit_frames(table))
     return found
 
 
@@ -100,26 +99,11 @@ def on_a_way(edges: Sequence[Edge]) -> list[Edge]:
 @rc_context(STYLE)
 def circuit_graph(edges: Sequence[Edge]) -> Figure:
     """A circuit as a graph: the input at the bottom, blocks above each other, edges as wide as their scores."""
-    nodes = sorted(
-        {edge.writer for edge in edges} | {edge.reader.partition("<")[0] for edge in edges} | {"input", "logits"}
-    )
-    levels: dict[tuple[int, int], list[str]] = {}
-    for node in nodes:
-        levels.setdefault(_level(node), []).append(node)
-    row, width = 0.62, WIDTH - 0.3
-    height = row * len(levels) + 0.2
+    places, width, height = _places(edges)
     figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_axes((0.15 / WIDTH, 0, width / WIDTH, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
-    places: dict[str, tuple[float, float]] = {}
-    for i, level in enumerate(sorted(levels)):
-        members = sorted(levels[level], key=_order)
-        share = width / len(members)
-        # Rows with few nodes lean to alternate sides, so that edges that skip a row do not run through a box.
-        lean = (0.12 * width * (-1) ** i) if len(members) == 1 and 0 < i < len(levels) - 1 else 0.0
-        for j, node in enumerate(members):
-            places[node] = ((j + 0.5) * share + lean, 0.1 + row * (i + 0.5))
     most = max((abs(edge.score) for edge in edges), default=1.0)
     for edge in sorted(edges, key=lambda edge: abs(edge.score)):
         _arrow(axes, edge, places, most)
@@ -132,6 +116,39 @@ def circuit_graph(edges: Sequence[Edge]) -> Figure:
         axes.add_patch(box)
         axes.text(x, y - 0.005, node, ha="center", va="center", zorder=5, fontsize=SIZE)
     return figure
+
+
+def circuit_frames(table: pa.Table) -> Frames | None:
+    """The strongest edges of every step over the strongest of all steps; None where there is but one step."""
+    steps = sorted(set(table["step"].to_pylist()))
+    found = {step: strongest(_edges(table, step), MOST_EDGES) for step in steps}
+    edges = sorted({(edge.writer, edge.reader) for shown in found.values() for edge in shown})
+    if len(steps) < 2 or not edges:
+        return None
+    places, width, height = _places([Edge(*ends, 0.0) for ends in edges])
+    most = max(abs(edge.score) for shown in found.values() for edge in shown)
+    scores = [{(edge.writer, edge.reader): edge.score / most for edge in shown} for shown in found.values()]
+    nodes = [(name, x, height - y) for name, (x, y) in places.items()]
+    ends = [(writer, reader, 0.12 * PORTS.get(reader.partition("<")[2][:1], 0)) for writer, reader in edges]
+    return Frames((width, height), nodes, ends, steps, [[at.get(each, 0.0) for each in edges] for at in scores])
+
+
+def _places(edges: Sequence[Edge]) -> tuple[dict[str, tuple[float, float]], float, float]:
+    """Where the nodes of a circuit stand, blocks above each other, in a drawing of a width and a height."""
+    nodes = {edge.writer for edge in edges} | {edge.reader.partition("<")[0] for edge in edges} | {"input", "logits"}
+    levels: dict[tuple[int, int], list[str]] = {}
+    for node in sorted(nodes):
+        levels.setdefault(_level(node), []).append(node)
+    row, width = 0.62, WIDTH - 0.3
+    places: dict[str, tuple[float, float]] = {}
+    for i, level in enumerate(sorted(levels)):
+        members = sorted(levels[level], key=_order)
+        share = width / len(members)
+        # Rows with few nodes lean to alternate sides, so that edges that skip a row do not run through a box.
+        lean = (0.12 * width * (-1) ** i) if len(members) == 1 and 0 < i < len(levels) - 1 else 0.0
+        for j, node in enumerate(members):
+            places[node] = ((j + 0.5) * share + lean, 0.1 + row * (i + 0.5))
+    return places, width, row * len(levels) + 0.2
 
 
 def _level(node: str) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from pipeline.config.fields import parameters_of
 from pipeline.config.registry import load
 from pipeline.config.yaml_nodes import Block, parse
 from pipeline.plots.style import Mark
-from pipeline.report.page import Figure, Heading, Moving, Paragraph, Part, code, plain
+from pipeline.report.page import Figure, Heading, Moving, MovingGraph, Paragraph, Part, code, plain
 from pipeline.runs.layout import CIRCUITS
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.format import listed
@@ -105,6 +105,8 @@ def _draw(drawn: Drawn, analysis: Explanation, name: str, tables: list[pa.Table]
             parts.append(Paragraph(drawing.finding))
         if drawing.grids:
             parts.append(Moving(**drawing.grids, axes=drawing.axes, signed=drawing.signed))
+        if drawing.frames:
+            parts.append(MovingGraph(drawing.frames))
     steps = len(set(table["step"].to_pylist()))
     if metric := getattr(analysis, "metric", None):
         parts.append(Paragraph(f"The metric is {code(metric)}.", note=True))

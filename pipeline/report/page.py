@@ -20,6 +20,7 @@ import numpy.typing as npt
 from markupsafe import Markup, escape
 
 from pipeline.plots import style as drawing
+from pipeline.plots.base import Frames
 from pipeline.report import player as moving
 from pipeline.report.curve_values import CurveValues
 from pipeline.report.sheets import Sheet
@@ -36,6 +37,7 @@ __all__ = [
     "Figure",
     "Heading",
     "Moving",
+    "MovingGraph",
     "Paragraph",
     "Part",
     "Table",
@@ -115,6 +117,13 @@ class Moving:
 
 
 @dataclass(frozen=True)
+class MovingGraph:
+    """A circuit that a reader can take through the steps; only a page in HTML has it."""
+
+    frames: Frames
+
+
+@dataclass(frozen=True)
 class Answers:
     """What a model answers a few prompts, step by step, for a reader to go through; only a page in HTML has them.
 
@@ -127,7 +136,7 @@ class Answers:
     answers: Sequence[Sequence[tuple[str, float, bool]]]
 
 
-Part = Heading | Paragraph | Table | Figure | Moving | Answers | Code
+Part = Heading | Paragraph | Table | Figure | Moving | MovingGraph | Answers | Code
 
 
 def check_places(folder: Path) -> None:
@@ -176,7 +185,7 @@ def write_page(
 
 
 def as_markdown(parts: Sequence[Part]) -> str:
-    return "\n\n".join(_markdown(part) for part in parts if not isinstance(part, (Moving, Answers))) + "\n"
+    return "\n\n".join(_markdown(part) for part in parts if not isinstance(part, (Moving, MovingGraph, Answers))) + "\n"
 
 
 def _markdown(part: Heading | Paragraph | Table | Figure | Code) -> str:
@@ -221,10 +230,11 @@ def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str], broa
         title=printable(title),
         broad=broad,
         parts=[dataclasses.replace(part, text=_clean(part.text)) if isinstance(part, Code) else part for part in parts],
-        moves=any(isinstance(part, (Moving, Answers)) for part in parts),
+        moves=any(isinstance(part, (Moving, MovingGraph, Answers)) for part in parts),
         points=any(isinstance(part, Figure) and part.values for part in parts),
         values=lambda part: part.values.as_json(),
         answers=lambda part: moving.answers(part.steps, part.prompts, part.answers),
+        graph=lambda part: moving.graph(part.frames),
         drawing=lambda part, number: _inline_svg(number, part.alt, drawings[part.name]),
         moving=lambda part: moving.as_html(
             part.values, part.steps, part.panels, part.rows, part.columns, part.axes, part.signed

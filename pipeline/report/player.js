@@ -33,6 +33,19 @@ for (const figure of document.querySelectorAll('.moving')) {
     cell.firstChild.textContent = cell.dataset.at + ': ' + (value === null ? 'none' : value / 100);
   }));
 }
+// Scores come as whole hundredths of the largest; an edge is as wide as its score, and is not there at 0.
+for (const figure of document.querySelectorAll('.graph')) {
+  const {steps, scores} = JSON.parse(figure.querySelector('script').textContent);
+  const edges = figure.querySelectorAll('path');
+  playable(figure, steps, i => edges.forEach((edge, k) => {
+    const score = scores[i][k], size = Math.abs(score) / 100;
+    edge.style.visibility = score ? 'visible' : 'hidden';
+    edge.style.stroke = score < 0 ? '#0072b2' : '#d55e00';
+    edge.style.strokeWidth = 0.8 + 5 * size;
+    edge.style.strokeOpacity = 0.35 + 0.6 * size;
+    edge.firstChild.textContent = edge.dataset.at + ': ' + score / 100;
+  }));
+}
 for (const figure of document.querySelectorAll('.answers')) {
   const {steps, answers} = JSON.parse(figure.querySelector('script').textContent);
   const rows = [...figure.querySelectorAll('tbody tr')];

@@ -1,6 +1,6 @@
 """What moves: a slider over training steps and a button that plays them, in a page that needs no network.
 
-Heat maps, and tables of answers.
+Heat maps, circuits, and tables of answers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.plots.base import Frames
+
 CELL, GAP, FONT = 28, 16, 11  # in the units of the drawing
+INCH = 100  # in those of a circuit
 
 
 def as_html(
@@ -25,6 +28,29 @@ def as_html(
     data = json.dumps({"steps": [*steps], "values": frames, "signed": signed}, separators=(",", ":"))
     scale = f'<span class="scale">{"-1" if signed else "0"}<i{" class=signed" if signed else ""}></i>1</span>'
     return _figure("moving", len(steps), _cells(panels, rows, columns, axes), data, scale)
+
+
+def graph(frames: Frames) -> str:
+    """A circuit whose edges grow and go; it begins with the last step. Scores are kept as whole hundredths."""
+    scores = [[round(100 * score) for score in row] for row in frames.scores]
+    data = json.dumps({"steps": [*frames.steps], "scores": scores}, separators=(",", ":"))
+    places = {name: (INCH * x, INCH * y) for name, x, y in frames.nodes}
+    parts = list[str]()
+    for writer, reader, port in frames.edges:
+        (x0, y0), (x1, y1) = places[writer], places[reader.partition("<")[0]]
+        x1, y0, y1 = x1 + INCH * port, y0 - 12, y1 + 12
+        bend = 0.08 * (x1 - x0), 0.08 * (y1 - y0)  # to the side on which the still figure bends them
+        middle = (x0 + x1) / 2 - abs(bend[1]), (y0 + y1) / 2 - abs(bend[0])
+        curve = f"M{x0:g} {y0:g}Q{middle[0]:.4g} {middle[1]:.4g} {x1:.4g} {y1:g}"
+        at = html.escape(f"{writer} to {reader}", quote=True)
+        parts.append(f'<path d="{curve}" data-at="{at}" fill="none"><title></title></path>')
+    for name, (x, y) in places.items():
+        wide = 56 if len(name) > 4 else 42
+        box = f'<rect x="{x - wide / 2:g}" y="{y - 12:g}" width="{wide}" height="24" rx="6" class="node"/>'
+        parts.append(box + _svg(name, x, y + 4, "middle"))
+    width, height = (INCH * length for length in frames.size)
+    drawing = f'<svg viewBox="0 0 {width:g} {height:g}" font-size="12" fill="currentColor">{"".join(parts)}</svg>'
+    return _figure("graph", len(frames.steps), f'<div class="wide">{drawing}</div>', data)
 
 
 def answers(

@@ -58,6 +58,11 @@ def say(*lines: object, file: TextIO | None = None) -> None:
         print(text, file=file, flush=True)
 
 
+def is_watched(stream: Any) -> bool:
+    """Whether a person sees a stream as it is written; a wish for colours, as FORCE_COLOR is, makes none of a pipe."""
+    return stream is not None and bool(stream.isatty())
+
+
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Runs a command and ends the process with its status.
 

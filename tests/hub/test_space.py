@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import json
 import os
 import re
+import runpy
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -18,8 +20,10 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.hub import live_app
 from pipeline.hub.__main__ import main
-from tests.hub_server import HubServer, hub
+from tests.hub_server import Hub, HubServer
+from tests.hub_server import hub as run_hub
 from tests.hub_store import Blob, Repo
 
 
@@ -79,7 +83,7 @@ def test_it_is_sent_once_and_puts_nothing_over_what_others_made(
     space: Path, kept_run: Path, server: HubServer, tmp_path: Path
 ) -> None:
     words = ("space", str(kept_run), "--repo", "user/demo", "--prompts", "3", "--steps", "0,16,29")
-    first, again = hub(server, *words), hub(server, *words)
+    first, again = run_hub(server, *words), run_hub(server, *words)
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
     assert first.stdout == "user/demo: sent; it is shown at https://huggingface.co/spaces/user/demo\n"
     assert again.stdout.startswith("user/demo: there already") and server.commits_made == 1
@@ -88,9 +92,88 @@ def test_it_is_sent_once_and_puts_nothing_over_what_others_made(
     repo = server.repos["user/theirs"] = Repo("space", False)
     repo.commit("main", {".gitattributes": Blob(b"")})
     repo.commit("main", {"index.html": Blob(b"theirs", size=6), "README.md": Blob(b"my page", size=7)})
-    refused = hub(server, "space", str(kept_run), "--repo", "user/theirs", "--prompts", "1", "--steps", "0")
+    refused = run_hub(server, "space", str(kept_run), "--repo", "user/theirs", "--prompts", "1", "--steps", "0")
     assert refused.returncode == 2 and "which no push from here has put there" in refused.stderr
     assert server.content("user/theirs", "main", "index.html") == b"theirs"
+
+
+@pytest.fixture(scope="module")
+def live(kept_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a Space that answers with steps of user/tiny."""
+    folder = tmp_path_factory.mktemp("live") / "app"
+    words = [
+        "space",
+        str(kept_run),
+        "--live",
+        "user/tiny",
+        "--output",
+        str(folder),
+        "--prompts",
+        "1",
+        "--steps",
+        "0,16",
+    ]
+    assert main(words) == 0
+    return folder
+
+
+def test_the_live_app_answers_by_the_steps_of_the_repository(
+    live: Path, kept_run: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {path.name for path in live.iterdir()} == {"README.md", "app.py", "live.json", "requirements.txt"}
+    front = yaml.safe_load((live / "README.md").read_text().split("---")[1])
+    assert front["sdk"] == "gradio" and front["app_file"] == "app.py"
+    tree = ast.parse((live / "app.py").read_text())
+    imported = {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert not any(module.startswith("pipeline") for module in imported)
+    assert hub("push", kept_run, "--repo", "user/tiny", "--steps", "0,16", "--quick").status == 0
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    app = runpy.run_path(str(live / "app.py"))
+    about = app["settings"](live)
+    assert about["steps"] == [0, 16] and len(about["examples"]) == 2 and about["model"] == "user/tiny"
+    tokenizer = AutoTokenizer.from_pretrained(kept_run / "tokenizer")
+    for step in about["steps"]:
+        model = AutoModelForCausalLM.from_pretrained(kept_run / "steps" / f"step{step}")
+        with torch.no_grad():
+            p = model(**tokenizer("3 4 =", return_tensors="pt")).logits[0, -1].softmax(-1)
+        values, tokens = p.topk(5)
+        wanted = {tokenizer.decode(int(token)): float(value) for token, value in zip(tokens, values)}
+        assert app["answers"]("3 4 =", step, about) == pytest.approx(wanted, rel=1e-5)
+    with pytest.raises(ValueError, match=r"^'12' is no word of the model; nearest: "):
+        app["answers"]("12 4 =", 0, about)
+    with pytest.raises(ValueError, match="write a prompt"):
+        app["answers"]("", 0, about)
+
+
+def test_answers_of_several_tokens_are_gone_on_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that says b after a, and then the end."""
+    from types import SimpleNamespace
+
+    words = ["a", "b", "c", "</a>", "<pad>"]
+
+    def model(ids: torch.Tensor) -> Any:
+        following = torch.tensor(
+            [[0.0, 5, 1, 0, 0], [0, 0, 0, 9, 0], [0, 0, 0, 9, 0], [9, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
+        )
+        return SimpleNamespace(logits=following[ids])
+
+    class Tokenizer:
+        unk_token_id = 4
+
+        def __call__(self, text: str) -> Any:
+            return {"input_ids": [words.index(word) if word in words else 4 for word in text.split()]}
+
+        def get_vocab(self) -> dict[str, int]:
+            return {word: i for i, word in enumerate(words)}
+
+        def decode(self, tokens: list[int]) -> str:
+            return " ".join(words[token] for token in tokens)
+
+    monkeypatch.setattr(live_app, "load", lambda *names: (model, Tokenizer()))
+    about = {"model": "x", "trust_remote_code": False, "length": 3, "ends": ["</a>", "<eos>"]}
+    found = live_app.answers("a", 0, about, most=2)
+    first, end = torch.tensor([0.0, 5, 1, 0, 0]).softmax(-1), torch.tensor([0.0, 0, 0, 9, 0]).softmax(-1)[3]
+    assert found == pytest.approx({"b": float(first[1] * end), "c": float(first[2] * end)})
 
 
 @pytest.mark.parametrize(
