@@ -10,7 +10,7 @@ starts and temporary tensors are half of a small model's time; all numbers lie i
 | forward.h, `residual` | x + dropout(product + bias), then the next LayerNorm | 5 passes over memory |
 | backward.h, `norm_backward` | LayerNorm backward onto dx, dropout backward, 3 sums over rows | 6 passes |
 | functions.h | bias, activation, and its derivative for later | 3 passes forward, the activation again backward |
-| loss.h | exp in place of the logits; its factor goes into the narrow hidden states | 5 passes over logits |
+| loss.h | exp or StableMax's slope in place of logits; its factor goes into narrow states | 5 passes over logits |
 | dropout.h | masks from a counter, made again in the backward pass | drawing, storing and reading masks |
 | adamw.h | clipping and AdamW in one pass | 2 passes, and one call a tensor |
 
@@ -37,7 +37,7 @@ class Sizes(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_int64) for name in (
             "rows", "length", "answers", "words", "width", "inner", "heads", "layers", "places", "threads",
-            "is_tied", "is_relu", "dropped_embedding", "dropped_attention", "dropped_residual",
+            "is_tied", "is_relu", "is_stablemax", "dropped_embedding", "dropped_attention", "dropped_residual",
         )),
         ("key", ctypes.c_uint64), ("targets", ctypes.c_double), ("epsilon", ctypes.c_float),
     ]  # fmt: skip
@@ -52,7 +52,7 @@ class Settings(ctypes.Structure):
 class CompiledStep:
     """Gradients of a model by the compiled code, and AdamW's step with them."""
 
-    def __init__(self, model: Any, library: ctypes.CDLL):
+    def __init__(self, model: Any, library: ctypes.CDLL, loss: str = "cross_entropy"):
         self.library = library
         library.groklab_room.restype = ctypes.c_int64
         library.groklab_norm.restype = ctypes.c_float
@@ -67,7 +67,7 @@ class CompiledStep:
             words=config.vocab_size, width=config.n_embd, inner=blocks[0].mlp.c_fc.nf, heads=config.n_head,
             layers=len(blocks), places=config.n_positions, epsilon=config.layer_norm_epsilon,
             is_tied=model.lm_head.weight is model.transformer.wte.weight,
-            is_relu=ACTIVATIONS[config.activation_function],
+            is_relu=ACTIVATIONS[config.activation_function], is_stablemax=loss == "stablemax",
         )  # fmt: skip
         # Gradients beside each other, each at a multiple of 64 bytes; what is between them stays 0.
         starts = [0]

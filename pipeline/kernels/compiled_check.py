@@ -6,13 +6,12 @@ are moved off their first values, are compared with those of torch.
 
 from __future__ import annotations
 
-import ctypes
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import GPT2LMHeadModel, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.pytorch_utils import Conv1D
@@ -26,18 +25,23 @@ from pipeline.kernels.onednn import QUICK
 
 TOLERANCE = 1e-3  # of gradients, as vectors: far above the rounding of float32, and below another computation's
 LONGEST = 32  # tokens of a row, beyond which attention is better done by products
+TokenLosses = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 OF_BLOCK = (
     *("ln_1.weight", "ln_1.bias", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "attn.c_proj.bias"),
     *("ln_2.weight", "ln_2.bias", "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias"),
 )
 
 
-def compiled_step(model: PreTrainedModel, batch: Batch) -> tuple[CompiledStep | None, str | None]:
+def compiled_step(
+    model: PreTrainedModel, batch: Batch, loss: str, token_losses: TokenLosses
+) -> tuple[CompiledStep | None, str | None]:
     """The compiled update of a model, or why there is none.
 
     Args:
         model: Whose forward is found to be GPT-2's own (`fast_logits`).
         batch: Some rows of its training, on which the compiled gradients are compared with torch's.
+        loss: Its name, `cross_entropy` or `stablemax`.
+        token_losses: The same in torch, from logits (B, A, V) and labels (B, A) to losses (B, A).
     """
     reason = why_not_compiled(model, batch)
     if reason:
@@ -46,8 +50,9 @@ def compiled_step(model: PreTrainedModel, batch: Batch) -> tuple[CompiledStep | 
         library = load()
     except NotCompiledError as error:
         return None, str(error)
-    reason = _difference(model, batch, library)
-    return (None, reason) if reason else (CompiledStep(model, library), None)
+    twin = twin_of(model)
+    reason = _difference(twin, CompiledStep(twin, library, loss), batch, token_losses)
+    return (None, reason) if reason else (CompiledStep(model, library, loss), None)
 
 
 def why_not_compiled(model: Any, batch: Batch) -> str | None:
@@ -87,14 +92,13 @@ def _names(model: Any) -> list[str]:
     ]  # fmt: skip
 
 
-def _difference(model: PreTrainedModel, batch: Batch, library: ctypes.CDLL) -> str | None:
+def _difference(twin: PreTrainedModel, step: CompiledStep, batch: Batch, token_losses: TokenLosses) -> str | None:
     """What the compiled code finds otherwise than torch, for a copy of the model without dropout."""
-    twin = twin_of(model)
-    theirs = F.cross_entropy(stock_logits(twin, batch).flatten(0, 1), batch["labels"].flatten(), reduction="sum")
+    theirs = token_losses(stock_logits(twin, batch), batch["labels"]).sum()
     theirs.backward()
     expected = {name: weight.grad for name, weight in twin.named_parameters()}
     twin.zero_grad()
-    ours = CompiledStep(twin, library).backward(batch, 1.0, 0)
+    ours = step.backward(batch, 1.0, 0)
     if not math.isclose(float(ours), theirs.item(), rel_tol=TOLERANCE):
         return "its loss differs"
     least = 1e-4 * max(float(gradient.norm()) for gradient in expected.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ctypes
 import math
+from functools import partial
 from typing import Any
 
 import pytest
@@ -43,17 +44,27 @@ def model_of(**sizes: Any) -> PreTrainedModel:
     return model
 
 
-def step_of(model: PreTrainedModel) -> CompiledStep:
-    step, reason = compiled_step(model, batch_of(rows_of([(2, 1), (3, 1)])))
+def token_losses(logits: torch.Tensor, labels: torch.Tensor, loss: str = "cross_entropy") -> torch.Tensor:
+    if loss == "cross_entropy":
+        return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none")
+    x = logits.cpu().double()
+    share = torch.where(x >= 0, x + 1, 1 / (1 - x.clamp(max=0)))
+    share = share / share.sum(-1, keepdim=True)
+    return -share.gather(-1, labels.clamp(min=0)[..., None])[..., 0].log()[labels != IGNORED]
+
+
+def step_of(model: PreTrainedModel, loss: str = "cross_entropy") -> CompiledStep:
+    batch = batch_of(rows_of([(2, 1), (3, 1)]))
+    step, reason = compiled_step(model, batch, loss, partial(token_losses, loss=loss))
     assert step is not None, reason
     return step
 
 
-def loss_of(model: Any, batch: Batch) -> torch.Tensor:
+def loss_of(model: Any, batch: Batch, loss: str = "cross_entropy") -> torch.Tensor:
     """The summed loss by transformers' own forward."""
     logits = model(input_ids=batch["input_ids"]).logits
     chosen = logits[torch.arange(len(logits))[:, None], batch["positions"]]
-    return F.cross_entropy(chosen.flatten(0, 1), batch["labels"].flatten(), ignore_index=IGNORED, reduction="sum")
+    return token_losses(chosen, batch["labels"], loss).sum()
 
 
 EVEN = [(3, 1)] * 20
@@ -61,6 +72,7 @@ MIXED = [(2, 2)] * 9 + [(3, 2)] * 14
 UNEVEN = [(1, 1), (4, 2), (5, 1), (6, 2), (2, 1), (3, 2), (1, 2)] * 4
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "stablemax"])
 @pytest.mark.parametrize(
     ("sizes", "lengths"),
     [
@@ -71,14 +83,14 @@ UNEVEN = [(1, 1), (4, 2), (5, 1), (6, 2), (2, 1), (3, 2), (1, 2)] * 4
         ({"n_embd": 520, "n_head": 2}, UNEVEN),  # sums that are cut into blocks
     ],
 )
-def test_gradients_are_those_of_transformers(sizes: dict[str, Any], lengths: list[tuple[int, int]]) -> None:
+def test_gradients_are_those_of_transformers(sizes: dict[str, Any], lengths: list[tuple[int, int]], loss: str) -> None:
     """As near to those in float64 as torch's in float32 are."""
     model, batch = model_of(**sizes), batch_of(rows_of(lengths))
     exact, usual = copy.deepcopy(model).cpu().double(), copy.deepcopy(model)
-    expected = loss_of(exact, batch) / 7
+    expected = loss_of(exact, batch, loss) / 7
     expected.backward()
-    (loss_of(usual, batch) / 7).backward()
-    assert step_of(model).backward(batch, 7.0, 0).item() == pytest.approx(expected.item(), rel=1e-6)
+    (loss_of(usual, batch, loss) / 7).backward()
+    assert step_of(model, loss).backward(batch, 7.0, 0).item() == pytest.approx(expected.item(), rel=1e-6)
     parameters = [dict(one.named_parameters()) for one in (model, usual, exact)]
     for name in parameters[2]:
         ours, theirs, right = (weights[name].grad for weights in parameters)
@@ -279,7 +291,7 @@ def test_models_that_are_not_gpt2_as_it_comes_are_not_taken() -> None:
     def reason(change: Any) -> str:
         model: Any = model_of()
         change(model)
-        step, why = compiled_step(model, batch)
+        step, why = compiled_step(model, batch, "cross_entropy", token_losses)
         assert step is None and why is not None
         return why
 
@@ -291,4 +303,5 @@ def test_models_that_are_not_gpt2_as_it_comes_are_not_taken() -> None:
     assert "plain embedding" in reason(lambda m: setattr(m.transformer.wte, "max_norm", 1.0))
     assert "differs" in reason(lambda m: m.transformer.ln_f.register_forward_hook(lambda *inputs: 2 * inputs[-1]))
     long = batch_of(rows_of([(40, 1)]))
-    assert "longer than" in (compiled_step(model_of(n_positions=50), long)[1] or "")
+    assert "longer than" in (compiled_step(model_of(n_positions=50), long, "cross_entropy", token_losses)[1] or "")
+    assert compiled_step(model_of(), batch, "stablemax", token_losses) == (None, "its loss differs")

@@ -38,9 +38,11 @@ def calls_of(trainer: GrokTrainer, monkeypatch: pytest.MonkeyPatch) -> list[str]
     return called
 
 
-def test_it_trains_as_transformers_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loss", ["cross_entropy", "stablemax"])
+def test_it_trains_as_transformers_does(loss: str, tmp_path: Path) -> None:
     """Rows of two lengths, in two micro-batches, whose losses and norms are compared at each of 200 steps."""
-    words = (*LONG, *CALM[COMPOSITION], "--per_device_train_batch_size", "16")
+    objective = ("--objective", f"{{name: next_token, loss: {loss}}}")
+    words = (*LONG, *CALM[COMPOSITION], "--per_device_train_batch_size", "16", *objective)
     ours = trained(tmp_path / "ours", COMPOSITION, *words)
     assert ours.loop.compiled is not None and not ours.notes
     stock = trained(tmp_path / "stock", COMPOSITION, *words, "--fast", "false")
@@ -76,10 +78,12 @@ def test_only_what_it_computes_goes_to_it(tmp_path: Path, monkeypatch: pytest.Mo
         return trainer_of(tmp_path, RECIPE, *words).loop.compiled is not None
 
     assert compiled()
+    assert compiled("--objective", "{name: next_token, loss: stablemax}", "--output_dir", str(tmp_path / "stablemax"))
     for words in (
-        ("--fast", "false"), ("--objective", "{name: next_token, loss: stablemax}"),
-        ("--objective", "{name: next_token, label_smoothing: 0.1}"), ("--bf16", "true", "--use_cpu", "true"),
-    ):  # fmt: skip
+        ("--fast", "false"),
+        ("--objective", "{name: next_token, label_smoothing: 0.1}"),
+        ("--bf16", "true", "--use_cpu", "true"),
+    ):
         (tmp_path / "run" / "recipe.yaml").unlink(missing_ok=True)
         assert not compiled(*words, "--output_dir", str(tmp_path / "_".join(words).replace("/", "_")[:40])), words
     widths = {width: ("--model.n_embd", str(width), "--output_dir", str(tmp_path / str(width))) for width in (256, 258)}

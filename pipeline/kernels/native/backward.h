@@ -48,7 +48,7 @@ class Step : public Forward {
     std::vector<double> losses(static_cast<size_t>(s.threads), 0.0);
     over(asked, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t i = begin; i < end; ++i) {
-        losses[thread] += cross_entropy(room.logits + i * s.words, s.words, in.labels[i], room.factors + i);
+        losses[thread] += loss_of(s.is_stablemax, room.logits + i * s.words, s.words, in.labels[i], room.factors + i);
         room.factors[i] /= static_cast<float>(s.targets);
       }
     });

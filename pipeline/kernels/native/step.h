@@ -12,7 +12,7 @@ struct Sizes {
   int64_t rows, length, answers;  // of the batch: B, L, A
   int64_t words, width, inner, heads, layers, places;  // of the model; places: learned positions
   int64_t threads;
-  int64_t is_tied, is_relu;
+  int64_t is_tied, is_relu, is_stablemax;
   int64_t dropped_embedding, dropped_attention, dropped_residual;  // of 65,536
   uint64_t key;    // of the masks of this batch
   double targets;  // by which the summed loss is divided
