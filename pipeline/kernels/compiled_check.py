@@ -92,7 +92,7 @@ def _names(model: Any) -> list[str]:
     ]  # fmt: skip
 
 
-def _difference(twin: PreTrainedModel, step: CompiledStep, batch: Batch, token_losses: TokenLosses) -> str | None:
+def _difference(twin: Any, step: CompiledStep, batch: Batch, token_losses: TokenLosses) -> str | None:
     """What the compiled code finds otherwise than torch, for a copy of the model without dropout."""
     theirs = token_losses(stock_logits(twin, batch), batch["labels"]).sum()
     theirs.backward()

@@ -92,10 +92,11 @@ class Loop:
         """Takes the compiled step where it computes what this recipe trains, and the recipe is long enough."""
         objective, args = self.objective, self.trainer.args
         is_plain = isinstance(self.logits, Guarded) and not isinstance(self.rows, Replayed)
-        is_ours = type(objective) is NextToken and not objective.label_smoothing
         is_float32 = not (args.bf16 or args.fp16 or args.torch_compile)
         is_small = model.config.model_type == "gpt2" and model.config.n_embd <= WIDEST
-        if is_small and is_plain and is_ours and is_float32 and args.world_size == 1 and self._seconds(model) >= PAYS:
+        if not (type(objective) is NextToken and not objective.label_smoothing and is_plain and is_float32):
+            return
+        if is_small and args.world_size == 1 and self._seconds(model) >= PAYS:
             batch = self.rows.first(4).__getitems__(torch.arange(4))
             self.compiled, reason = compiled_step(model, batch, objective.loss, objective.token_losses)
             self._note("the step is not compiled", reason)
