@@ -128,8 +128,23 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         for judged in facts["targets"]:
             cells = (judged["name"], judged["paper"], judged["holds"], ours(judged), judged["verdict"])
             lines.append(f"| {' | '.join(cells)} |")
+        if "paper" in kind.costs:
+            lines += ["", f"At the paper's size: not run ({kind.costs['paper']}); `--budget paper` does."]
         lines += ["", f"![{name}](results/{name}.png)", ""]
-    return "\n".join(lines).rstrip()
+    return "\n".join([*lines, *_not_run(results)]).rstrip()
+
+
+def _not_run(results: Mapping[str, Any]) -> list[str]:
+    """The numbers of papers for which nothing is recorded, with the commands that measure them."""
+    missing: dict[str, Any] = {name: load("claims", name, "claims") for name in names("claims") if name not in results}
+    lines = [
+        "### Not run yet", "", "Numbers that claims measure on a CPU (`--budget cpu`) or a GPU (`--budget paper`):", "",
+        "| claim | number | paper | command |", "|---|---|---|---|",
+    ]  # fmt: skip
+    for name, kind in missing.items():
+        for target in kind.targets:
+            lines.append(f"| {name} | {target.name} | {target.paper} | `python -m pipeline.claims {name}` |")
+    return lines if missing else []
 
 
 def _first_line(kind: type[Claim]) -> str:

@@ -71,6 +71,10 @@ def test_every_budget_is_a_recipe_that_can_be_read(claim: str, tmp_path: Path) -
 def test_what_is_recorded_stands_in_the_recipes_document() -> None:
     text = (RECIPES / "README.md").read_text()
     assert with_table(text, table(recorded(RESULTS))) == text
+    # What is not recorded stands there too, with the command that would.
+    for claim in CLAIMS:
+        kind: Any = load("claims", claim, "")
+        assert f"python -m pipeline.claims {claim}" in text and all(target.name in text for target in kind.targets)
 
 
 def test_what_does_not_hold_stands_in_the_log_of_it() -> None:
