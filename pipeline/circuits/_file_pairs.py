@@ -57,6 +57,9 @@ class FilePairs(Source):
     def successors(self) -> Pairs:
         return self.pairs("", len(self._rows[0]), 0)
 
+    def prompts(self, split: str, most: int, seed: int) -> Pairs:
+        return self.pairs(split, most, seed)
+
     def classes(self, split: str, most: int, seed: int, names: Sequence[str] = ()) -> Pairs:
         """By a column `class` of the clean prompts, or else by their answers; without names there have to be two."""
         found = self.pairs(split, len(self._rows[0]), seed)

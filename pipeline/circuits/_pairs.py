@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.circuits._chains import sentence_pairs, stepwise_pairs
+from pipeline.circuits._classes import some_prompts, two_classes
 from pipeline.circuits._counterfactuals import Neighbours
 from pipeline.circuits.base import Corruption, Pairs, Source
 from pipeline.config.recipe import Recipe
@@ -133,44 +134,11 @@ class CorpusPairs(Source):
         other = (rows + 1) % len(corpus.vocabulary())
         return Pairs(rows[:, :-1], other[:, :-1], rows[:, -1:], other[:, -1:], values=corpus.law(rows))
 
-    def classes(self, split: str, most: int, seed: int, names: Sequence[str] = ()) -> Pairs:
-        """Of the split's blocks that are as long as its longest one."""
-        blocks = list(self.stored.blocks(split))
-        largest = max(blocks, key=lambda block: (block.prompts.shape[1], len(block)))
-        same = [(b.prompts, b.answers) for b in blocks if b.prompts.shape[1:] == largest.prompts.shape[1:]]
-        same = [side for side in same if side[1].shape[1] == largest.answers.shape[1]]
-        prompts, answers = (np.concatenate(side) for side in zip(*same))
-        differ = (answers != answers[0]).any(axis=0)
-        kind = answers[:, int(differ.argmax())]
-        first, second = self._two_classes(kind, names)
-        draws = Draws(seed, "classes")
-        order = draws.permutation(len(kind))
-        rows = [order[kind[order] == one] for one in (first, second)]
-        count = max(min(len(rows[0]), len(rows[1]), most // 2), 1)
-        # In turn, so that each part of them has as many of each class.
-        clean, other = (np.stack([side[:count] for side in sides], axis=1).ravel() for sides in (rows, rows[::-1]))
-        words = [self.stored.tokens[token] for token in kind[clean]]
-        places = self.stored.corpus.places(prompts.shape[1])
-        found = Pairs(
-            prompts[clean], prompts[other], answers[clean], answers[other], places=places, metadata={"class": words}
-        )
-        return first_difference(found)
+    def prompts(self, split: str, most: int, seed: int) -> Pairs:
+        return some_prompts(self.stored, split, most, seed)
 
-    def _two_classes(self, kind: Ids, names: Sequence[str]) -> tuple[int, int]:
-        """The tokens of two classes: those named, or the two that are most frequent."""
-        known, counts = np.unique(kind, return_counts=True)
-        if not names:
-            if len(known) < 2:
-                raise ParameterError("corpus", "has one answer, and two classes are looked for")
-            first, second = known[np.argsort(-counts, kind="stable")[:2]].tolist()
-            return first, second
-        words = {self.stored.tokens[token]: int(token) for token in known}
-        if len(names) != 2 or names[0] == names[1]:
-            raise ParameterError("classes", f"{', '.join(names)}: are not two different answers")
-        for name in names:
-            if name not in words:
-                raise ParameterError("classes", f"no answer of these prompts is {name!r}{did_you_mean(name, words)}")
-        return words[names[0]], words[names[1]]
+    def classes(self, split: str, most: int, seed: int, names: Sequence[str] = ()) -> Pairs:
+        return first_difference(two_classes(self.stored, split, most, seed, names))
 
     def language(self) -> Pairs:
         find = getattr(self.stored.corpus, "sentences", None)
@@ -240,6 +208,9 @@ class Renamed(Source):
     def drawn(self, split: str, most: int, seed: int) -> Pairs | None:
         found = self.source.drawn(split, most, seed)
         return None if found is None else found.renamed(self.ids)
+
+    def prompts(self, split: str, most: int, seed: int) -> Pairs:
+        return self.source.prompts(split, most, seed).renamed(self.ids)
 
     def classes(self, split: str, most: int, seed: int, names: Sequence[str] = ()) -> Pairs:
         return self.source.classes(split, most, seed, names).renamed(self.ids)

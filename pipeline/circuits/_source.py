@@ -152,6 +152,14 @@ class Source(abc.ABC):
         """At most so many prompts of rows that a known law draws, with what it says of each position as `values`."""
         return None
 
+    def prompts(self, split: str, most: int, seed: int) -> Pairs:
+        """At most so many prompts of one length, with their answers, beside others that only have to differ.
+
+        Raises:
+            ParameterError: when there are not two that differ.
+        """
+        raise ParameterError("corpus", "has no prompts of one length")
+
     def classes(self, split: str, most: int, seed: int, names: Sequence[str] = ()) -> Pairs:
         """At most so many prompts of two classes, as many of each, beside prompts of the other class.
 
