@@ -35,7 +35,7 @@ class Tigges2023Sentiment(Claim):
         Target(f"removed_at_random @ {ARM}", "nothing: a random direction, at all positions", high=0.05),
         Target(f"patched_at_random @ {ARM}", "nothing", high=0.05),
     )
-    costs: ClassVar = {"cpu": "3 runs, 5 minutes on one CPU core", "paper": "3 runs of 20,000 steps, on GPUs"}
+    costs: ClassVar = {"cpu": "3 runs, 3 minutes on one CPU core", "paper": "3 runs of 20,000 steps, on GPUs"}
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
         looked = "{{directions: {{steps: last, pairs: {}, das_steps: {}}}}}"
