@@ -44,6 +44,7 @@ CORPORA = {
     "rooms_grid": "{name: rooms_grid, names: 8, max_objects: 4, train_rows: 200, test_rows: 30}",
     "dark_room": "{name: dark_room, size: 3, steps: 3, learning_episodes: 8, episodes: 2, histories: 60, "
     "test_histories: 20}",
+    "reasoning_gym": "{name: reasoning_gym, path: QUESTIONS, harder_levels: 1}",
     "findcats": "{name: findcats, length: 20, train_size: 40, test_size: 20, words: [cat, ibis], other_words: [puma], "
     "other_lengths: [16, 23], within: 12}",
 }
@@ -85,6 +86,10 @@ def keep(folder: Path, name: str) -> Path:
         facts = Composition(num_entities=30, num_relations=6, out_degree=4, ratio=2, ood_fraction=0.2)
         write_published(build(facts), folder / "files")
         words = words.replace("PUBLISHED", str(folder / "files"))
+    if corpus == "reasoning_gym":
+        from pipeline.corpora.reasoning_gym import ReasoningGym
+
+        words = words.replace("QUESTIONS", ReasoningGym.tiny(folder).path)
     text = RECIPE.replace(CORPORA["group"], words).replace("name: gpt2,", f"name: {architecture},")
     text = text.replace("n_positions: 8", "n_positions: 64").replace("global_batch_size: 16", "global_batch_size: 8")
     path = write_recipe(folder, text, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.test_readme import blocks
 from tests.tiny import ROOT
 
 PAGE = (ROOT / "docs" / "own-facts.md").read_text()
+QUESTIONS = 2  # which of the blocks of text shows a file of questions
 SHORT = ["--max_steps", "3", "--eval_steps", "3", "--model.n_layer", "1", "--save_strategy", "no"]
 
 
@@ -31,6 +33,11 @@ def folder(tmp_path: Path) -> Path:
         rows = list(csv.reader(file))
     with open(tmp_path / "facts.csv", "w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([row[::-1] for row in rows])
+    sums = [(a, b) for a in range(2, 34) for b in range(2, 14)]
+    rows = [f"How much is {a} x {b}?,{a * b},{min(a // 6, 2)}" for a, b in sums]
+    assert set(blocks("text", PAGE)[QUESTIONS].splitlines()) <= {"question,answer,level", *rows}
+    (tmp_path / "questions.csv").write_text("\n".join(["question,answer,level", *rows]))
+    (tmp_path / "questions.yaml").write_text(blocks("yaml", PAGE)[0])
     (tmp_path / "wrong.csv").write_text("head,relation,tail\nFrance,capital,Paris\nFrance,capital,Lyon\n")
     return tmp_path
 
@@ -47,7 +54,9 @@ def test_the_way_from_a_table_to_a_report_can_be_gone(folder: Path) -> None:
     assert lines[0][2] == "pipeline.run" and all(line[0] == "python" for line in lines)
     for line in lines:
         said = run(folder, [*line[1:], *(SHORT if line[2] == "pipeline.run" else [])])
-        if line[2] == "pipeline.corpora":
+        if line[2:4] == ["pipeline.corpora", "reasoning_gym"]:
+            assert "level_2" in said and "How much is 2 x" in said
+        elif line[2] == "pipeline.corpora":
             assert "<France><capital><river>" in said or "<Paris><river>" in said
         elif line[2] == "pipeline.evaluate":
             assert "id" in said and "ood" in said
@@ -61,6 +70,28 @@ def test_the_way_from_a_table_to_a_report_can_be_gone(folder: Path) -> None:
     assert run(folder, command.split()[2:], status=2).startswith(expected.removesuffix(" ..."))
 
 
+@pytest.mark.slow
+def test_a_table_of_200_lines_becomes_a_grokked_model_with_its_report(folder: Path) -> None:
+    assert len((folder / "facts.csv").read_text().splitlines()) == 201
+    (command,) = blocks("bash", PAGE)[0].splitlines()
+    run(folder, command.split()[1:])
+    found = RunFolder.read(folder / "runs" / "mine")
+    assert found.grok.gen_step is not None and found.grok.fit_step is not None
+    final = found.latest("final_id_exact_match")
+    assert final is not None and final >= 0.99
+    assert str(found.grok.gen_step) in (folder / "runs" / "mine" / "report.html").read_text().replace(",", "")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="the extra gym is not installed")
+def test_questions_of_reasoning_gym_are_shown(folder: Path) -> None:
+    (block,) = blocks("sh", PAGE)
+    install, *lines = block.splitlines()
+    assert install == "pip install 'groklab[gym]'" and 'gym = ["reasoning-gym' in (ROOT / "pyproject.toml").read_text()
+    for line in lines:
+        said = run(folder, line.split()[1:])
+        assert line.split()[5] in said and "held out" in said
+
+
 def test_the_first_facts_are_those_of_the_example() -> None:
     shown = next(block for block in blocks("text", PAGE) if block.startswith("head,"))
     example = (ROOT / "recipes" / "own_facts.csv").read_text(encoding="utf-8").splitlines()
@@ -68,7 +99,7 @@ def test_the_first_facts_are_those_of_the_example() -> None:
 
 
 def test_the_sentences_fit_the_rows(folder: Path) -> None:
-    (shown,) = blocks("yaml", PAGE)
+    _, shown = blocks("yaml", PAGE)
     make_base(folder / "base", "gpt2", steps=1)
     recipe = folder / "sentences.yaml"
     recipe.write_text(
