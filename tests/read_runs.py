@@ -41,7 +41,7 @@ CORPORA = {
     "few_shot": "{name: few_shot, inputs: 3, labels: 3, shots: 4, rows: 200, id_rows: 50}",
     "reviews": "{name: reviews, clauses: 1, adjectives: 6, rows: 200, id_rows: 60}",
     "vector_chain": "{name: vector_chain, train_size: 300, test_size: 60}",
-    "rooms_grid": "{name: rooms_grid, names: 8, max_objects: 4, train_rows: 200, test_rows: 30}",
+    "rooms_grid": "{name: rooms_grid, names: 8, max_hops: 2, more_hops: 1, beside: 1, train_rows: 200, test_rows: 30}",
     "dark_room": "{name: dark_room, size: 3, steps: 3, learning_episodes: 8, episodes: 2, histories: 60, "
     "test_histories: 20}",
     "reasoning_gym": "{name: reasoning_gym, path: QUESTIONS, harder_levels: 1}",

@@ -38,7 +38,7 @@ class Li2024Roomspace(Claim):
         Target("lost with more objects", "not there as one number", low=0.1),
     )
     costs: ClassVar = {
-        "cpu": "3 runs of 2,000 steps, 7 minutes on one CPU core",
+        "cpu": "3 runs of 1,500 steps, 6 minutes on one CPU core",
         "paper": "3 runs of 50,000 steps with zones, on a GPU",
     }
 
@@ -46,9 +46,9 @@ class Li2024Roomspace(Claim):
         budget = {
             "smoke": {"corpus.train_rows": "200", "corpus.test_rows": "20", "max_steps": "2", "eval_steps": "2",
                       "global_batch_size": "16", "model.n_layer": "1"},
-            "cpu": {"corpus.questions": "[where]", "model.n_embd": "64", "learning_rate": "2e-3", "max_steps": "2000",
+            "cpu": {"corpus.questions": "[where]", "model.n_embd": "96", "learning_rate": "2e-3", "max_steps": "1500",
                     "eval_steps": "500", "max_eval_samples": "300", "save_steps": "10000"},
-            "paper": {"corpus.zones": "true", "corpus.train_rows": "500000", "model.n_layer": "8",
+            "paper": {"corpus.zones": "true", "corpus.beside": "3", "corpus.train_rows": "500000", "model.n_layer": "8",
                       "model.n_embd": "512", "model.n_head": "8", "model.n_positions": "80", "max_steps": "50000",
                       "eval_steps": "1000", "learning_rate": "3e-4", "warmup_steps": "1000"},
         }[self.budget]  # fmt: skip

@@ -211,12 +211,11 @@ class ReasoningGym(Corpus):
             by_shape: dict[tuple[int, int], list[Item]] = {}
             for item in items:
                 by_shape.setdefault((len(item[0]), len(item[1])), []).append(item)
-            found[split] = [
-                Examples(
-                    *(np.array([[number[t] for t in part] for part in side], np.int32) for side in zip(*some)), kind
+            for some in by_shape.values():
+                prompts, answers = (
+                    np.array([[number[t] for t in part] for part in side], np.int32) for side in zip(*some)
                 )
-                for some in by_shape.values()
-            ]
+                found.setdefault(split, []).append(Examples(prompts, answers, kind))
         return found
 
 

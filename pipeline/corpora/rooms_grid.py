@@ -47,13 +47,14 @@ class RoomsGrid(Corpus):
 
     Splits: `id`, distributed as `train` is; `above_K` and `door_K`, questions of K hops, of which those from above are
     trained up to `max_hops`, and those from the door with two; `objects`, with one or two objects more than are
-    trained; `mixed`, facts as seen from either place, asked from above.
+    trained beside the way; `mixed`, facts as seen from either place, asked from above.
     """
 
     grid: int = param(12, "cells on a side of the room", ge=2, le=99)
     names: int = param(12, "objects that there are", ge=3, le=len(FURNITURE))
-    max_objects: int = param(6, "in a trained scene; there are one more than hops, or more", ge=3, le=8)
-    max_hops: int = param(3, "of trained questions from above; from two on", ge=2)
+    max_hops: int = param(3, "of trained questions from above; from two on", ge=2, le=6)
+    more_hops: int = param(2, "further ones of questions that are held out", ge=0, le=4)
+    beside: int = param(2, "most objects of a trained scene that are not on the way; 0 in the paper", ge=0, le=6)
     zones: bool = param(False, "facts say in which ninth of the room each object is")
     questions: tuple[str, ...] = param(QUESTIONS, f"of {', '.join(QUESTIONS)}")
     ordered: float = param(
@@ -64,7 +65,7 @@ class RoomsGrid(Corpus):
     seed: int = param(0, "of the scenes", ge=0)
 
     tiny_values: ClassVar[Mapping[str, Any]] = {
-        "names": 10, "max_objects": 4, "train_rows": 200, "test_rows": 20,
+        "names": 10, "max_hops": 2, "more_hops": 1, "beside": 1, "train_rows": 200, "test_rows": 20,
     }  # fmt: skip
     separator: ClassVar[str] = " "
     citation: ClassVar[str] = "Li, Hogg & Cohn 2024, arXiv 2405.15064"
@@ -75,18 +76,13 @@ class RoomsGrid(Corpus):
             raise ParameterError("questions", f"there is no question {odd[0]!r}{did_you_mean(odd[0], QUESTIONS)}")
         if not self.questions or len(set(self.questions)) < len(self.questions):
             raise ParameterError("questions", "are none, or one twice")
-        if self.names < self.max_objects + MORE:
-            raise ParameterError(
-                "names", f"{self.names} are too few for {MORE} objects more than {self.max_objects} in a scene"
-            )
-        if self.max_hops >= self.max_objects:
-            raise ParameterError(
-                "max_hops", f"{self.max_hops} need {self.max_hops + 1} objects, and max_objects is {self.max_objects}"
-            )
+        most = self.max_hops + 1 + self.beside + max(self.more_hops, MORE)
+        if self.names < most:
+            raise ParameterError("names", f"{self.names} are too few for scenes of {most} objects; >= {most}")
 
     @property
     def held_out(self) -> tuple[str, ...]:
-        return ("id", *(f"{view}_{k}" for view in VIEWS for k in range(2, self.max_objects)), "objects", "mixed")
+        return ("id", *(f"{view}_{k}" for view in VIEWS for k in self._hops), "objects", "mixed")
 
     def vocabulary(self) -> list[str]:
         return [*ABOVE, *DOOR, *FURNITURE[: self.names], *SIGNS, "middle"]
@@ -96,16 +92,8 @@ class RoomsGrid(Corpus):
 
     def splits(self) -> Mapping[str, Iterable[Examples]]:
         most = {"above": self.max_hops, "door": 2}
-        known, more = (
-            range(3, self.max_objects + 1),
-            range(self.max_objects + 1, self.max_objects + MORE + 1),
-        )
         found: dict[str, list[Examples]] = {split: [] for split in ("train", *self.held_out)}
-        cells = {
-            (view, hops): [(question, n) for n in known if n > hops for question in self.questions]
-            for view in VIEWS
-            for hops in range(2, self.max_objects)
-        }
+        cells = {(view, hops): self._shapes(hops, 0) for view in VIEWS for hops in self._hops}
         trained = max(1, self.train_rows // sum(len(cells[view, k]) for view, k in cells if k <= most[view]))
         for (view, hops), shapes in cells.items():
             is_trained = hops <= most[view]
@@ -116,12 +104,21 @@ class RoomsGrid(Corpus):
                 if is_trained:
                     found["id"] += self._blocks(rows[:tested], question, n, hops)
                     found["train"] += self._blocks(rows[tested:], question, n, hops)
-        for split, view, sizes in (("objects", "above", more), ("mixed", "mixed", known)):
-            kinds = [(q, n, k) for n in sizes for q in self.questions for k in range(2, min(self.max_hops, n - 1) + 1)]
-            for question, n, hops in kinds:
+        for split, view, more in (("objects", "above", MORE), ("mixed", "mixed", 0)):
+            kinds = [(hops, *shape) for hops in range(2, self.max_hops + 1) for shape in self._shapes(hops, more)]
+            for hops, question, n in kinds:
                 rows = self._rows(question, view, n, hops, max(1, self.test_rows // len(kinds)))
                 found[split] += self._blocks(rows, question, n, hops)
         return found
+
+    @property
+    def _hops(self) -> range:
+        return range(2, self.max_hops + self.more_hops + 1)
+
+    def _shapes(self, hops: int, more: int) -> list[tuple[str, int]]:
+        """Questions and numbers of objects: as in training, or with up to so many more than there."""
+        least = hops + 1 + (self.beside + 1 if more else 0)
+        return [(question, n) for n in range(least, hops + 2 + self.beside + more) for question in self.questions]
 
     def _blocks(self, rows: Ids, question: str, n: int, hops: int) -> list[Examples]:
         """The rows of one shape of prompts as examples, by how long their answers are."""

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ CASES: dict[str, tuple[str, dict[str, Any], float | None, float | None]] = {
     "responses": ("responses", {}, None, None),
     "rooms_grid": ("rooms_grid", {}, None, None),
     "dark_room": ("dark_room", {}, None, None),
+    **({"reasoning_gym": ("reasoning_gym", {}, None, None)} if find_spec("reasoning_gym") else {}),
     "k_hop": ("k_hop", {"most_hops": 40}, None, None),
 }
 

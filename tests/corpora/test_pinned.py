@@ -28,7 +28,7 @@ BACKCOPY = {"vocabulary_size": 12, "triggers": 2, "length": 8, "train_rows": 200
 VECTORS = {"modulus": None, "fault": "conditional", "train_size": 500, "test_size": 50}
 LANGUAGES = {"symbols": 6, "longest": 8, "length": 24, "languages": 20, "train_rows": 120, "test_rows": 30}
 OPPOSING = {"vocabulary_size": 8, "length": 5, "rows": 60, "loud": 6, "id_rows": 12}
-ROOMS = {"names": 9, "max_objects": 4, "train_rows": 200, "test_rows": 30}
+ROOMS = {"names": 9, "max_hops": 2, "more_hops": 1, "train_rows": 200, "test_rows": 30}
 DARK = {"size": 5, "steps": 6, "learning_episodes": 20, "episodes": 3, "histories": 60, "test_histories": 12}
 POS_ICL = {"vocabulary_size": 40, "unseen": 6, "train_rows": 400, "eval_rows": 40}
 PINNED: list[tuple[str, dict[str, Any], str]] = [
@@ -57,8 +57,8 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("vector_chain", VECTORS, "94d555204999a461"),
     ("few_shot", {"inputs": 3, "labels": 3, "shots": 4, "rows": 200, "id_rows": 50}, "7c730bdb4c98926b"),
     ("reviews", {"clauses": 1, "adjectives": 6, "rows": 200, "id_rows": 60}, "0d1172ca13aab12b"),
-    ("rooms_grid", ROOMS, "bcb9473a9059af2d"),
-    ("rooms_grid", ROOMS | {"zones": True, "grid": 6}, "7c7d05fc987dfad7"),
+    ("rooms_grid", ROOMS, "98554e2ed4cf2b8a"),
+    ("rooms_grid", ROOMS | {"zones": True, "grid": 6}, "e8398c4a72b41a7f"),
     ("dark_room", DARK, "e3e99bb59dcafc89"),
     ("dark_room", DARK | {"order": "shuffled"}, "611f0c461caaa59b"),
 ]

@@ -20,7 +20,7 @@ COMPASS = {"north": (0, 1), "south": (0, -1), "east": (1, 0), "west": (-1, 0), "
 SEEN = {"behind": "north", "in_front": "south", "right": "east", "left": "west", "same_spot": "same_place",
         "behind_right": "northeast", "behind_left": "northwest", "front_right": "southeast",
         "front_left": "southwest"}  # fmt: skip
-SMALL = {"max_objects": 3, "max_hops": 2, "names": 6}
+SMALL = {"max_hops": 2, "more_hops": 1, "beside": 0, "names": 6}
 
 
 def sign(number: int) -> int:
@@ -89,13 +89,8 @@ def solved(fact: Fact, grid: int) -> set[str]:
 @pytest.mark.parametrize(
     "parameters",
     [
-        {
-            "grid": 3,
-            "max_objects": 4,
-            "train_rows": 36,
-            "test_rows": 12,
-            "questions": ("where",),
-        },  # where a long chain meets the walls
+        # In a small room a long chain meets the walls.
+        {"grid": 3, "train_rows": 36, "test_rows": 12, "questions": ("where",)},
         {"grid": 5, "zones": True, "train_rows": 48, "test_rows": 16, "seed": 1},
     ],
 )
@@ -116,15 +111,13 @@ def test_answers_are_those_of_all_arrangements(parameters: dict[str, int | float
 
 
 def test_zones_leave_sets_that_directions_do_not() -> None:
-    corpus = RoomsGrid(
-        **{**SMALL, "max_objects": 4, "grid": 6, "zones": True, "train_rows": 400, "questions": ("where",)}
-    )
+    corpus = RoomsGrid(**{**SMALL, "beside": 1, "grid": 6, "zones": True, "train_rows": 400, "questions": ("where",)})
     sizes = {len(fact.answer) - 1 for fact in facts(build(corpus), "train")}
     assert {1, 2, 3} <= sizes
 
 
 def test_splits_are_what_their_names_say() -> None:
-    corpus = RoomsGrid(train_rows=2000, test_rows=60)
+    corpus = RoomsGrid(beside=1, train_rows=2000, test_rows=60)
     stored = build(corpus)
     trained_scenes, answers = set(), Counter[str]()
     for split in stored.sizes:
@@ -137,10 +130,10 @@ def test_splits_are_what_their_names_say() -> None:
             views = {"door" if word in SEEN else "above" for _, word, _ in told}
             kind, _, number = split.partition("_")
             if split == "mixed":
-                assert view == "above" and hops <= 3 and len(names) <= 6
+                assert view == "above" and hops <= 3 and len(names) - hops in (1, 2)
             else:
                 assert views == {view}
-                assert len(names) in ((7, 8) if split == "objects" else (3, 4, 5, 6))
+                assert len(names) - hops in ((3, 4) if split == "objects" else (1, 2))
             if kind in ("above", "door"):
                 assert view == kind and hops == int(number)
             elif split == "objects":
@@ -151,8 +144,8 @@ def test_splits_are_what_their_names_say() -> None:
                 trained_scenes.add((view, hops, len(names), asked[0]))
             if asked[0] == "could":
                 answers[fact.answer[0]] += 1
-    # Scenes of 3 to 6 objects for 2 hops from above, and from the door, of 4 to 6 for 3 hops; two questions each.
-    assert len(trained_scenes) == 2 * (4 + 4 + 3)
+    # Scenes of 3 and 4 objects for 2 hops from above, and from the door, of 4 and 5 for 3 hops; two questions each.
+    assert len(trained_scenes) == 2 * (2 + 2 + 2)
     assert 0.5 < answers["yes"] / answers.total() < 0.6  # where all nine fit, there is no other question
     assert any(len({word in SEEN for _, word, _ in read(fact)[0]}) == 2 for fact in facts(stored, "mixed"))
 
@@ -160,9 +153,9 @@ def test_splits_are_what_their_names_say() -> None:
 @pytest.mark.parametrize(
     ("parameters", "key"),
     [
-        ({"max_objects": 3}, "max_hops"),
         ({"names": 7}, "names"),
-        ({"max_hops": 6}, "max_hops"),
+        ({"max_hops": 1}, "max_hops"),
+        ({"max_hops": 6, "more_hops": 4}, "names"),
         ({"questions": ("wher",)}, "questions"),
         ({"questions": ("where", "where")}, "questions"),
         ({"names": 21}, "names"),
