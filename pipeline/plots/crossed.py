@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
@@ -119,13 +119,14 @@ def _cell(name: str, runs: Sequence[CrossedRun]) -> Cell:
 def _heat(axes: Axes, grid: Sequence[Sequence[Cell]], norm: LogNorm, worded: bool) -> None:
     """Cells in the colours of their steps; grey where it was not reached."""
     values = np.array([[np.nan if cell.value is None else cell.value for cell in line] for line in grid])
-    colours = colormaps["viridis"].resampled(SHADES).with_extremes(bad=MISSING)
+    # One hue, which a page in the dark turns around, without the palest, which would look like what was not reached.
+    colours = ListedColormap(colormaps["Blues_r"](np.linspace(0, 0.8, SHADES))).with_extremes(bad=MISSING)
     axes.pcolormesh(np.ma.masked_invalid(values), cmap=colours, norm=norm, edgecolors="white", linewidth=0.5)
     axes.grid(False)
     axes.spines[:].set_visible(False)
     for y, line in enumerate(grid):
         for x, cell in enumerate(line):
-            is_dark = cell.value is not None and float(norm(cell.value)) < 0.6
+            is_dark = cell.value is not None and float(norm(cell.value)) < 0.5
             look: Any = {"ha": "center", "va": "center", "linespacing": 1.0, "fontsize": SIZE - 1}
             if worded:
                 axes.text(x + 0.5, y + 0.5, cell.words, color="white" if is_dark else "#222222", **look)

@@ -55,7 +55,7 @@ def of_losses(losses: Mapping[str, Series], keys: Sequence[int]) -> str:
     restricted, held_out, excluded = (losses[name] for name in ("restricted", "held-out", "excluded"))
     fell = {name: _halved(losses[name]) for name in ("restricted", "held-out")}
     last = restricted.steps[-1]
-    words = f"At step {last:,} {_count(keys)} alone reach a loss of {amount(restricted.values[-1])}, all of the model "
+    words = f"At step {last:,}, {_count(keys)} alone reach a loss of {amount(restricted.values[-1])}, all of the model "
     words += f"{amount(held_out.values[-1])} on held-out pairs, and everything else {amount(excluded.values[-1])}."
     first, second = fell["restricted"], fell["held-out"]
     if first is not None and second is not None:

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.plots.axes import SIZE, StepScale, axes_size, quantity_axis
+from pipeline.plots.axes import SIZE, StepScale, axes_size, quantity_axis, text_width
 from pipeline.plots.base import Drawing
 from pipeline.plots.findings import of_losses
 from pipeline.plots.style import (
@@ -133,19 +134,30 @@ def spectrum(table: pa.Table, keys: Sequence[int]) -> Figure:
         chosen = table.filter(pc.field("measure") == measure)
         frequencies, values = chosen["frequency"].to_pylist(), chosen["value"].to_pylist()
         axes.bar(frequencies, values, width=0.7, color=[HUES[0] if k in keys else "#bbbbbb" for k in frequencies])
-        for k, value in zip(frequencies, values):
-            if k in keys:
-                # Names of neighbours lean away from each other.
-                side = {(True, False): "left", (False, True): "right"}.get((k - 1 in keys, k + 1 in keys), "center")
-                axes.text(k, value, str(k), ha=side, va="bottom", fontsize=SIZE - 1)
         axes.set_axisbelow(True)
         axes.grid(False, axis="x")
         axes.set_title(title, loc="left", fontsize=SIZE)
         axes.set_xlim(0, len(frequencies) + 1)
-        axes.margins(y=0.22)
+        axes.set_ylim(0, 1.3 * max([*values, 1e-9]))
+        _name_bars(axes, {k: value for k, value in zip(frequencies, values) if k in keys})
         axes.tick_params(labelbottom=axes is rows[-1])
     rows[-1].set_xlabel("frequency k")
     return figure
+
+
+def _name_bars(axes: Axes, tops: Mapping[int, float]) -> None:
+    """Write the frequency over each bar, above the names of its neighbours where they would touch."""
+    width, height = axes_size(axes)
+    across, up = width / axes.get_xlim()[1], height / axes.get_ylim()[1]
+    line, placed = 1.15 * (SIZE - 1) / 72, list[tuple[float, float, float]]()
+    for k, value in sorted(tops.items(), key=lambda each: each[1]):
+        half, y = text_width(str(k), SIZE - 1) / 2 + 0.01, value * up + 0.02
+        left, right = k * across - half, k * across + half
+        for other_left, other_right, other_y in sorted(placed, key=lambda each: each[2]):
+            if left < other_right and other_left < right and other_y - line < y < other_y + line:
+                y = other_y + line
+        placed.append((left, right, y))
+        axes.text(k, y / up, str(k), ha="center", va="bottom", fontsize=SIZE - 1)
 
 
 @rc_context(STYLE)

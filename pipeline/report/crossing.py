@@ -54,7 +54,7 @@ class Crossed:
         seeds = " Means over seeds; `2 of 3` counts the runs that came so far." if self._has_seeds else ""
         return (
             f"Steps to fit, to generalize and to grok over {code(self.keys[0])} and {code(self.keys[1])}; "
-            f"violet is early, yellow late, grey was not reached.{seeds}"
+            f"what was not reached is grey.{seeds}"
         )
 
     @property

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from pipeline.plots.base import Frames
 
-CELL, GAP, FONT = 28, 16, 11  # in the units of the drawing
+CELL, GAP, FONT, WIDE = 28, 16, 11, 700  # in the units of the drawing: a cell's height, and how wide it is to be
 INCH = 100  # in those of a circuit
 
 
@@ -81,8 +81,10 @@ def _cells(panels: Sequence[str], rows: Sequence[str], columns: Sequence[str], a
     """The panels side by side, rows from bottom to top, in the order of the values."""
     left = 8 + FONT * 0.62 * max(map(len, rows)) + 2 * FONT
     longest = FONT * 0.62 * max(map(len, columns))
-    upright = longest > CELL - 2
-    panel_width = max(CELL * len(columns), FONT * 0.62 * max(map(len, [*panels, axes[1]])))
+    room = ((WIDE - left) / len(panels) - GAP) / len(columns)
+    cell = min(max(room, CELL), 4 * CELL)
+    upright = longest > cell - 2
+    panel_width = max(cell * len(columns), FONT * 0.62 * max(map(len, [*panels, axes[1]])))
     top, bottom = FONT + 8, (longest if upright else FONT) + FONT + 12
     width = left + len(panels) * (panel_width + GAP)
     height = top + CELL * len(rows) + bottom
@@ -97,14 +99,14 @@ def _cells(panels: Sequence[str], rows: Sequence[str], columns: Sequence[str], a
                 parts.append(_svg(row, x - 5, y + CELL / 2 + 4, "end"))
             for c, column in enumerate(columns):
                 at = html.escape(f"{panel} {axes[0]} {row}, {axes[1]} {column}".strip(), quote=True)
-                place = f'x="{x + CELL * c:g}" y="{y:g}" width="{CELL}" height="{CELL}"'
+                place = f'x="{x + cell * c:g}" y="{y:g}" width="{cell:g}" height="{CELL}"'
                 parts.append(f'<rect {place} data-at="{at}"><title></title></rect>')
         for c, column in enumerate(columns):
-            middle, below = x + CELL * (c + 0.5), top + CELL * len(rows) + FONT + 2
+            middle, below = x + cell * (c + 0.5), top + CELL * len(rows) + FONT + 2
             parts.append(
                 _svg(column, middle, below - FONT + 4, "end", -90) if upright else _svg(column, middle, below, "middle")
             )
-    size = f'viewBox="0 0 {width:g} {height:g}" width="{min(1.8 * width, max(700, width)):g}"'
+    size = f'viewBox="0 0 {width:g} {height:g}" style="max-width:{width:g}px;min-width:min(28rem,{width:g}px)"'
     return f'<div class="wide"><svg {size} font-size="{FONT}" fill="currentColor">{"".join(parts)}</svg></div>'
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -102,3 +103,15 @@ def test_the_mlp_beside_many_heads_keeps_its_name() -> None:
         gaps = np.diff(places)
         assert len({*gaps[:-1].tolist()}) <= 1 and (len(gaps) < 2 or gaps[-1] >= gaps[0])
     assert _ticks(labels[:-1], 1.0, False)[0][-1] < 12
+
+
+@pytest.mark.parametrize(("panels", "columns"), [(1, 1), (2, 3), (1, 13), (4, 20)])
+def test_what_moves_is_as_wide_as_the_page_where_it_has_columns_for_that(panels: int, columns: int) -> None:
+    names = [str(i) for i in range(columns)]
+    page = moving.as_html(np.zeros((2, panels, 1, columns)), [0, 1], ["p"] * panels, ["0"], names, ("a", "b"), False)
+    (width,) = map(float, re.findall(r'viewBox="0 0 ([\d.]+) ', page))
+    cells = [(float(x), float(wide)) for x, wide in re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', page)]
+    assert len(cells) == panels * columns and all(x + wide <= width + 0.1 for x, wide in cells)
+    ordered = sorted(cells)
+    assert all(x + wide <= other + 0.1 for (x, wide), (other, _) in pairwise(ordered))
+    assert (650 <= width <= 701) == ((panels, columns) in ((2, 3), (1, 13)))

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.plots.base import Frames
 from pipeline.report.__main__ import main
-from pipeline.report.page import Answers, as_html
+from pipeline.report.page import Answers, MovingGraph, as_html
 from tests.report.test_comparison import a_run
 from tests.report.test_findings import MATCHES, STEPS
 from tests.written_runs import write_run
@@ -79,9 +80,23 @@ def test_a_comparison_is_whole_at_900_pixels(width: int, tmp_path: Path) -> None
     assert 'data-wider="0"' in seen and 'data-cut="0"' in seen and 'data-touching=""' in seen
 
 
+def test_a_circuit_shows_the_edges_of_its_step(tmp_path: Path) -> None:
+    nodes = [("logits", 1.0, 0.2), ("m0", 1.0, 0.8), ("input", 1.0, 1.4)]
+    edges = [("input", "m0", 0.0), ("m0", "logits", 0.0), ("input", "logits", 0.0)]
+    frames = Frames((2.0, 1.6), nodes, edges, [0, 8], [[1.0, 0.0, 0.5], [-1.0, 0.25, 0.0]])
+    page = tmp_path / "page.html"
+    page.write_text(as_html("t", [MovingGraph(frames)], {}).replace("</main>", "</main>" + MEASURE), encoding="utf-8")
+    seen = shown(page, 900)
+    shapes = re.findall(r"<path [^>]*style=\"([^\"]*)\"[^>]*><title>([^<]*)</title>", seen)
+    assert [title for _, title in shapes] == ["input to m0: -1", "m0 to logits: 0.25", "input to logits: 0"]
+    assert ["hidden" in style for style, _ in shapes] == [False, False, True]
+    assert "rgb(0, 114, 178)" in shapes[0][0] and "rgb(213, 94, 0)" in shapes[1][0] and 'data-touching=""' in seen
+
+
 def test_answers_are_filled_in(tmp_path: Path) -> None:
     answers = Answers([0, 10], [("1 2 =", "trained", "3")], [[("<b>", 0.25, False)], [("3", 0.75, True)]])
     page = tmp_path / "page.html"
-    page.write_text(as_html("t", [answers], {}), encoding="utf-8")
-    seen = shown(page, 900)
+    page.write_text(as_html("t", [answers], {}).replace("</main>", "</main>" + MEASURE), encoding="utf-8")
+    seen = shown(page, 500)
+    assert 'data-wider="0"' in seen and 'data-cut="0"' in seen
     assert "step 10" in seen and "\u2713 3</td>" in seen and "<span>0.750</span>" in seen

@@ -107,7 +107,7 @@ def test_losses_and_edges_are_told() -> None:
 
     losses = {"restricted": series(4, 3, 1, 0.5), "held-out": series(4, 5, 3, 1), "excluded": series(4, 4, 5, 6)}
     found = of_losses(losses, [3, 5])
-    assert found.startswith("At step 30 2 key frequencies alone reach a loss of 0.500, all of the model 1 on")
+    assert found.startswith("At step 30, 2 key frequencies alone reach a loss of 0.500, all of the model 1 on")
     assert found.endswith("by step 20, before the held-out loss (step 30).")
     edges = [("a", "b", 1.0), ("b", "c", -6.0), ("a", "c", 2.0), ("c", "d", 0.5)]
     assert of_edges(edges) == (
