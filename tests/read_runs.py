@@ -34,6 +34,7 @@ CORPORA = {
     "bigram_backcopy": "{name: bigram_backcopy, vocabulary_size: 12, triggers: 2, length: 8, train_rows: 200, "
     "id_rows: 50}",
     "opposing_pairs": "{name: opposing_pairs, vocabulary_size: 8, length: 5, rows: 60, loud: 6, id_rows: 12}",
+    "toy_programs": "{name: toy_programs, variables: 2, most_lines: 3, train_rows: 200, id_rows: 50}",
     "responses": "{name: responses}",
     "word_removal": "{name: word_removal, tasks: [remove, write], nouns: 8, unseen: 6, unwanted: 3, most_nouns: 2, "
     "longest: 3, most_removed: 2, rows: 40, test_rows: 10}",
@@ -55,6 +56,7 @@ WITHOUT_END = (
     "bigram_backcopy",
     "in_context_languages",
     "opposing_pairs",
+    "toy_programs",
     "pos_icl",
     "concept_grid",
     "ordinals",

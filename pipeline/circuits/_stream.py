@@ -10,6 +10,9 @@ from torch import Tensor
 from pipeline.utils.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from pipeline.circuits.base import Pairs
     from pipeline.circuits.hooks import Hooks
 
 ROWS = 4
@@ -27,6 +30,18 @@ def check_output(hooks: Hooks, tokens: Tensor) -> None:
     logits, found = hooks.read(tokens[:ROWS], [end])
     with torch.no_grad():
         _check_equal(hooks, hooks.head(hooks.final_norm(found[end])), logits, "logits")
+
+
+def check_model_output(model: PreTrainedModel, pairs: Pairs) -> None:
+    """The same of a model before it is trained, on the first of the prompts; no random number is drawn for it."""
+    from pipeline.circuits.hooks import Hooks
+
+    was_training = model.training
+    model.eval()
+    try:
+        check_output(Hooks(model), torch.from_numpy(pairs.clean[:ROWS]).long().to(model.device))
+    finally:
+        model.train(was_training)
 
 
 def check_edges(hooks: Hooks, tokens: Tensor) -> None:

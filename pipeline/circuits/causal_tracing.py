@@ -22,6 +22,7 @@ from pipeline.utils.errors import MismatchError, ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from transformers import PreTrainedModel
 
     from pipeline.circuits._batch import Batch
     from pipeline.circuits.hooks import Hooks
@@ -62,6 +63,12 @@ class CausalTracing(Analysis):
             with contextlib.suppress(ParameterError):
                 return source.pairs(split, self.pairs, self.seed, True, self.corruption)
         return source.pairs(last, self.pairs, self.seed, True, self.corruption)
+
+    def check(self, model: PreTrainedModel, pairs: Pairs) -> None:
+        from pipeline.circuits._stream import check_model_output
+
+        super().check(model, pairs)
+        check_model_output(model, pairs)
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         where = pairs.where

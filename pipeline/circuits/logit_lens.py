@@ -18,6 +18,7 @@ from pipeline.plots.base import Drawing
 if TYPE_CHECKING:
     import pyarrow as pa
     from torch import Tensor
+    from transformers import PreTrainedModel
 
     from pipeline.circuits.hooks import Hooks
     from pipeline.plots.style import Mark
@@ -39,6 +40,12 @@ class LogitLens(OverSplits):
     def choose(self, source: Source) -> Pairs:
         parts = {split: source.pairs(split, self.pairs, self.seed) for split in self.splits}
         return joined(parts) if len(parts) > 1 else parts[self.split]
+
+    def check(self, model: PreTrainedModel, pairs: Pairs) -> None:
+        from pipeline.circuits._stream import check_model_output
+
+        super().check(model, pairs)
+        check_model_output(model, pairs)
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         if SPLIT not in pairs.metadata:

@@ -27,6 +27,7 @@ INDUCTION = {"vocabulary_size": 12, "length": 11, "shortest": 2, "longest": 5, "
 BACKCOPY = {"vocabulary_size": 12, "triggers": 2, "length": 8, "train_rows": 200, "id_rows": 50}
 VECTORS = {"modulus": None, "fault": "conditional", "train_size": 500, "test_size": 50}
 LANGUAGES = {"symbols": 6, "longest": 8, "length": 24, "languages": 20, "train_rows": 120, "test_rows": 30}
+PROGRAMS = {"variables": 2, "most_lines": 3, "train_rows": 200, "id_rows": 50}
 OPPOSING = {"vocabulary_size": 8, "length": 5, "rows": 60, "loud": 6, "id_rows": 12}
 ROOMS = {"names": 9, "max_hops": 2, "more_hops": 1, "train_rows": 200, "test_rows": 30}
 DARK = {"size": 5, "steps": 6, "learning_episodes": 20, "episodes": 3, "histories": 60, "test_histories": 12}
@@ -43,6 +44,7 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("concept_grid", {"underspecified": 0.3}, "5528d154388025f6"),
     ("induction", INDUCTION, "154c5190068efa63"),
     ("in_context_languages", LANGUAGES, "794216043aafcf1a"),
+    ("toy_programs", PROGRAMS, "abe639652e151d12"),
     ("opposing_pairs", OPPOSING, "2bdc3e625f5d0e93"),
     ("bigram_backcopy", BACKCOPY, "1f99b49a754189b3"),
     ("group", {"group": "Z23", "operation": "x^2+xy+y^2", "label_noise": 0.1}, "8b27ac759ea05d26"),

@@ -102,7 +102,14 @@ def test_an_engine_trains_saves_resumes_and_its_weights_load(engine: str, alone:
     torch.testing.assert_close(model(tokens).logits, other(tokens).logits, rtol=1e-3, atol=1e-3)
 
 
-VARIANTS = ["gpt2_kv_shift", "pythia_kv_shift", "gpt2_bilinear", "gpt2_relu_attention", "memory_mosaics"]
+VARIANTS = [
+    "gpt2_kv_shift",
+    "pythia_kv_shift",
+    "gpt2_bilinear",
+    "gpt2_relu_attention",
+    "memory_mosaics",
+    "gpt2_future_tokens",
+]
 
 
 @pytest.mark.slow
