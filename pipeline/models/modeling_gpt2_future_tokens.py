@@ -58,8 +58,8 @@ class DecoderBlock(nn.Module):
         self.drop = nn.Dropout(config.resid_pdrop)
 
     def forward(self, ahead_SND: Tensor, pseudo_SPD: Tensor) -> Tensor:
-        qkv = self.qkv(self.ln_1(ahead_SND)).chunk(3, -1)
-        ahead_SND = ahead_SND + self.drop(self.proj(self.attend(*qkv, is_causal=True)))
+        query, key, value = self.qkv(self.ln_1(ahead_SND)).chunk(3, -1)
+        ahead_SND = ahead_SND + self.drop(self.proj(self.attend(query, key, value, is_causal=True)))
         key, value = self.key_value(pseudo_SPD).chunk(2, -1)
         found = self.attend(self.query(self.ln_2(ahead_SND)), key, value, is_causal=False)
         ahead_SND = ahead_SND + self.drop(self.cross_proj(found))
