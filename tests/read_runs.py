@@ -30,6 +30,9 @@ CORPORA = {
     "languages: 20, ood_languages: 10, train_rows: 120, test_rows: 30}",
     "pos_icl": "{name: pos_icl, vocabulary_size: 40, unseen: 6, train_rows: 400, eval_rows: 40}",
     "concept_grid": "{name: concept_grid}",
+    "question_formation": "{name: question_formation, lexicon: 3, train_rows: 300, id_rows: 40, gen_rows: 40}",
+    "tense_reinflection": "{name: tense_reinflection, lexicon: 3, train_rows: 300, id_rows: 40, gen_rows: 40}",
+    "dyck": "{name: dyck, types: 3, depth: 4, longest: 20, train_rows: 200, id_rows: 30, gen_rows: 30}",
     "ordinals": "{name: ordinals, sets: [days, ordinals], labels: 2, rows: 300, held_out_rows: 40}",
     "bigram_backcopy": "{name: bigram_backcopy, vocabulary_size: 12, triggers: 2, length: 8, train_rows: 200, "
     "id_rows: 50}",

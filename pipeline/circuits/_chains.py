@@ -1,13 +1,14 @@
-"""Prompts of corpora that are more than pairs: chains of steps, and all sentences of a language."""
+"""Prompts of corpora that are more than pairs: chains of steps, sentences of a language, and those with parts."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 
 from pipeline.circuits.base import Pairs
-from pipeline.corpora.base import Examples, Ids, Stepwise
+from pipeline.corpora.base import Examples, Ids, Parsed, Stepwise
 from pipeline.corpora.store import StoredCorpus
 from pipeline.utils.draws import Draws
 
@@ -62,3 +63,25 @@ def sentence_pairs(stored: StoredCorpus, sentences: Sequence[Ids]) -> Pairs:
         lengths=np.repeat([block.shape[1] for block in sentences], [len(block) for block in sentences]),
         metadata={"split": [split.get(tuple(row), "neither") for block in sentences for row in block.tolist()]},
     )  # fmt: skip
+
+
+def parsed_pairs(stored: StoredCorpus, split: str, most: int, seed: int) -> Pairs | None:
+    """At most so many sentences of a split, as `Source.trees` says; None where the corpus has no parts.
+
+    Each stands beside one with another first token.
+    """
+    corpus: object = stored.corpus
+    if not isinstance(corpus, Parsed):
+        return None
+    blocks = list(stored.blocks(split))
+    kept = np.sort(Draws(seed, "trees").permutation(sum(map(len, blocks)))[:most])
+    bounds = np.cumsum([0, *map(len, blocks)])
+    chosen = [block.take(kept[(kept >= low) & (kept < low + len(block))] - low) for block, low in zip(blocks, bounds)]
+    found = [corpus.trees(block) for block in chosen if len(block)]
+    width = max(sentences.shape[1] for sentences, _ in found)
+    rows = np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1])), "edge") for part, _ in found])
+    other = rows.copy()
+    other[:, 0] = rows[:, 1]
+    lengths = np.concatenate([np.full(len(part), part.shape[1]) for part, _ in found])
+    spans = [json.dumps(parts) for _, every in found for parts in every]
+    return Pairs(rows, other, rows[:, :1], rows[:, :1], lengths=lengths, metadata={"spans": spans})

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.circuits._chains import sentence_pairs, stepwise_pairs
+from pipeline.circuits._chains import parsed_pairs, sentence_pairs, stepwise_pairs
 from pipeline.circuits._classes import some_prompts, two_classes
 from pipeline.circuits._counterfactuals import Neighbours
 from pipeline.circuits.base import Corruption, Pairs, Source
@@ -144,6 +144,9 @@ class CorpusPairs(Source):
         find = getattr(self.stored.corpus, "sentences", None)
         return super().language() if find is None else sentence_pairs(self.stored, find())
 
+    def trees(self, split: str, most: int, seed: int) -> Pairs:
+        return parsed_pairs(self.stored, split, most, seed) or super().trees(split, most, seed)
+
     def chains(self, split: str, most: int, seed: int, completions: int) -> Pairs:
         corpus = self.stored.corpus
         if not isinstance(corpus, Stepwise):
@@ -217,6 +220,9 @@ class Renamed(Source):
 
     def language(self) -> Pairs:
         return self.source.language().renamed(self.ids)
+
+    def trees(self, split: str, most: int, seed: int) -> Pairs:
+        return self.source.trees(split, most, seed).renamed(self.ids)
 
     def chains(self, split: str, most: int, seed: int, completions: int) -> Pairs:
         return self.source.chains(split, most, seed, completions).renamed(self.ids)

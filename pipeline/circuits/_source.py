@@ -179,6 +179,14 @@ class Source(abc.ABC):
         """
         raise ParameterError("corpus", "is no language with sentences that are all known; the corpus grammar is")
 
+    def trees(self, split: str, most: int, seed: int) -> Pairs:
+        """At most so many sentences, with their first token and the metadata `spans`: the parts of each, as JSON.
+
+        Raises:
+            ParameterError: when there are none.
+        """
+        raise ParameterError("corpus", "has no sentences with parts; question_formation, for one, has")
+
     def chains(self, split: str, most: int, seed: int, completions: int) -> Pairs:
         """Chains of steps, T + 1 times each: as prompts with 0 to T steps, which all chains have in the same order.
 

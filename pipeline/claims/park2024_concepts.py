@@ -18,6 +18,7 @@ ARMS = {WEAK: (1, 0), EVEN: (4, 0), STRONG: (8, 0), UNSAID: (4, 0.5)}
 INTERVENTIONS = ("over_prompting", "arithmetic", "steering")
 LEVEL = 0.8  # of the paper
 BEGUN = 0.6  # that a concept is learned at all shows here
+STEADY = 5  # measurements in a row: untrained models draw the right thing by chance now and then
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,9 @@ class Park2024Concepts(Claim):
 
     def measure(self, run: RunFolder) -> Mapping[str, float | None]:
         series = run.series
-        naive = first_step(series["concept_11_naive"], LEVEL)
+        naive = _steadily(series["concept_11_naive"])
         elicited = _elicited(series)
-        sooner = first_step(elicited, LEVEL)
+        sooner = _steadily(elicited)
         never = dict(zip(*series["concept_11_naive"]))
         half = run.last_step / 2
         return {
@@ -94,6 +95,13 @@ class Park2024Concepts(Claim):
         words = "How far a concept is learned by the strength of its signal, and how often what was never trained is "
         words += "drawn, when it is asked for and by the best of three interventions; over steps, mean over seeds."
         return Drawing(over_arms(curves), words, words)
+
+
+def _steadily(series: Series) -> float | None:
+    """The first step from which on a series is at the level for a while."""
+    is_there = [value >= LEVEL for value in series.values]
+    spans = (is_there[first : first + STEADY] for first in range(len(is_there) - STEADY + 1))
+    return next((float(step) for step, span in zip(series.steps, spans) if all(span)), None)
 
 
 def _elicited(series: Mapping[str, Series]) -> Series:

@@ -31,6 +31,8 @@ PROGRAMS = {"variables": 2, "most_lines": 3, "train_rows": 200, "id_rows": 50}
 OPPOSING = {"vocabulary_size": 8, "length": 5, "rows": 60, "loud": 6, "id_rows": 12}
 ROOMS = {"names": 9, "max_hops": 2, "more_hops": 1, "train_rows": 200, "test_rows": 30}
 DARK = {"size": 5, "steps": 6, "learning_episodes": 20, "episodes": 3, "histories": 60, "test_histories": 12}
+CLAUSES = {"lexicon": 3, "longest": 9, "train_rows": 300, "id_rows": 40, "gen_rows": 40}
+DYCK = {"types": 3, "depth": 4, "longest": 20, "train_rows": 200, "id_rows": 30, "gen_rows": 30}
 POS_ICL = {"vocabulary_size": 40, "unseen": 6, "train_rows": 400, "eval_rows": 40}
 PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("composition", COMPOSITION, "a1bca7811ac42d05"),
@@ -42,6 +44,10 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("complex_in_context", COMPARISON | {"train_fraction": 0.1, "chain": True}, "20cd7942f1b8c4ba"),
     ("pos_icl", POS_ICL, "77bc43fba1e16250"),
     ("concept_grid", {"underspecified": 0.3}, "5528d154388025f6"),
+    ("question_formation", CLAUSES, "3a6925c0a0243842"),
+    ("tense_reinflection", CLAUSES, "d8560ad390fc9197"),
+    ("dyck", DYCK, "12ecf2839cfb434f"),
+    ("dyck", DYCK | {"unseen": "part"}, "4c5755f97fa087d8"),
     ("induction", INDUCTION, "154c5190068efa63"),
     ("in_context_languages", LANGUAGES, "794216043aafcf1a"),
     ("toy_programs", PROGRAMS, "abe639652e151d12"),
