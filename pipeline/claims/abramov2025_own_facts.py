@@ -29,7 +29,7 @@ class Abramov2025OwnFacts(Claim):
         Target(f"ood_atomic @ {RAISED}", "not there: the facts themselves are known", low=0.97),
     )
     costs: ClassVar = {
-        "cpu": "6 runs of 800 steps, 6 minutes on one CPU core",
+        "cpu": "6 runs of 3,000 steps, 5 minutes on one CPU core",
         "paper": "6 runs of 100,000 steps of a model of the paper's size, on GPUs",
     }
 
@@ -37,7 +37,7 @@ class Abramov2025OwnFacts(Claim):
         large = {"model.n_layer": "8", "model.n_embd": "768", "model.n_head": "12", "learning_rate": "1e-4"}
         budget = {
             "smoke": {"max_steps": "4", "eval_steps": "2", "global_batch_size": "32", "model.n_layer": "1"},
-            "cpu": {"max_steps": "800", "eval_steps": "100"},
+            "cpu": {"max_steps": "3000", "eval_steps": "100"},
             "paper": {**large, "max_steps": "100000", "eval_steps": "1000", "warmup_steps": "2000"},
         }[self.budget]
         shared = {"stop_when": "never", "checkpoints.every": "[]", "checkpoints.powers_of_two": "false", **budget}
