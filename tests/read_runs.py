@@ -42,6 +42,7 @@ CORPORA = {
     "word_removal": "{name: word_removal, tasks: [remove, write], nouns: 8, unseen: 6, unwanted: 3, most_nouns: 2, "
     "longest: 3, most_removed: 2, rows: 40, test_rows: 10}",
     "grammar": "{name: grammar, things: 3, colours: 2, prepositions: 1, train_size: 60, test_size: 20}",
+    "behaviours": "{name: behaviours, held_out_rows: 20, rows: 400}",
     "few_shot": "{name: few_shot, inputs: 3, labels: 3, shots: 4, rows: 200, id_rows: 50}",
     "reviews": "{name: reviews, clauses: 1, adjectives: 6, rows: 200, id_rows: 60}",
     "vector_chain": "{name: vector_chain, train_size: 300, test_size: 60}",
@@ -69,6 +70,7 @@ WITHOUT_END = (
     "vector_chain",
     "reviews",
     "few_shot",
+    "behaviours",
     "grammar",
     "word_removal",
     "rooms_grid",

@@ -16,7 +16,7 @@ from pipeline.circuits._classes import some_prompts, two_classes
 from pipeline.circuits._counterfactuals import Neighbours
 from pipeline.circuits.base import Corruption, Pairs, Source
 from pipeline.config.recipe import Recipe
-from pipeline.corpora.base import PAD, Examples, Ids, KnownLaw, Stepwise
+from pipeline.corpora.base import PAD, Contrasted, Examples, Ids, KnownLaw, Stepwise
 from pipeline.corpora.store import StoredCorpus
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.layout import TOKENIZER
@@ -54,6 +54,9 @@ class CorpusPairs(Source):
         width = examples.prompts.shape[1]
         if every_position:
             found = self._everywhere(examples, draws, most, corruption)
+        elif isinstance(self.stored.corpus, Contrasted):
+            chosen = examples.take(slice(most))
+            found = [(chosen, self.stored.corpus.contrast(chosen, draws))]
         else:
             chosen = self._corruptible(examples, None, most)
             found = [(chosen, self._neighbours.corrupt(chosen, draws, None))] if len(chosen) else []

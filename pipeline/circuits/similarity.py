@@ -29,7 +29,8 @@ class Similarity(Overview):
     A circuit is the share `top` of all edges with the highest |score|, and the nodes at their ends. `edges` and `nodes`
     are |A and B| / |A or B|; `weighted` is the sum of min(|s|, |s'|) over that of max(|s|, |s'|), of all edges, each
     step's scores divided by their sum. `change` is the running mean c <- alpha (1 - edges) + (1 - alpha) c, from 0, of
-    the steps before.
+    the steps before. `edits` are the edges added and removed, `drift` the sum of |s - s'| over
+    all edges, of the scores as they are.
     """
 
     top: float = param(0.05, "share of all edges that makes a circuit", gt=0, le=1)
@@ -90,12 +91,15 @@ class Circuit:
 
 
 def alike(one: Circuit, other: Circuit) -> dict[str, float]:
-    """`edges`, `nodes` and `weighted` of two circuits, of models of the same shape or of others."""
+    """How alike two circuits are, of models of the same shape or of others; see `Similarity`."""
     every = sorted(one.scores.keys() | other.scores.keys())
-    sizes = np.abs([[circuit.scores.get(edge, 0.0) for edge in every] for circuit in (one, other)])
+    scores = np.array([[circuit.scores.get(edge, 0.0) for edge in every] for circuit in (one, other)])
+    sizes = np.abs(scores)
     sizes = sizes / np.maximum(sizes.sum(axis=1, keepdims=True), 1e-300)
     return {
         "edges": len(one.edges & other.edges) / len(one.edges | other.edges),
         "nodes": len(one.nodes & other.nodes) / len(one.nodes | other.nodes),
+        "edits": float(len(one.edges ^ other.edges)),
+        "drift": float(np.abs(scores[0] - scores[1]).sum()),
         "weighted": float(sizes.min(axis=0).sum() / max(sizes.max(axis=0).sum(), 1e-300)),
     }

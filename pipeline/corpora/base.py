@@ -132,6 +132,14 @@ class Preferring(Protocol):
 
 
 @runtime_checkable
+class Contrasted(Protocol):
+    """A corpus whose papers say how a prompt is corrupted so that another answer follows."""
+
+    def contrast(self, examples: Examples, draws: Draws) -> Examples:
+        """Give each example's corrupted prompt, as long as its own, with an answer that is not its own."""
+
+
+@runtime_checkable
 class KnownLaw(Protocol):
     """A corpus whose rows are drawn by a law that is known, token after token, and by copying."""
 

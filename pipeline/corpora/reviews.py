@@ -97,6 +97,14 @@ class Reviews(Corpus):
         rows = np.stack(columns, axis=1)
         return np.hstack([rows, place[KINDS[0]] + ~self.praises(rows)[:, None]]).astype(np.int32)
 
+    def contrast(self, examples: Examples, draws: Draws) -> Examples:
+        # Each adjective becomes the one of the other kind that has its number.
+        is_adjective = np.array(self.places(examples.prompts.shape[1])) == "adjective"
+        other = (examples.prompts + self.adjectives) % (2 * self.adjectives)
+        prompts = np.where(is_adjective, other, examples.prompts).astype(np.int32)
+        first = len(self.vocabulary()) - len(KINDS)
+        return Examples(prompts, (2 * first + 1 - examples.answers).astype(np.int32), examples.type)
+
     def praises(self, prompts: Ids) -> Any:
         """Tell which reviews are good, (n,)."""
         places = np.array(self.places(prompts.shape[1]))

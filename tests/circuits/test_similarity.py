@@ -20,8 +20,10 @@ def test_jaccard_similarities_are_those_of_the_definition() -> None:
     one = Circuit({("a", "b"), ("b", "c")}, {"a", "b", "c"}, {("a", "b"): 3.0, ("b", "c"): -1.0})
     other = Circuit({("a", "b"), ("a", "d")}, {"a", "b", "d"}, {("a", "b"): 1.0, ("a", "d"): 1.0})
     # Over their sums: 3/4 and 1/4 against 1/2 and 1/2.
-    assert alike(one, other) == {"edges": 1 / 3, "nodes": 2 / 4, "weighted": 0.5 / (0.75 + 0.25 + 0.5)}
-    assert alike(one, one) == {"edges": 1, "nodes": 1, "weighted": 1}
+    weighted = 0.5 / (0.75 + 0.25 + 0.5)
+    # Scores move by |3 - 1|, |-1 - 0| and |0 - 1|; (b, c) goes and (a, d) comes.
+    assert alike(one, other) == {"edges": 1 / 3, "nodes": 2 / 4, "weighted": weighted, "edits": 2, "drift": 4}
+    assert alike(one, one) == {"edges": 1, "nodes": 1, "weighted": 1, "edits": 0, "drift": 0}
 
 
 def test_steps_are_compared_with_the_one_before_the_last_and_another_run() -> None:

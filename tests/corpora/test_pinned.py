@@ -63,6 +63,7 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("grammar", {"train_size": 200, "test_size": 50}, "0721f440f7d25ded"),
     ("vector_chain", {"train_size": 500, "test_size": 50}, "b600220b6b97c634"),
     ("vector_chain", VECTORS, "94d555204999a461"),
+    ("behaviours", {"held_out_rows": 20, "rows": 400}, "991c4948f5df8489"),
     ("few_shot", {"inputs": 3, "labels": 3, "shots": 4, "rows": 200, "id_rows": 50}, "7c730bdb4c98926b"),
     ("reviews", {"clauses": 1, "adjectives": 6, "rows": 200, "id_rows": 60}, "0d1172ca13aab12b"),
     ("rooms_grid", ROOMS, "98554e2ed4cf2b8a"),
