@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pyarrow.compute as pc
 
 from pipeline.circuits.base import Overview
 from pipeline.plots.base import Drawing
@@ -62,6 +61,8 @@ class Cka(Overview):
 
 def grams(table: pa.Table) -> Grams:
     """The inner products of each component's activations, of one step."""
+    import pyarrow.compute as pc
+
     found: Grams = {}
     chosen = table.filter(pc.field("kind") == "gram")
     columns = (chosen[name].to_pylist() for name in ("component", "layer", "row", "column", "value"))

@@ -6,6 +6,7 @@ and Hoyer: Hurley & Rickard 2009, "Comparing Measures of Sparsity" (arXiv 0811.4
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,8 +48,6 @@ class MatrixStatistics(Analysis):
     pairs: int = param(64, "prompts of the probe batch", ge=2, le=512)
 
     def choose(self, source: Source) -> Pairs:
-        import dataclasses
-
         found = source.prompts(self.split, self.pairs, self.seed)
         probe = {"probe": found.clean.tolist(), "answer": found.answers.tolist()}
         return dataclasses.replace(found, metadata={**found.metadata, **probe})
