@@ -37,11 +37,13 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "quickstart.yaml").symlink_to(ROOT / "recipes" / "quickstart.yaml")
     monkeypatch.chdir(tmp_path / "recipes")
-    monkeypatch.setenv("MPLBACKEND", "agg")
     return tmp_path
 
 
-def test_its_cells_work_one_after_the_other(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_cells_work_one_after_the_other(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPLBACKEND", "agg")  # a kernel has one of its own
     import matplotlib.pyplot as plt
 
     names: dict[str, Any] = {}
