@@ -71,6 +71,7 @@ class Murty2023Hierarchy(Claim):
             "gen step": first_step(gen, GENERAL),
             "when it fits": None if fit is None else by_step[int(fit)],
             "gen": gen.values[-1],
+            "general": None if fit is None else gen.values[-1],  # of a run that knows what it was trained on
             "best": max(gen.values),
             "id": known.values[-1],
             "gen exact match": run.at_end("gen", "exact_match"),
@@ -83,13 +84,16 @@ class Murty2023Hierarchy(Claim):
         }
 
     def numbers(self, target: Target, found: Found) -> list[float | None]:
-        """By seed; the best depth is that with the highest mean at the end over seeds."""
+        """By seed; the best depth is that with the highest mean at the end over the seeds that fitted.
+
+        Of runs that did not nothing is said, and depths are ranked by seeds with which all of them did.
+        """
         names = list(self.names.values())
-        means = {name: _mean(found.values("gen", name)) for name in names}
+        means = {name: _mean(found.values("general", name)) for name in names}
         best = max(names, key=lambda name: means[name])
         name = target.name.partition(",")[0]
         if target.name == "best depth":
-            return found.values("gen", best)
+            return found.values("general", best)
         if name == "gen step to fit step":
             return [None if not one["gen step"] or not one["fit step"] else one["gen step"] / one["fit step"]
                     for one in (measured.values for measured in found.arms[best])]  # fmt: skip
@@ -97,11 +101,19 @@ class Murty2023Hierarchy(Claim):
             return found.values(name, best)
         if target.name.startswith("best depth less"):
             other = names[0] if target.name.endswith("shallowest") else names[-1]
-            return [None if one is None or two is None else one - two for one, two in found.pairs("gen", best, other)]
+            return [
+                None if one is None or two is None else one - two for one, two in found.pairs("general", best, other)
+            ]
         key = name.partition(" ranks")[0]
-        ranked = {name: dict(zip((one.seed for one in found.arms[name]), found.values(key, name))) for name in names}
-        seeds = [one.seed for one in found.arms[best]]
-        return [float(max(names, key=lambda name: ranked[name].get(seed) or float("-inf")) == best) for seed in seeds]
+        runs = {name: {one.seed: one.values for one in found.arms[name]} for name in names}
+        ranked: list[float | None] = []
+        for seed in runs[best]:
+            values = {
+                name: runs[name][seed][key] for name in names if runs[name].get(seed, {}).get("fit step") is not None
+            }
+            known = {name: value for name, value in values.items() if value is not None}
+            ranked.append(float(max(known, key=known.__getitem__) == best) if len(known) == len(names) else None)
+        return ranked
 
     def draw(self, found: Found) -> Drawing:
         panels = {"first auxiliary where structure and order agree": ID, "where they disagree": GEN}
@@ -115,4 +127,4 @@ class Murty2023Hierarchy(Claim):
 
 def _mean(values: list[float | None]) -> float:
     known = [value for value in values if value is not None]
-    return sum(known) / len(known)
+    return sum(known) / len(known) if known else -1.0
