@@ -29,7 +29,7 @@ class Abramov2025OwnFacts(Claim):
         Target(f"ood_atomic @ {RAISED}", "not there: the facts themselves are known", low=0.97),
     )
     costs: ClassVar = {
-        "cpu": "6 runs of 3,000 steps, 5 minutes on one CPU core",
+        "cpu": "6 runs of 3,000 steps, 5 to 9 minutes on one CPU core",
         "paper": "6 runs of 100,000 steps of a model of the paper's size, on GPUs",
     }
 
