@@ -30,7 +30,7 @@ class Wang2024Ratio(Claim):
         Target("id, 18 less 9, at as many steps", "about 0.9 at step 20,000", low=0.2),
     )
     costs: ClassVar = {
-        "cpu": "12 runs of 5,000 and 9,000 steps, 40 minutes on one CPU core",
+        "cpu": "12 runs of 5,000 and 9,000 steps, half an hour on one CPU core",
         "paper": "21 runs of up to 1.5 million steps, on GPUs",
     }
 
