@@ -44,7 +44,7 @@ bench: $(VENV)/.installed  ## time what is meant to be fast, beside rivals and t
 	@$(BIN)/python tests/benchmarks/bench.py $(if $(QUICK),--quick) $(if $(RECORD),--record)
 
 reference:  ## write docs/api/ from the docstrings
-	@$(PYTHON) tools/api_reference.py
+	@$(PYTHON) docs/api_reference.py
 
 # On a bare machine with torch and transformers, and wheels of what it lacks in a folder: make gpu PYTHON=python3 WHEELS=wheels
 gpu:  ## time and train on this machine's GPU, with its own torch, for MINUTES=9
@@ -58,7 +58,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 		{ echo "Python 3.10 or newer is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "setting up $(VENV), once: torch first, with its size and progress, then the other packages"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python tools/torch_build.py
+	@$(BIN)/python .ci/torch_build.py
 	@# torch alone and first, so that nothing else chooses its build; not quietly, as it is most of what is fetched
 	@$(subst --quiet,,$(PIP)) torch
 	@echo "torch is here; the other packages follow"

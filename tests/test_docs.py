@@ -22,7 +22,9 @@ from pipeline.sweep.grid import grid
 from tests.hub_server import TOKEN, HubServer
 from tests.test_readme import blocks
 from tests.tiny import ROOT, run_process
-from tools import api_reference
+
+sys.path.insert(0, str(ROOT / "docs"))
+import api_reference
 
 DOCS = ROOT / "docs"
 # What makes a run of a page short; a fork goes on from step 64.

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import ROOT
-from tools import torch_build
-from tools.torch_build import Build, build_of, lines
+
+sys.path.insert(0, str(ROOT / ".ci"))
+import torch_build
+from torch_build import Build, build_of, lines
 
 NVIDIA = 'Requires-Dist: nvidia-cublas-cu12==12.8; platform_system == "Linux"\n'
 
@@ -68,11 +70,11 @@ def test_the_large_build_is_told_with_the_way_to_the_small_one() -> None:
 
 def test_make_says_it_before_it_fetches(tmp_path: Path) -> None:
     """The steps of a set-up in order; none is done."""
-    for name in ("Makefile", "pyproject.toml", "constraints.txt", "tools", "recipes"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci", "recipes"):
         (tmp_path / name).symlink_to(ROOT / name)
     steps = subprocess.run(
         ["make", "--dry-run", "grok"], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    said = next(i for i, line in enumerate(steps) if "tools/torch_build.py" in line)
+    said = next(i for i, line in enumerate(steps) if ".ci/torch_build.py" in line)
     fetched = [i for i, line in enumerate(steps) if " install " in line]
     assert fetched and said < min(fetched)

@@ -1,4 +1,4 @@
-"""Write docs/api/, a page for each room of the package, from its docstrings: python tools/api_reference.py.
+"""Write docs/api/, a page for each room of the package, from its docstrings: python docs/api_reference.py.
 
 It reads the source and imports nothing. `make reference` does the same.
 """
