@@ -35,7 +35,7 @@ class Walker2024FutureTokens(Claim):
         Target("id: decoder minus next token", "significantly better on toy programs", low=0.02),
         Target("id: linear heads minus next token", "not said", low=0),
     )
-    costs: ClassVar = {"cpu": "9 runs, 5 minutes on one CPU core", "paper": "9 runs of 100,000 steps, on a GPU"}
+    costs: ClassVar = {"cpu": "9 runs, 15 minutes on one CPU core", "paper": "9 runs of 100,000 steps, on a GPU"}
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
         more = {

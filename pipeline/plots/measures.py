@@ -44,7 +44,7 @@ def series(table: pa.Table, value: str) -> Series:
 
 
 class Content(NamedTuple):
-    """A panel: its title, its curves by label, and whether its axis is logarithmic; else it begins at 0."""
+    """A panel: its title, its curves by label, and whether its axis is logarithmic; else it holds 0."""
 
     title: str
     curves: Mapping[str, Series]
@@ -71,7 +71,8 @@ class Curves:
             else:
                 most = max(max(line.series.values) for line in lines)
                 top = 1.02 if 0.5 < most <= 1 else 1.15 * most or 1.0
-                axes.set_ylim(-0.02 * top, top)
+                least = min(0.0, min(min(line.series.values) for line in lines))
+                axes.set_ylim(1.05 * least - 0.02 * top, top)
                 axes.set_title(title, loc="left", fontsize=SIZE)
             scale.apply(axes, labelled=axes is self.axes[-1])
             label_ends(axes, lines, scale)

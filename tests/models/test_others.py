@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
 from pipeline.config.registry import names
+from pipeline.runs.folder import RunFolder
 from tests.read_runs import ARCHITECTURES, CORPORA, KEPT, WITHOUT_END, examples, keep
 
 LIBRARIES = {"lm_eval": "eval", "transformer_lens": "lens", "nnsight": "lens", "nnterp": "lens"}
@@ -50,9 +51,9 @@ def asked(step: Path) -> tuple[Any, Any, list[int]]:
 
 
 def greedy(model: Any, step: Path, prompt: list[int]) -> list[int]:
-    """The most probable continuation, token by token: to the end of an answer, or as long as the corpus's longest."""
+    """The most probable continuation, token by token: to the end of an answer, or as long as the step says."""
     ids = list(prompt)
-    for _ in range(max(len(answer) for _, answer in examples(step, 1000))):
+    for _ in range(GenerationConfig.from_pretrained(step).max_new_tokens or 0):
         with torch.no_grad():
             ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
         if ids[-1] == model.config.eos_token_id:
@@ -70,6 +71,10 @@ def test_a_kept_step_says_how_it_is_used(name: str, kept: Any) -> None:
     generation.validate(strict=True)
     assert generation.eos_token_id in (tokenizer.eos_token_id, [tokenizer.eos_token_id])
     assert generation.pad_token_id == tokenizer.pad_token_id
+    stored = RunFolder(step.parent.parent).stored
+    assert generation.max_new_tokens == max(
+        block.answers.shape[1] for split in stored.sizes for block in stored.blocks(split)
+    )
     assert (
         tokenizer.model_max_length == 64
         and AutoTokenizer.from_pretrained(step.parent.parent / "tokenizer").eos_token_id == tokenizer.eos_token_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from itertools import combinations
 
 import pyarrow as pa
@@ -9,8 +10,9 @@ import pytest
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from pipeline.plots.measures import spectrum
+from pipeline.plots.measures import Content, Curves, spectrum
 from pipeline.plots.style import STYLE
+from pipeline.runs.metrics import Series
 
 
 @pytest.mark.parametrize("keys", [[5, 11, 18, 20, 40, 41, 42, 43, 44], [1, 2, 47, 48], list(range(1, 49, 2)), [7]])
@@ -31,3 +33,13 @@ def test_names_of_bars_do_not_touch_and_stay_in_the_figure(keys: list[int]) -> N
         assert all(
             box.x0 >= 0 and box.x1 <= figure.bbox.width and box.y1 <= figure.bbox.height for box in boxes.values()
         )
+
+
+def test_panels_hold_their_curves_also_below_zero() -> None:
+    curves = {
+        "above": Series(array("q", [0, 10]), array("d", [0.1, 0.6])),
+        "below": Series(array("q", [0, 10]), array("d", [0.1, -0.3])),
+    }
+    (axes,) = Curves([Content("smoothness", curves)], [], [1.0]).axes
+    low, high = axes.get_ylim()
+    assert low < -0.3 and high > 0.6
