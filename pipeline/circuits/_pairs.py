@@ -56,7 +56,7 @@ class CorpusPairs(Source):
             found = self._everywhere(examples, draws, most, corruption)
         elif isinstance(self.stored.corpus, Contrasted):
             chosen = examples.take(slice(most))
-            found = [(chosen, self.stored.corpus.contrast(chosen, draws))]
+            found = [(chosen, self.stored.corpus.contrasted(chosen, draws))]
         else:
             chosen = self._corruptible(examples, None, most)
             found = [(chosen, self._neighbours.corrupt(chosen, draws, None))] if len(chosen) else []

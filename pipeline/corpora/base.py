@@ -135,7 +135,7 @@ class Preferring(Protocol):
 class Contrasted(Protocol):
     """A corpus whose papers say how a prompt is corrupted so that another answer follows."""
 
-    def contrast(self, examples: Examples, draws: Draws) -> Examples:
+    def contrasted(self, examples: Examples, draws: Draws) -> Examples:
         """Give each example's corrupted prompt, as long as its own, with an answer that is not its own."""
 
 

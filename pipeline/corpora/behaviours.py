@@ -131,7 +131,7 @@ class Behaviours(Corpus):
     def _years(self, years: Numbers) -> Numbers:
         return self._place["00"] + years
 
-    def contrast(self, examples: Examples, draws: Draws) -> Examples:
+    def contrasted(self, examples: Examples, draws: Draws) -> Examples:
         prompts = examples.prompts.copy()
         if examples.type == "ioi":
             giver = 9

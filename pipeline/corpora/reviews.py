@@ -97,7 +97,7 @@ class Reviews(Corpus):
         rows = np.stack(columns, axis=1)
         return np.hstack([rows, place[KINDS[0]] + ~self.praises(rows)[:, None]]).astype(np.int32)
 
-    def contrast(self, examples: Examples, draws: Draws) -> Examples:
+    def contrasted(self, examples: Examples, draws: Draws) -> Examples:
         # Each adjective becomes the one of the other kind that has its number.
         is_adjective = np.array(self.places(examples.prompts.shape[1])) == "adjective"
         other = (examples.prompts + self.adjectives) % (2 * self.adjectives)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.registry import load, names, room_name
+from pipeline.corpora import base
 from pipeline.corpora.store import build
 from pipeline.utils.errors import ParameterError
 from tests.corpora.promises import prove, prove_near
@@ -33,6 +34,15 @@ def test_a_tiny_one_and_the_default_keep_the_contract(name: str, tmp_path: Path)
 def test_random_parameters_keep_the_contract_or_are_refused_in_one_line(name: str, tmp_path: Path) -> None:
     kind: Any = load("corpora", name, "corpus")
     prove_near(kind.tiny(tmp_path))
+
+
+@pytest.mark.parametrize("name", CORPORA)
+def test_no_key_has_the_name_of_what_a_protocol_asks(name: str) -> None:
+    """A value of that name would make a corpus one that can do it, until it is called."""
+    kind: Any = load("corpora", name, "corpus")
+    for protocol in (each for each in vars(base).values() if getattr(each, "_is_protocol", False)):
+        for asked in (key for key, member in vars(protocol).items() if callable(member) and key[0] != "_"):
+            assert callable(getattr(kind, asked, print)), f"{protocol.__name__}.{asked}"
 
 
 def test_the_room_needs_no_torch() -> None:
