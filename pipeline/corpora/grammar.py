@@ -34,7 +34,7 @@ START, END = "<s>", "?"
 
 @dataclass(frozen=True)
 class Grammar(Corpus):
-    """`<s> is there a red ball near the box` is answered by `?`, with which every sentence of the grammar ends.
+    """`<s> is there a red ball near the box` is answered by `?`, with which every sentence ends.
 
     With the objective `next_token` and `tokens: all` a model learns the language from some of its sentences; `id` are
     others. The analysis `latent_space` looks at what it has learned.
