@@ -21,13 +21,14 @@ def settings(folder: Path) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=4)
-def load(model: str, step: int, trust_remote_code: bool) -> tuple[Any, Any]:
+def load(model: str, step: int, trusted: bool) -> tuple[Any, Any]:
     """The model of a step and its tokenizer."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    options = {"revision": f"step{step}", "trust_remote_code": trust_remote_code}
-    loaded = AutoModelForCausalLM.from_pretrained(model, **options).float().eval()
-    return loaded, AutoTokenizer.from_pretrained(model, **options)
+    revision = f"step{step}"
+    loaded = AutoModelForCausalLM.from_pretrained(model, revision=revision, trust_remote_code=trusted)
+    tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, trust_remote_code=trusted)
+    return loaded.float().eval(), tokenizer
 
 
 def tokens_of(tokenizer: Any, prompt: str) -> list[int]:
