@@ -74,7 +74,7 @@ TRUSTING = {
     "config/trust.py", "config/recipe.py", "circuits/__main__.py", "runs/__main__.py", "models/loading.py",
     "data/words.py", "models/pretrained.py", "evaluate/subject.py", "evaluate/__main__.py", "ask/__main__.py",
     "api/run.py",  # whose caller says it
-    "hub/live_app.py",  # which runs in a Space, as the one who pushed it said
+    "hub/space.py", "hub/live_app.py",  # in a Space, whose owner has pushed the weights and their code
 }  # fmt: skip
 # from_pretrained gets one of these, and never what a recipe or a folder says.
 GIVEN = {"False", "trusted", "chosen.trust_remote_code", "self._runs_code"}
