@@ -62,6 +62,7 @@ class Parameters:
     """
 
     tiny_values: ClassVar[Mapping[str, Any]] = {}  # parameters small enough for tests and documents
+    unused: ClassVar[tuple[str, ...]] = ()  # keys that a class inherits and that change nothing in it
 
     if TYPE_CHECKING:  # subclasses are dataclasses, some frozen and some not, so that this class can be neither
         __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
@@ -79,6 +80,10 @@ class Parameters:
             value = getattr(self, field.name)
             if not within(value, field.metadata):
                 raise ParameterError(field.name, f"{value!r} is not {allowed(field.metadata) or 'finite'}")
+            if field.name in self.unused and value != default_of(field):
+                raise ParameterError(
+                    field.name, f"{value!r} would change nothing in {type(self).__name__}: leave it out"
+                )
 
     def check_here(self) -> None:
         """Checks what they need of this machine, such as a package, before they are used for training.
@@ -93,7 +98,7 @@ class Parameters:
 
 
 def parameters_of(kind: Parameters | type[Parameters]) -> list[dataclasses.Field[Any]]:
-    """Return the fields that a recipe may set; others, `field(init=False)`, are state."""
+    """Return the fields that have a value in a recipe; others, `field(init=False)`, are state."""
     return [field for field in dataclasses.fields(kind) if field.init]
 
 

@@ -183,6 +183,7 @@ def _entries(kind: type[Parameters]) -> list[HelpEntry]:
             words(types[field.name], field.metadata),
         )
         for field in parameters_of(kind)
+        if field.name not in kind.unused
     ]
 
 
@@ -225,13 +226,14 @@ def _section(heading: str, lines: Iterable[str]) -> str:
 
 
 def _wrapped(text: str, indent: str = "") -> str:
-    """Paragraphs at the width of the terminal; lines that begin with spaces stay as they are."""
-    return "\n".join(
-        line
-        if line.startswith((" ", "usage")) or not line
-        else textwrap.fill(line, _width(), initial_indent=indent, subsequent_indent=indent)
-        for line in text.splitlines()
-    )
+    """Paragraphs, broken anew at the width of the terminal; lines that begin with spaces or `usage` stay."""
+    found: list[str] = []
+    for stays, lines in itertools.groupby(text.splitlines(), lambda line: not line or line.startswith((" ", "usage"))):
+        if stays:
+            found += lines
+        else:
+            found.append(textwrap.fill(" ".join(lines), _width(), initial_indent=indent, subsequent_indent=indent))
+    return "\n".join(found)
 
 
 def _width() -> int:

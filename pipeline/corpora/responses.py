@@ -40,6 +40,8 @@ class Responses(Corpus):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.scenario != 1 and self.rows == "policy":
+            raise ParameterError("scenario", "is of rows: pairs; rows: policy has all four")
         if 200 * self.prompts * self.responses > 10_000_000:
             raise ParameterError("prompts", f"{self.prompts} times {self.responses} responses are more than 50,000")
 

@@ -48,6 +48,8 @@ class VectorChain(Corpus):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.limit is not None and self.fault != "conditional":
+            raise ParameterError("limit", "is of fault: conditional")
         if self.train_size + self.test_size > (most := self._below**SIZE):
             raise ParameterError(
                 "train_size", f"{self.train_size:,} and {self.test_size:,} are more than {most:,} vectors"

@@ -18,11 +18,12 @@ class Gpt2Bare(Gpt2):
     """GPT-2 from scratch without layer norms and attention biases, by default with the sizes of Nanda et al.
 
     Weights are drawn as theirs are: N(0, 1 / n_embd), and N(0, 1 / vocab_size) for the output projection, which is not
-    tied; `initializer_range` is not used.
+    tied.
     """
 
     forward_family: ClassVar[Family | None] = "gpt2"
     residual_family: ClassVar[Family | None] = "gpt2"
+    unused: ClassVar[tuple[str, ...]] = ("initializer_range",)
 
     n_layer: int | None = param(1, "blocks", ge=1)
     n_embd: int | None = param(128, "width of the residual stream", ge=1)

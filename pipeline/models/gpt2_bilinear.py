@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Gpt2Bilinear(Gpt2):
-    """GPT-2 from scratch with MLPs P ((W x) * (V x)), without biases: `n_inner` products, and no `activation`.
+    """GPT-2 from scratch with MLPs P ((W x) * (V x)), without biases: `n_inner` products.
 
     What such an MLP does along a direction is a quadratic form of its input, which `circuits: {eigen: {}}` takes apart.
     It is trained by its own forward.
     """
 
     residual_family: ClassVar[Family | None] = "gpt2"
+    unused: ClassVar[tuple[str, ...]] = ("activation",)
 
     def build(self, vocab_size: int) -> PreTrainedModel:
         from pipeline.models.modeling_gpt2_bilinear import BilinearGPT2Config, BilinearGPT2LMHeadModel

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pipeline.config.fields import param
 from pipeline.models.base import Family
 from pipeline.models.gpt2 import Gpt2
+from pipeline.utils.errors import ParameterError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -32,6 +33,11 @@ class Gpt2Looped(Gpt2):
     residual_init: Literal["stored", "run"] = param(
         "stored", "blocks N in initializer_range / sqrt(2 N) of residual projections: stored, as in the paper, or run"
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature != 1 and not self.discrete:
+            raise ParameterError("temperature", "changes nothing without discrete")
 
     def short_forward(self, model: PreTrainedModel) -> str | None:
         return None if self.discrete else super().short_forward(model)

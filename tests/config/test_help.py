@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from pipeline.config import trainer_policy as policy
@@ -124,6 +126,21 @@ def test_help_of_a_key_in_all_that_have_it(monkeypatch: pytest.MonkeyPatch) -> N
         assert text.startswith(f"{topic.split('.')[-2]}:\n  {topic.split('.')[-1]}: ")
     with pytest.raises(RecipeError):
         help_text(["--help", "corpus.n_layer"])
+
+
+@pytest.mark.parametrize(("room", "name"), [(room, name) for room in ROOMS if room != "claims" for name in names(room)])
+def test_paragraphs_are_broken_anew(room: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the lines of the docstring: in a wide terminal each paragraph is full but for its last line."""
+    monkeypatch.setenv("COLUMNS", "120")
+    about = help_text(["--help", name]).partition("\n\n  ")[0].splitlines()[1:]
+    for line, after in itertools.pairwise(about):
+        if line.strip() and after.strip() and not line.startswith("   ") and not after.startswith("   "):
+            assert len(f"{line} {after.split()[0]}") > 120, (line, after)
+
+
+def test_keys_that_change_nothing_are_left_out() -> None:
+    assert "  activation: " in help_text(["--help", "gpt2"])
+    assert "  activation: " not in help_text(["--help", "gpt2_bilinear"])
 
 
 def test_help_of_nothing() -> None:
