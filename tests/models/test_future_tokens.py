@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import DynamicCache, StaticCache
 
 from pipeline.models.gpt2_future_tokens import Gpt2FutureTokens
 
@@ -94,23 +93,3 @@ def test_the_next_token_is_the_same_alone_and_with_others_ahead(model: Any) -> N
     torch.testing.assert_close(model(tokens, labels=tokens).loss, loss)
     assert model(tokens, return_dict=False)[0].equal(model(tokens).logits)
     assert model(tokens, logits_to_keep=2).logits.allclose(model(tokens).logits[:, -2:], atol=1e-5)
-
-
-def test_padding_on_the_left_changes_nothing(model: Any) -> None:
-    tokens = torch.randint(0, 24, (2, 6))
-    padded = torch.cat([torch.full((2, 3), 5), tokens], 1)
-    mask = (torch.arange(9) >= 3).long().expand(2, 9)
-    place = (mask.cumsum(1) - 1).clamp(min=0)
-    alone = model(tokens).logits
-    torch.testing.assert_close(model(padded, attention_mask=mask, position_ids=place).logits[:, 3:], alone)
-    decoded = model.generate(tokens, max_new_tokens=6, do_sample=False)
-    both = model.generate(padded, attention_mask=mask, max_new_tokens=6, do_sample=False)
-    assert both[:, 9:].equal(decoded[:, 6:])
-
-
-@pytest.mark.parametrize("cache", [DynamicCache, StaticCache])
-def test_a_text_in_pieces_is_the_text(model: Any, cache: Any) -> None:
-    tokens = torch.randint(0, 24, (2, 10))
-    past = cache(config=model.config, **({"max_cache_len": 12} if cache is StaticCache else {}))
-    parts = [model(piece, past_key_values=past, use_cache=True).logits for piece in tokens.split([4, 1, 3, 2], 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(tokens).logits)

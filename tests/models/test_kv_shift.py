@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import DynamicCache, StaticCache
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
 from pipeline.models.gpt2 import Gpt2
@@ -94,34 +93,3 @@ def test_keys_are_mixed_before_they_are_rotated() -> None:
         hidden = hidden + attention.dense(mixed) + layer.mlp(layer.post_attention_layernorm(hidden))
     expected = model.get_output_embeddings()(body.final_layer_norm(hidden))
     torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_padding_on_the_left_changes_nothing(either: Any, attention: str) -> None:
-    either.set_attn_implementation(attention)
-    tokens = torch.randint(0, 24, (2, 6))
-    padded = torch.cat([torch.full((2, 3), 5), tokens], 1)
-    mask = (torch.arange(9) >= 3).long().expand(2, 9)
-    alone = either(tokens).logits
-    place = (mask.cumsum(1) - 1).clamp(min=0)
-    torch.testing.assert_close(either(padded, attention_mask=mask, position_ids=place).logits[:, 3:], alone)
-    decoded = either.generate(tokens, max_new_tokens=6, do_sample=False)
-    both = either.generate(padded, attention_mask=mask, max_new_tokens=6, do_sample=False)
-    assert both[:, 9:].equal(decoded[:, 6:])
-
-
-@pytest.mark.parametrize("more", [{"num_beams": 3}, {"cache_implementation": "static"}])
-def test_beams_and_fixed_caches_give_what_no_cache_does(either: Any, more: dict[str, Any]) -> None:
-    tokens = torch.randint(0, 24, (2, 5))
-    options = {"max_new_tokens": 7, "do_sample": False, "pad_token_id": 0}
-    beams = {key: value for key, value in more.items() if key == "num_beams"}
-    expected = either.generate(tokens, use_cache=False, **options, **beams)
-    assert either.generate(tokens, **options, **more).equal(expected)
-
-
-@pytest.mark.parametrize("cache", [DynamicCache, StaticCache])
-def test_a_text_in_pieces_is_the_text(either: Any, cache: Any) -> None:
-    tokens = torch.randint(0, 24, (2, 10))
-    past = cache(config=either.config, **({"max_cache_len": 12} if cache is StaticCache else {}))
-    parts = [either(piece, past_key_values=past, use_cache=True).logits for piece in tokens.split([4, 1, 3, 2], 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), either(tokens).logits)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
 
 from pipeline.models.gpt2 import Gpt2
 from pipeline.models.memory_mosaics import MemoryMosaics
@@ -104,35 +103,6 @@ def test_blocks_are_as_large_as_those_of_gpt2() -> None:
         assert memory.keys.decay.tolist() == pytest.approx([0.05, 0.2, 0.35, 0.5])
     assert ours.transformer.h[1].memory_keys.std().item() == pytest.approx(1 / 32**0.5, rel=0.03)
     assert 0 <= ours.transformer.h[0].own.min() < ours.transformer.h[0].own.max() <= 1
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_padding_on_the_left_changes_nothing(model: Any, attention: str) -> None:
-    model.set_attn_implementation(attention)
-    tokens = torch.randint(0, 24, (2, 6))
-    padded = torch.cat([torch.full((2, 3), 5), tokens], 1)
-    mask = (torch.arange(9) >= 3).long().expand(2, 9)
-    torch.testing.assert_close(model(padded, attention_mask=mask).logits[:, 3:], model(tokens).logits)
-    decoded = model.generate(tokens, max_new_tokens=6, do_sample=False)
-    both = model.generate(padded, attention_mask=mask, max_new_tokens=6, do_sample=False)
-    assert both[:, 9:].equal(decoded[:, 6:])
-
-
-@pytest.mark.parametrize("more", [{"num_beams": 3}, {"cache_implementation": "static"}])
-def test_beams_and_fixed_caches_give_what_no_cache_does(model: Any, more: dict[str, Any]) -> None:
-    tokens = torch.randint(0, 24, (2, 5))
-    options = {"max_new_tokens": 7, "do_sample": False, "pad_token_id": 0}
-    beams = {key: value for key, value in more.items() if key == "num_beams"}
-    expected = model.generate(tokens, use_cache=False, **options, **beams)
-    assert model.generate(tokens, **options, **more).equal(expected)
-
-
-@pytest.mark.parametrize("cache", [DynamicCache, StaticCache])
-def test_a_text_in_pieces_is_the_text(model: Any, cache: Any) -> None:
-    tokens = torch.randint(0, 24, (2, 10))
-    past = cache(config=model.config, **({"max_cache_len": 12} if cache is StaticCache else {}))
-    parts = [model(piece, past_key_values=past, use_cache=True).logits for piece in tokens.split([4, 1, 3, 2], 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(tokens).logits)
 
 
 def test_every_weight_is_trained(model: Any) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import DynamicCache, StaticCache
 
 from pipeline.models.gpt2_relu_attention import Gpt2ReluAttention
 
@@ -37,26 +36,6 @@ def test_it_computes_the_formula_of_the_paper(model: Any) -> None:
         hidden = hidden + block.mlp.c_proj(F.gelu(block.mlp.c_fc(block.ln_2(hidden)), approximate="tanh"))
     expected = body.ln_f(hidden) @ body.wte.weight.T
     torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_padding_on_the_left_changes_nothing(model: Any) -> None:
-    tokens = torch.randint(0, 24, (2, 6))
-    padded = torch.cat([torch.full((2, 3), 5), tokens], 1)
-    mask = (torch.arange(9) >= 3).long().expand(2, 9)
-    place = (mask.cumsum(1) - 1).clamp(min=0)
-    alone = model(tokens).logits
-    torch.testing.assert_close(model(padded, attention_mask=mask, position_ids=place).logits[:, 3:], alone)
-    decoded = model.generate(tokens, max_new_tokens=6, do_sample=False)
-    both = model.generate(padded, attention_mask=mask, max_new_tokens=6, do_sample=False)
-    assert both[:, 9:].equal(decoded[:, 6:])
-
-
-@pytest.mark.parametrize("cache", [DynamicCache, StaticCache])
-def test_a_text_in_pieces_is_the_text(model: Any, cache: Any) -> None:
-    tokens = torch.randint(0, 24, (2, 10))
-    past = cache(config=model.config, **({"max_cache_len": 12} if cache is StaticCache else {}))
-    parts = [model(piece, past_key_values=past, use_cache=True).logits for piece in tokens.split([4, 1, 3, 2], 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), model(tokens).logits)
 
 
 def test_it_starts_as_gpt2_does() -> None:
