@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pipeline.circuits._other_steps import comparisons
 from pipeline.circuits.base import Overview
 from pipeline.plots.base import Drawing
 from pipeline.utils.errors import ParameterError
@@ -35,22 +36,12 @@ class Cka(Overview):
     def compare(self, tables: Mapping[int, pa.Table], others: Mapping[int, pa.Table] | None = None) -> pa.Table:
         import pyarrow as pa
 
-        steps = sorted(tables)
-        found = {step: grams(tables[step]) for step in steps}
-        elsewhere = {step: grams(table) for step, table in (others or {}).items()}
+        found, elsewhere = ({step: grams(table) for step, table in of.items()} for of in (tables, others or {}))
         rows: list[dict[str, Any]] = []
-        for before, step in zip([None, *steps], steps):
-            to = {"before": before, "last": steps[-1]}
-            if elsewhere:
-                to["other run"] = min(elsewhere, key=lambda other: (abs(other - step), other))
-            for name, other in to.items():
-                if other is None:
-                    continue
-                second = (elsewhere if name == "other run" else found)[other]
-                for (component, layer), products in found[step].items():
-                    value = alignment(products, second.get((component, layer), {}))
-                    place = {"component": component, "layer": layer}
-                    rows.append({"step": step, "to": name, "to_step": other, **place, "cka": value})
+        for compared, one, other in comparisons(found, elsewhere):
+            for (component, layer), products in one.items():
+                value = alignment(products, other.get((component, layer), {}))
+                rows.append({**compared._asdict(), "component": component, "layer": layer, "cka": value})
         return pa.Table.from_pylist(rows)
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from pipeline.circuits._other_steps import comparisons
 from pipeline.circuits.base import Overview
 from pipeline.config.fields import param
 from pipeline.plots.base import Drawing
@@ -41,23 +42,15 @@ class Similarity(Overview):
     def compare(self, tables: Mapping[int, pa.Table], others: Mapping[int, pa.Table] | None = None) -> pa.Table:
         import pyarrow as pa
 
+        found, elsewhere = ({step: self.circuit(of[step]) for step in of} for of in (tables, others or {}))
         rows: list[dict[str, Any]] = []
-        steps = sorted(tables)
-        found = {step: self.circuit(tables[step]) for step in steps}
-        elsewhere = {step: self.circuit(table) for step, table in (others or {}).items()}
         change = 0.0
-        for before, step in zip([None, *steps], steps):
-            to = {"before": before, "last": steps[-1]}
-            if elsewhere:
-                to["other run"] = min(elsewhere, key=lambda other: (abs(other - step), other))
-            for name, other in to.items():
-                if other is None:
-                    continue
-                like = alike(found[step], (elsewhere if name == "other run" else found)[other])
-                if name == "before":
-                    change = self.alpha * (1 - like["edges"]) + (1 - self.alpha) * change
-                running = change if name == "before" else None
-                rows.append({"step": step, "to": name, "to_step": other, **like, "change": running})
+        for compared, one, other in comparisons(found, elsewhere):
+            like = alike(one, other)
+            running = None
+            if compared.to == "before":
+                running = change = self.alpha * (1 - like["edges"]) + (1 - self.alpha) * change
+            rows.append({**compared._asdict(), **like, "change": running})
         return pa.Table.from_pylist(rows)
 
     def circuit(self, table: pa.Table) -> Circuit:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,16 +34,12 @@ def shape_of(step: Path, granted: bool) -> PreTrainedModel:
 
     from pipeline.config.trust import runs_code
 
-    try:
+    with _said_as(lambda said: MismatchError(f"{step}: config.json is of no model: {said}")):
         trusted = runs_code(str(step), granted)
         config = AutoConfig.from_pretrained(step, trust_remote_code=trusted)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             config, trust_remote_code=trusted, dtype=torch.float32
         )
-    except ParameterError:
-        raise
-    except Exception as error:  # transformers, torch, json: no class in common
-        raise MismatchError(f"{step}: config.json is of no model: {' '.join(str(error).split())[:200]}") from error
     return model
 
 
@@ -82,10 +79,20 @@ def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     for name in TOKENIZER_FILES:  # which transformers would read whatever they are
         if exists(folder, name):
             read_bytes(folder, name, MOST_BYTES)
+    with _said_as(lambda said: RecipeError(str(folder), f"is no tokenizer: {said}")):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    return tokenizer
+
+
+@contextmanager
+def _said_as(mistake: Callable[[str], Exception]) -> Iterator[None]:
+    """Raises, for what libraries make of files that they cannot read, a mistake with their words in one line."""
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # transformers, tokenizers, json: no class in common
-        raise RecipeError(str(folder), f"is no tokenizer: {' '.join(str(error).split())[:200]}") from error
+        yield
+    except ParameterError:
+        raise
+    except Exception as error:  # transformers, tokenizers, torch, json: no class in common
+        raise mistake(" ".join(str(error).split())[:200]) from error
 
 
 def load_weights(model: Any, folder: Path) -> None:
