@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from pipeline.config.recipe import read_recipe
+from pipeline.config.registry import names
 from pipeline.sweep.grid import grid
 from tests import forked
 from tests.hub_server import HubServer, hub_server
@@ -62,6 +63,11 @@ def run(tmp_path: Path, server: HubServer) -> Callable[[list[str]], str]:
         return result.stdout
 
     return run
+
+
+@pytest.mark.parametrize("room", ["corpora", "models", "objectives", "optim", "collators", "circuits"])
+def test_it_names_everything_that_a_recipe_can(room: str) -> None:
+    assert not [name for name in names(room) if f"`{name}`" not in README]
 
 
 def test_the_commands_work_one_after_the_other(tmp_path: Path, run: Callable[[list[str]], str]) -> None:
