@@ -1,4 +1,4 @@
-"""The update of GPT-2 as compiled code: gradients of a batch, their norm, and AdamW.
+"""The update of GPT-2 and GPT-NeoX as compiled code: gradients of a batch, their norm, and AdamW.
 
 What is fused, in `native/`, and why. One call takes the place of some 1,300 operators for each block and batch, whose
 starts and temporary tensors are half of a small model's time; all numbers lie in one piece of memory that is kept.
@@ -6,7 +6,10 @@ starts and temporary tensors are half of a small model's time; all numbers lie i
 | file | loop | in place of |
 |---|---|---|
 | products.h | c (+)= a b, tiles in registers | a library's product, and copies of what lies turned |
+| linear.h | y = x W and its gradients, for nn.Linear and Conv1D | |
+| heads.h | GPT-NeoX's weights of q, k, v, each beside its own | cutting and copying activations |
 | attention.h | biases of q, k, v; softmax; dropout; weighted sum; backward | a kernel made for hundreds of tokens |
+| rotary.h | turning queries and keys in place, and gradients back | 8 passes over both |
 | forward.h, `residual` | x + dropout(product + bias), then the next LayerNorm | 5 passes over memory |
 | backward.h, `norm_backward` | LayerNorm backward onto dx, dropout backward, 3 sums over rows | 6 passes |
 | functions.h | bias, activation, and its derivative for later | 3 passes forward, the activation again backward |
@@ -27,8 +30,7 @@ from typing import Any
 import torch
 
 from pipeline.data.rows import Batch
-
-ACTIVATIONS = {"gelu_pytorch_tanh": 0, "gelu_new": 0, "relu": 1}  # by name, whether it is relu
+from pipeline.kernels.compiled_layout import FAMILIES, Layout
 
 
 class Sizes(ctypes.Structure):
@@ -36,8 +38,9 @@ class Sizes(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in (
-            "rows", "length", "answers", "words", "width", "inner", "heads", "layers", "places", "threads",
-            "is_tied", "is_relu", "is_stablemax", "dropped_embedding", "dropped_attention", "dropped_residual",
+            "rows", "length", "answers", "words", "width", "inner", "heads", "layers", "places", "pairs", "threads",
+            "activation", "is_neox", "is_parallel", "is_tied", "is_stablemax",
+            "dropped_embedding", "dropped_attention", "dropped_residual",
         )),
         ("key", ctypes.c_uint64), ("targets", ctypes.c_double), ("epsilon", ctypes.c_float),
     ]  # fmt: skip
@@ -56,19 +59,10 @@ class CompiledStep:
         self.library = library
         library.groklab_room.restype = ctypes.c_int64
         library.groklab_norm.restype = ctypes.c_float
-        config, blocks = model.config, model.transformer.h
-        self.weights = list(model.parameters())
-        self.drops = [
-            [model.transformer.drop],
-            [block.attn.attn_dropout for block in blocks],
-            [drop for block in blocks for drop in (block.attn.resid_dropout, block.mlp.dropout)],
-        ]
-        self.sizes = Sizes(
-            words=config.vocab_size, width=config.n_embd, inner=blocks[0].mlp.c_fc.nf, heads=config.n_head,
-            layers=len(blocks), places=config.n_positions, epsilon=config.layer_norm_epsilon,
-            is_tied=model.lm_head.weight is model.transformer.wte.weight,
-            is_relu=ACTIVATIONS[config.activation_function], is_stablemax=loss == "stablemax",
-        )  # fmt: skip
+        self.layout = Layout(model, FAMILIES[model.config.model_type])
+        self.weights: list[torch.Tensor] = [*map(model.get_parameter, self.layout.names())]
+        self.sizes = Sizes(**self.layout.sizes(), is_stablemax=loss == "stablemax")
+        self.rotation = self.layout.rotation(1)
         # Gradients beside each other, each at a multiple of 64 bytes; what is between them stays 0.
         starts = [0]
         for weight in self.weights:
@@ -94,12 +88,10 @@ class CompiledStep:
 
     def dropped(self) -> list[int] | None:
         """Of 65,536 values, how many are dropped of embeddings, attention and residuals; None where layers differ."""
-        found = []
-        for drops in self.drops:
-            rates = {drop.p if drop.training else 0.0 for drop in drops}
-            if len(rates) > 1:
-                return None
-            found.append(round(rates.pop() * 65536))
+        rates = self.layout.rates()
+        if any(len(places) > 1 for places in rates):
+            return None
+        found = [round(rate * 65536) for (rate,) in rates]
         return None if max(found) > 65535 else found
 
     def backward(self, batch: Batch, targets: float, key: int, adds: bool = False) -> torch.Tensor:
@@ -121,8 +113,10 @@ class CompiledStep:
         floats = self.library.groklab_room(ctypes.byref(sizes))
         if len(self.room) < floats:
             self.room = torch.empty(floats)
-        loss = torch.empty(())
-        arrays = [ctypes.c_void_p(tensor.data_ptr()) for tensor in (self.room, tokens, positions, labels)]
+        if len(self.rotation) < sizes.length:
+            self.rotation = self.layout.rotation(sizes.length)
+        loss, given = torch.empty(()), (self.room, tokens, positions, labels, self.rotation)
+        arrays = [ctypes.c_void_p(tensor.data_ptr()) for tensor in given]
         status = self.library.groklab_gradients(
             ctypes.byref(sizes), self._at(self.weights), self.at_gradients, *arrays, int(adds),
             ctypes.c_void_p(loss.data_ptr()),

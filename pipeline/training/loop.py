@@ -22,6 +22,7 @@ from pipeline.data.rows import Batch, Rows
 from pipeline.data.stream import Replayed
 from pipeline.kernels.compiled import CompiledStep
 from pipeline.kernels.compiled_check import compiled_step
+from pipeline.kernels.compiled_layout import FAMILIES
 from pipeline.kernels.cuda_graph import INNER_EVENTS, Captured, why_not_captured
 from pipeline.kernels.forward import Guarded, Logits, fast_logits, stock_logits, take
 from pipeline.kernels.forward_check import why_not_recorded
@@ -93,7 +94,7 @@ class Loop:
         objective, args = self.objective, self.trainer.args
         is_plain = isinstance(self.logits, Guarded) and not isinstance(self.rows, Replayed)
         is_float32 = not (args.bf16 or args.fp16 or args.torch_compile)
-        is_small = model.config.model_type == "gpt2" and model.config.n_embd <= WIDEST
+        is_small = model.config.model_type in FAMILIES and model.config.hidden_size <= WIDEST
         if not (type(objective) is NextToken and not objective.label_smoothing and is_plain and is_float32):
             return
         if is_small and args.world_size == 1 and self._seconds(model) >= PAYS:

@@ -1,4 +1,4 @@
-"""What the training step is timed against: ways to train the same GPT-2 on the same rows.
+"""What the training step is timed against: ways to train the same model on the same rows.
 
 Each is built for a size and gives `window(steps)`: seconds per step over so many steps, after two that warm up.
 
@@ -11,8 +11,8 @@ Each is built for a size and gives `window(steps)`: seconds per step over so man
 - On a GPU also `CompiledLoop` and `CompiledTrainer`: the same two with torch.compile, the Trainer in the mode that
   records CUDA graphs; and `Launched`: this package without its graph, each kernel launched from Python.
 
-All clip gradients, have dropout 0.1, the learning rate of the recipe, and bf16 autocast on a GPU. GPT-2 is that of
-transformers with its own defaults, `gelu_new` among them.
+All clip gradients, have dropout 0.1, the learning rate of the recipe, and bf16 autocast on a GPU. Models are those of
+transformers with their own defaults: GPT-2's `gelu_new` among them, and Pythia's output projection of its own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,17 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
-from transformers import GPT2Config, GPT2LMHeadModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
@@ -56,10 +66,11 @@ class Size:
     heads: int
     batch: int
     words: tuple[str, ...] = ()  # overrides of the recipe
+    model: str = "gpt2"  # or pythia
 
     @property
     def name(self) -> str:
-        return f"{self.layers} x {self.width}, batch {self.batch}"
+        return f"{self.layers} x {self.width}, batch {self.batch}{', pythia' * (self.model == 'pythia')}"
 
 
 @dataclass(frozen=True)
@@ -76,11 +87,22 @@ class Setting:
         stored = build(read_recipe(RECIPE, list(size.words)).corpus)
         return cls(size, device, load_rows(stored, "train"), len(stored.tokens))
 
-    def model(self, vocabulary: int) -> GPT2LMHeadModel:
+    def model(self, vocabulary: int) -> PreTrainedModel:
         torch.manual_seed(0)
         size = self.size
-        config = GPT2Config(vocab_size=vocabulary, n_layer=size.layers, n_embd=size.width, n_head=size.heads)
-        return GPT2LMHeadModel(config).to(self.device)
+        model: PreTrainedModel
+        if size.model == "gpt2":
+            config = GPT2Config(vocab_size=vocabulary, n_layer=size.layers, n_embd=size.width, n_head=size.heads)
+            model = GPT2LMHeadModel(config)
+        else:
+            model = GPTNeoXForCausalLM(
+                GPTNeoXConfig(
+                    vocab_size=vocabulary, num_hidden_layers=size.layers, hidden_size=size.width,
+                    num_attention_heads=size.heads, intermediate_size=4 * size.width,
+                    attention_dropout=0.1, hidden_dropout=0.1,
+                )
+            )  # fmt: skip
+        return model.to(self.device)
 
     @cached_property
     def labels(self) -> torch.Tensor:
@@ -159,9 +181,9 @@ class EagerLoop:
         chosen, self.order = self.order[:batch], self.order[batch:]
         tokens_BT, answer_BA = self.tokens_NT[chosen], self.answer_NA[chosen]
         with self.setting.autocast():
-            hidden_BLD = self.model.transformer(tokens_BT[:, :-1], use_cache=False).last_hidden_state
+            hidden_BLD = self.model.base_model(tokens_BT[:, :-1], use_cache=False).last_hidden_state
             hidden_BAD = hidden_BLD[torch.arange(batch, device=chosen.device)[:, None], answer_BA - 1]
-            logits_BAV = self.model.lm_head(hidden_BAD)
+            logits_BAV = self.model.get_output_embeddings()(hidden_BAD)
             loss = F.cross_entropy(logits_BAV.float().flatten(0, 1), tokens_BT.gather(1, answer_BA).flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -177,7 +199,7 @@ class CompiledLoop(EagerLoop):
 
     def __init__(self, setting: Setting):
         super().__init__(setting)
-        self.model.transformer.compile()
+        self.model.base_model.compile()
 
 
 class _Watch(TrainerCallback):
@@ -248,10 +270,9 @@ class Ours(_TrainerWindows):
     def __init__(self, setting: Setting, *words: str):
         self.setting = setting
         size = setting.size
+        model = f"n_layer: {size.layers}, n_embd: {size.width}, n_head: {size.heads}, dropout: 0.1"
         overrides = {
-            "model.n_layer": size.layers,
-            "model.n_embd": size.width,
-            "model.n_head": size.heads,
+            "model": f"{{name: {size.model}, {model}}}",
             "global_batch_size": size.batch,
             "output_dir": tempfile.mkdtemp(),
             "eval_strategy": "no",

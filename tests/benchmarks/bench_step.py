@@ -1,6 +1,6 @@
 """The training step beside its baselines, in one run, as ratios; and what share of the machine's floor it reaches.
 
-    python tests/benchmarks/bench_step.py [--rounds 5] [--only '2 x 128'] [--small]
+    python tests/benchmarks/bench_step.py [--rounds 5] [--model pythia] [--only '2 x 128'] [--small]
 
 Baselines are described in `baselines.py`. Windows of all contestants take turns, and a number is the median over the
 rounds: CPU seconds of one thread, or wall-clock seconds on a GPU.
@@ -14,6 +14,7 @@ the speed of a copy.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import sys
 from typing import Any
@@ -72,7 +73,8 @@ def floor(setting: Setting, model: Any) -> dict[str, float]:
     """FLOP and bytes of a step that cannot be left out."""
     size, rows = setting.size, setting.rows
     weights = sum(weight.numel() for weight in model.parameters())
-    blocks = sum(weight.numel() for weight in model.transformer.h.parameters())
+    (stack,) = (part for part in model.base_model.children() if isinstance(part, torch.nn.ModuleList))
+    blocks = sum(weight.numel() for weight in stack.parameters())
     inputs, answers = rows.tokens_NT.shape[1] - 1, rows.shape.answer
     head = setting.vocabulary * size.width
     return {
@@ -112,6 +114,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The training step beside its baselines.")
     parser.add_argument("--rounds", type=int, default=5, help="windows per contestant")
     parser.add_argument("--seconds", type=float, default=LEAST_SECONDS, help="length of a window")
+    parser.add_argument("--model", default="gpt2", choices=("gpt2", "pythia"), help="that is trained; default gpt2")
     parser.add_argument("--only", default="", help="a part of a size's name, such as '2 x 128'")
     parser.add_argument("--without", default="", help="contestants to leave out, with commas")
     parser.add_argument("--small", action="store_true", help="a size of seconds, to see that it runs")
@@ -120,9 +123,10 @@ def main() -> int:
     contestants = {**BASELINES, **(COMPILED if on_gpu else ON_CPU), "ours": Ours}
     wanted = {name: made for name, made in contestants.items() if name not in chosen.without.split(",")}
     heads = ["size", *(f"{name} s" for name in wanted), *(f"x {name}" for name in [*wanted][:-1]), "floor s", "share"]
-    print("  ".join(word.rjust(20 if word == "size" else max(11, len(word))) for word in heads))
+    print("  ".join(word.rjust(28 if word == "size" else max(11, len(word))) for word in heads))
     found: list[dict[str, Any]] = []
     sizes = SMALL if chosen.small else ON_GPU if on_gpu else SIZES
+    sizes = tuple(dataclasses.replace(size, model=chosen.model) for size in sizes)
     named = [size for size in sizes if chosen.only in size.name]
     if not named:
         parser.error(f"--only {chosen.only}: is part of no size; they are: {'; '.join(size.name for size in sizes)}")
@@ -133,12 +137,13 @@ def main() -> int:
         words += [f"{row['floor']['seconds']:.4g}", f"{row['share_of_floor']:.0%}"]
         widths = [max(11, len(head)) for head in heads[1:]]
         print(
-            "  ".join([row["size"].rjust(20), *(word.rjust(width) for word, width in zip(words, widths))]), flush=True
+            "  ".join([row["size"].rjust(28), *(word.rjust(width) for word, width in zip(words, widths))]), flush=True
         )
         for name, seconds in row["seconds_per_step"].items():
             if name != "ours":
                 note(f"step {size.name}", row["seconds_per_step"]["ours"], name, seconds, "s", row["share_of_floor"])
-        path = write("step", found)  # after each size: what comes later may fail, or be out of time
+        # After each size: what comes later may fail, or be out of time.
+        path = write("step" if chosen.model == "gpt2" else f"step-{chosen.model}", found)
     print(path)
     return 0
 

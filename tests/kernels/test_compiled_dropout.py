@@ -39,23 +39,33 @@ def test_masks_drop_their_share_independently(p: float) -> None:
         assert abs(float((one * other).mean())) < 5 * p * (1 - p) / one.numel() ** 0.5
 
 
-PLACES = {"embd_pdrop": "drop", "attn_pdrop": "attn_dropout", "resid_pdrop": "dropout"}
+PLACES = [
+    ("gpt2", "embedding"), ("gpt2", "attention"), ("gpt2", "residual"),
+    ("parallel", "embedding"), ("parallel", "attention"), ("parallel", "residual"), ("sequential", "residual"),
+]  # fmt: skip
 
 
-def with_dropout(place: str, p: float) -> PreTrainedModel:
+def with_dropout(kind: str, place: str, p: float) -> PreTrainedModel:
     """A model that drops values at one kind of place."""
-    model: Any = model_of()
-    model.transformer.drop.p = p if place == "embd_pdrop" else 0.0
-    for block in model.transformer.h:
-        block.attn.attn_dropout.p = p if place == "attn_pdrop" else 0.0
-        block.attn.resid_dropout.p = block.mlp.dropout.p = p if place == "resid_pdrop" else 0.0
+    model: Any = model_of(kind)
+    rates = {**dict.fromkeys(("embedding", "attention", "residual"), 0.0), place: p}
+    if kind == "gpt2":
+        model.transformer.drop.p = rates["embedding"]
+        for block in model.transformer.h:
+            block.attn.attn_dropout.p = rates["attention"]
+            block.attn.resid_dropout.p = block.mlp.dropout.p = rates["residual"]
+        return model
+    model.gpt_neox.emb_dropout.p = rates["embedding"]
+    for block in model.gpt_neox.layers:
+        block.attention.attention_dropout = rates["attention"]
+        block.post_attention_dropout.p = block.post_mlp_dropout.p = rates["residual"]
     return model
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_losses_and_gradients_under_dropout_are_distributed_as_those_of_torch(place: str) -> None:
-    model, batch, draws = with_dropout(place, 0.3), batch_of(rows_of(MIXED[5:15])), 150
-    step, plain = step_of(model), loss_of(with_dropout(place, 0.0), batch).item()
+@pytest.mark.parametrize(("kind", "place"), PLACES)
+def test_losses_and_gradients_under_dropout_are_distributed_as_those_of_torch(kind: str, place: str) -> None:
+    model, batch, draws = with_dropout(kind, place, 0.3), batch_of(rows_of(MIXED[5:15])), 150
+    step, plain = step_of(model), loss_of(with_dropout(kind, place, 0.0), batch).item()
     ours, theirs = torch.empty(2, draws), torch.empty(2, draws)
     torch.manual_seed(1)
     for draw in range(draws):
@@ -72,10 +82,10 @@ def test_losses_and_gradients_under_dropout_are_distributed_as_those_of_torch(pl
     assert float(ours[0].std()) > 1e-3 * plain
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_the_backward_pass_drops_what_the_forward_pass_did(place: str) -> None:
+@pytest.mark.parametrize(("kind", "place"), PLACES)
+def test_the_backward_pass_drops_what_the_forward_pass_did(kind: str, place: str) -> None:
     """The slope of the loss along a direction, with the same masks, by differences."""
-    model, batch = with_dropout(place, 0.4), batch_of(rows_of(UNEVEN))
+    model, batch = with_dropout(kind, place, 0.4), batch_of(rows_of(UNEVEN))
     step, weights = step_of(model), list(model.parameters())
     step.backward(batch, 1.0, 5)
     draw = torch.Generator().manual_seed(2)
@@ -89,8 +99,9 @@ def test_the_backward_pass_drops_what_the_forward_pass_did(place: str) -> None:
     assert (losses[0] - losses[1]) / 2e-4 == pytest.approx(expected, rel=2e-2)
 
 
-def test_bits_follow_from_the_key_and_the_number_of_threads() -> None:
-    model, batch = with_dropout("resid_pdrop", 0.2), batch_of(rows_of(UNEVEN))
+@pytest.mark.parametrize("kind", ["gpt2", "parallel", "sequential"])
+def test_bits_follow_from_the_key_and_the_number_of_threads(kind: str) -> None:
+    model, batch = with_dropout(kind, "residual", 0.2), batch_of(rows_of(UNEVEN))
     step, threads = step_of(model), torch.get_num_threads()
 
     def gradients(key: int) -> torch.Tensor:

@@ -17,6 +17,12 @@ from tests.tiny import COMPOSITION, RECIPE
 from tests.training.test_loop import CALM, LONG, curves, trained
 from tests.training.test_trainer import trainer_of
 
+MODELS = {
+    "gpt2": "name: gpt2",
+    "parallel": "name: pythia",
+    "sequential": "name: pythia, parallel_residual: false, tie_word_embeddings: true, rotary_pct: 1",
+}
+
 
 @pytest.fixture(autouse=True)
 def pays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,13 +45,15 @@ def calls_of(trainer: GrokTrainer, monkeypatch: pytest.MonkeyPatch) -> list[str]
 
 
 @pytest.mark.parametrize("loss", ["cross_entropy", "stablemax"])
-def test_it_trains_as_transformers_does(loss: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_it_trains_as_transformers_does(model: str, loss: str, tmp_path: Path) -> None:
     """Rows of two lengths, in two micro-batches, whose losses and norms are compared at each of 200 steps."""
     objective = ("--objective", f"{{name: next_token, loss: {loss}}}")
     words = (*LONG, *CALM[COMPOSITION], "--per_device_train_batch_size", "16", *objective)
-    ours = trained(tmp_path / "ours", COMPOSITION, *words)
+    text = COMPOSITION.replace("name: gpt2", MODELS[model])
+    ours = trained(tmp_path / "ours", text, *words)
     assert ours.loop.compiled is not None and not ours.notes
-    stock = trained(tmp_path / "stock", COMPOSITION, *words, "--fast", "false")
+    stock = trained(tmp_path / "stock", text, *words, "--fast", "false")
     assert stock.loop.compiled is None
     lines, expected = curves(tmp_path / "ours"), curves(tmp_path / "stock")
     assert len(lines) == len(expected) == 200
@@ -60,13 +68,15 @@ def test_it_trains_as_transformers_does(loss: str, tmp_path: Path) -> None:
     }
 
 
-def test_a_run_that_goes_on_ends_with_the_bits_of_one_that_did_not_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_that_goes_on_ends_with_the_bits_of_one_that_did_not_stop(model: str, tmp_path: Path) -> None:
     """With dropout, whose masks follow from the seed and the step."""
-    straight = trained(tmp_path / "straight", RECIPE, "--save_steps", "12", "--model.dropout", "0.3")
+    text = RECIPE.replace("name: gpt2", MODELS[model])
+    straight = trained(tmp_path / "straight", text, "--save_steps", "12", "--model.dropout", "0.3")
     (tmp_path / "parts").mkdir()
-    parts = trainer_of(tmp_path / "parts", RECIPE, "--save_strategy", "no", "--model.dropout", "0.3")
+    parts = trainer_of(tmp_path / "parts", text, "--save_strategy", "no", "--model.dropout", "0.3")
     parts.train(resume_from_checkpoint=str(tmp_path / "straight" / "run" / "checkpoint-12"))
-    other = trained(tmp_path / "other", RECIPE, "--save_strategy", "no", "--model.dropout", "0.3", "--seed", "1",
+    other = trained(tmp_path / "other", text, "--save_strategy", "no", "--model.dropout", "0.3", "--seed", "1",
                     "--data_seed", "42")  # fmt: skip
     assert parts.loop.compiled is not None and parts.state.global_step == 24
     assert all(map(torch.equal, parts.model.parameters(), straight.model.parameters()))
@@ -88,6 +98,8 @@ def test_only_what_it_computes_goes_to_it(tmp_path: Path, monkeypatch: pytest.Mo
         assert not compiled(*words, "--output_dir", str(tmp_path / "_".join(words).replace("/", "_")[:40])), words
     widths = {width: ("--model.n_embd", str(width), "--output_dir", str(tmp_path / str(width))) for width in (256, 258)}
     assert [compiled(*words) for words in widths.values()] == [True, False]
+    neox = ("--model", "{name: pythia, preset: pythia-31m, n_layer: 1}", "--output_dir", str(tmp_path / "neox"))
+    assert compiled(*neox) and not compiled(*neox, "--model.n_embd", "264")
     monkeypatch.setattr(loop, "PAYS", 20.0)
     short = trainer_of(tmp_path, RECIPE, "--output_dir", str(tmp_path / "short"))
     assert short.loop.compiled is None and not short.notes  # there is nothing to say of seconds

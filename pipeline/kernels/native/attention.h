@@ -21,7 +21,8 @@ struct Attention {
   const int64_t* places;  // (queries,) positions of the queries of a row; null: 0, 1, ...
   const Dropout* dropout;  // null: none
 
-  int64_t seen(int64_t query) const { return (places ? places[query] : query) + 1; }
+  int64_t place(int64_t query) const { return places ? places[query] : query; }
+  int64_t seen(int64_t query) const { return place(query) + 1; }
 };
 
 inline float dot(const float* one, const float* other, int64_t size) {

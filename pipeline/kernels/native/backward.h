@@ -1,4 +1,4 @@
-// The loss, and the backward pass of GPT-2.
+// The loss, and the backward pass.
 #pragma once
 #include "forward.h"
 #include "loss.h"
@@ -29,7 +29,7 @@ class Step : public Forward {
   void clear() const {
     const auto zero = [](float* at, int64_t count) { std::memset(at, 0, static_cast<size_t>(count) * sizeof(float)); };
     if (!s.is_tied) zero(gradients.word(), s.words * s.width);
-    zero(gradients.place(), s.places * s.width);
+    if (s.places) zero(gradients.place(), s.places * s.width);
     for (int64_t layer = 0; layer < s.layers; ++layer) {
       const Parts::Block& d = gradients.block(layer);
       for (float* at : {d.norm1, d.norm1_shift, d.out_bias, d.norm2, d.norm2_shift, d.down_bias}) zero(at, s.width);
@@ -43,8 +43,8 @@ class Step : public Forward {
   // Logits, losses, and the gradients of the head and of the states before the last norm.
   double head() const {
     const int64_t asked = s.asked(), width = s.width;
-    const float* head = weights.head();
-    product(asked, s.words, width, plain(room.h, width), turned(head, width), false, room.logits, s.words);
+    const Linear head = head_of(weights);
+    head.forward(threads(), asked, room.h, room.logits);
     std::vector<double> losses(static_cast<size_t>(s.threads), 0.0);
     over(asked, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t i = begin; i < end; ++i) {
@@ -52,7 +52,7 @@ class Step : public Forward {
         room.factors[i] /= static_cast<float>(s.targets);
       }
     });
-    product(asked, width, s.words, plain(room.logits, s.words), plain(head, width), false, room.dh, width);
+    head.backward(threads(), asked, room.logits, room.dh);
     over(asked, [&](int64_t begin, int64_t end, int) {
       for (int64_t i = begin; i < end; ++i)
         for (int64_t j = 0; j < width; ++j) {
@@ -60,7 +60,7 @@ class Step : public Forward {
           room.dh[i * width + j] *= room.factors[i];
         }
     });
-    product(s.words, width, asked, turned(room.logits, s.words), plain(room.h, width), adds, gradients.head(), width);
+    head_of(gradients).gradient(threads(), asked, room.h, room.logits, adds);
     std::memset(room.dx, 0, static_cast<size_t>(asked * width) * sizeof(float));
     norm_backward(asked, room.x, room.moments, weights.norm(), gradients.norm(), gradients.norm_shift(), nullptr,
                   nullptr);
@@ -69,16 +69,19 @@ class Step : public Forward {
     return loss / s.targets;
   }
 
-  // dx += what comes through a norm from dh; then dz = dropout(dx) and its sum for a bias, where there is one.
+  // dx += what comes through a norm from dh. Where there is a bias, dz = dropout(dx) and its sum: of what dx is then, or,
+  // where the norm's reader stands beside what the bias belongs to, of what it was.
   void norm_backward(int64_t rows, const float* x, const Moments* moments, const float* scale, float* dscale,
                      float* dshift, const Dropout* drop, float* dbias) const {
     const int64_t width = s.width;
     room.sums.clear();
     over(rows, [&](int64_t begin, int64_t end, int thread) {
       for (int64_t i = begin; i < end; ++i) {
-        normalize_backward(room.dh + i * width, x + i * width, moments[i], scale, width, room.dx + i * width,
-                           room.sums.of(thread, 0), room.sums.of(thread, 1));
-        if (dbias) dropped(i, *drop, room.dx + i * width, room.dz + i * width, room.sums.of(thread, 2), own(thread));
+        float *dx = room.dx + i * width, *dz = room.dz + i * width, *sum = room.sums.of(thread, 2);
+        if (dbias && s.is_parallel) dropped(i, *drop, dx, dz, sum, own(thread));
+        normalize_backward(room.dh + i * width, x + i * width, moments[i], scale, width, dx, room.sums.of(thread, 0),
+                           room.sums.of(thread, 1));
+        if (dbias && !s.is_parallel) dropped(i, *drop, dx, dz, sum, own(thread));
       }
     });
     room.sums.into(0, dscale, width);
@@ -107,8 +110,8 @@ class Step : public Forward {
         dropped(i, after_mlp, room.dx + i * width, room.dz + i * width, room.sums.of(thread, 0), own(thread));
     });
     room.sums.into(0, d.down_bias, width);
-    product(inner, width, rows, turned(k.active, inner), plain(room.dz, width), adds, d.down, width);
-    product(rows, inner, width, plain(room.dz, width), turned(w.down, width), false, room.dinner, inner);
+    linear(d.down, inner, width).gradient(threads(), rows, k.active, room.dz, adds);
+    linear(w.down, inner, width).backward(threads(), rows, room.dz, room.dinner);
     room.sums.clear();
     over(rows, [&](int64_t begin, int64_t end, int thread) {
       float* sum = room.sums.of(thread, 0);
@@ -116,11 +119,12 @@ class Step : public Forward {
         for (int64_t j = 0; j < inner; ++j) sum[j] += room.dinner[i * inner + j] *= k.slope[i * inner + j];
     });
     room.sums.into(0, d.up_bias, inner);
-    product(width, inner, rows, turned(k.h2, width), plain(room.dinner, inner), adds, d.up, inner);
-    product(rows, width, inner, plain(room.dinner, inner), turned(w.up, inner), false, room.dh, width);
-    norm_backward(rows, k.x2, k.moments2, w.norm2, d.norm2, d.norm2_shift, &after_attention, d.out_bias);
-    product(width, width, rows, turned(k.mixed, width), plain(room.dz, width), adds, d.out, width);
-    product(rows, width, width, plain(room.dz, width), turned(w.out, width), false, room.dh, width);  // dmixed
+    linear(d.up, width, inner).gradient(threads(), rows, k.h2, room.dinner, adds);
+    linear(w.up, width, inner).backward(threads(), rows, room.dinner, room.dh);
+    norm_backward(rows, s.is_parallel ? k.before : k.x2, k.moments2, w.norm2, d.norm2, d.norm2_shift, &after_attention,
+                  d.out_bias);
+    linear(d.out, width, width).gradient(threads(), rows, k.mixed, room.dz, adds);
+    linear(w.out, width, width).backward(threads(), rows, room.dz, room.dh);  // dmixed
     attend_all_backward(layer);
     if (layer + 1 == s.layers) spread();
     norm_backward(s.tokens(), k.x, k.moments, w.norm1, d.norm1, d.norm1_shift, nullptr, nullptr);
@@ -129,12 +133,13 @@ class Step : public Forward {
   // From dh, the gradient of `mixed`, to that of h, in its place.
   void attend_all_backward(int64_t layer) const {
     const Kept& k = room.blocks[layer];
-    const Parts::Block &w = weights.block(layer), &d = gradients.block(layer);
+    const Parts::Block& d = gradients.block(layer);
     const bool is_last = layer + 1 == s.layers;
     const int64_t width = s.width, tokens = s.tokens(), asked = s.asked();
     float* dquery = room.dattend;
     float* dkey = dquery + (is_last ? asked * width : width);
     const Dropout drop = dropout(layer, kOfAttention);
+    const Rotary turning = rotary();
     room.sums.clear();
     over(s.rows, [&](int64_t begin, int64_t end, int thread) {
       float* sum = room.sums.of(thread, 0);
@@ -149,22 +154,37 @@ class Step : public Forward {
         attend_backward(it, row, k.query + query, k.key + key, k.key + key + width, k.weights + row * weight,
                         room.dh + row * it.queries * width, dquery + query, dkey + key, dkey + key + width,
                         own(thread), own(thread) + weight);
-        for (int64_t q = 0; q < it.queries; ++q) add(1.0f, dquery + query + q * it.query_row, width, sum);
-        for (int64_t t = 0; t < it.length; ++t) add(1.0f, dkey + key + t * it.key_row, 2 * width, sum + width);
+        for (int64_t q = 0; q < it.queries; ++q) {
+          turning.turn(it.place(q), -1.0f, dquery + query + q * it.query_row);
+          add(1.0f, dquery + query + q * it.query_row, width, sum);
+        }
+        for (int64_t t = 0; t < it.length; ++t) {
+          turning.turn(t, -1.0f, dkey + key + t * it.key_row);
+          add(1.0f, dkey + key + t * it.key_row, 2 * width, sum + width);
+        }
       }
     });
-    room.sums.into(0, d.attend_bias, 3 * width);
+    const Linear w = linear(k.attend, width, 3 * width);
+    const Linear dw = linear(s.is_neox ? room.dsorted : d.attend, width, 3 * width);
+    const bool adds_here = adds && !s.is_neox;
     if (!is_last) {
-      product(width, 3 * width, tokens, turned(k.h, width), plain(dquery, 3 * width), adds, d.attend, 3 * width);
-      product(tokens, width, 3 * width, plain(dquery, 3 * width), turned(w.attend, 3 * width), false, room.dh, width);
+      dw.gradient(threads(), tokens, k.h, dquery, adds_here);
+      w.backward(threads(), tokens, dquery, room.dh);
+    } else {
+      dw.outputs(0, width).gradient(threads(), asked, k.asked, dquery, adds_here);
+      dw.outputs(width, 2 * width).gradient(threads(), tokens, k.h, dkey, adds_here);
+      w.outputs(width, 2 * width).backward(threads(), tokens, dkey, room.dh);
+      w.outputs(0, width).backward(threads(), asked, dquery, room.dz);
+      for (int64_t i = 0; i < asked; ++i) add(1.0f, room.dz + i * width, width, room.dh + token_of(i) * width);
+    }
+    if (!s.is_neox) {
+      room.sums.into(0, d.attend_bias, 3 * width);
       return;
     }
-    product(width, width, asked, turned(k.asked, width), plain(dquery, width), adds, d.attend, 3 * width);
-    product(width, 2 * width, tokens, turned(k.h, width), plain(dkey, 2 * width), adds, d.attend + width, 3 * width);
-    product(tokens, width, 2 * width, plain(dkey, 2 * width), turned(w.attend + width, 3 * width), false, room.dh,
-            width);
-    product(asked, width, width, plain(dquery, width), turned(w.attend, 3 * width), false, room.dz, width);
-    for (int64_t i = 0; i < asked; ++i) add(1.0f, room.dz + i * width, width, room.dh + token_of(i) * width);
+    std::memset(room.dsorted_bias, 0, static_cast<size_t>(3 * width) * sizeof(float));
+    room.sums.into(0, room.dsorted_bias, 3 * width);
+    unsort_heads(room.dsorted, s.heads, width / s.heads * width, adds, d.attend);
+    unsort_heads(room.dsorted_bias, s.heads, width / s.heads, true, d.attend_bias);
   }
 
   // dx of answers to dx of all tokens.
@@ -186,11 +206,11 @@ class Step : public Forward {
         for (int64_t j = 0; j < width; ++j) room.dx[i * width + j] *= factor[j];
       }
     });
-    over_rows(static_cast<int>(s.threads), width, [&](int64_t left, int64_t right, int) {
+    over_rows(threads(), width, [&](int64_t left, int64_t right, int) {
       for (int64_t i = 0; i < s.tokens(); ++i) {
         const float* dx = room.dx + i * width + left;
         add(1.0f, dx, right - left, gradients.word() + in.tokens[i] * width + left);
-        add(1.0f, dx, right - left, gradients.place() + i % s.length * width + left);
+        if (s.places) add(1.0f, dx, right - left, gradients.place() + i % s.length * width + left);
       }
     }, kLanes);
   }

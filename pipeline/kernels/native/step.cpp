@@ -12,7 +12,8 @@ int64_t groklab_room(const groklab::Sizes* sizes) { return groklab::Room(*sizes,
 // Writes the gradients of a batch, or adds them; the loss in `loss`. Returns 1 for a token, label or position that the
 // model does not have, else 0.
 int groklab_gradients(const groklab::Sizes* sizes, float** weights, float** gradients, float* memory,
-                      const int64_t* tokens, const int64_t* positions, const int64_t* labels, int adds, float* loss) {
+                      const int64_t* tokens, const int64_t* positions, const int64_t* labels, const float* rotation,
+                      int adds, float* loss) {
   const auto is_below = [](int64_t number, int64_t bound) { return number >= 0 && number < bound; };
   for (int64_t i = 0; i < sizes->tokens(); ++i)
     if (!is_below(tokens[i], sizes->words)) return 1;
@@ -21,7 +22,7 @@ int groklab_gradients(const groklab::Sizes* sizes, float** weights, float** grad
         (labels[i] != groklab::kIgnored && !is_below(labels[i], sizes->words)))
       return 1;
   *loss = static_cast<float>(
-      groklab::Step(*sizes, weights, gradients, memory, {tokens, positions, labels}, adds != 0).run());
+      groklab::Step(*sizes, weights, gradients, memory, {tokens, positions, labels, rotation}, adds != 0).run());
   return 0;
 }
 

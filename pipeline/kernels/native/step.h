@@ -7,12 +7,18 @@
 
 namespace groklab {
 
+enum Activation { kGeluTanh, kRelu, kGeluErf };
+
 // The fields of `Sizes` in pipeline/kernels/compiled.py, in the same order.
 struct Sizes {
   int64_t rows, length, answers;  // of the batch: B, L, A
-  int64_t words, width, inner, heads, layers, places;  // of the model; places: learned positions
+  int64_t words, width, inner, heads, layers;  // of the model
+  int64_t places, pairs;                       // learned positions; pairs of a head's numbers that rotary ones turn
   int64_t threads;
-  int64_t is_tied, is_relu, is_stablemax;
+  int64_t activation;               // one of Activation
+  int64_t is_neox;                  // matrices are (out, in), and queries, keys and values in the order of GPT-NeoX
+  int64_t is_parallel;              // the MLP reads what attention does
+  int64_t is_tied, is_stablemax;
   int64_t dropped_embedding, dropped_attention, dropped_residual;  // of 65,536
   uint64_t key;    // of the masks of this batch
   double targets;  // by which the summed loss is divided
@@ -24,7 +30,8 @@ struct Sizes {
   int64_t queries(int64_t layer) const { return layer + 1 < layers ? length : answers; }
 };
 
-// The weights of the model or their gradients, in the order of transformers' named_parameters.
+// The weights of the model or their gradients, in GPT-2's order (`Layout` in pipeline/kernels/compiled_layout.py). Learned
+// positions and the head are there only where the model has them.
 struct Parts {
   float** at;
   const Sizes& sizes;
@@ -34,16 +41,19 @@ struct Parts {
     float *norm2, *norm2_shift, *up, *up_bias, *down, *down_bias;
   };
 
+  float** of(int64_t layer) const { return at + (sizes.places ? 2 : 1) + 12 * layer; }
   float* word() const { return at[0]; }
   float* place() const { return at[1]; }
-  const Block& block(int64_t layer) const { return *reinterpret_cast<const Block*>(at + 2 + 12 * layer); }
-  float* norm() const { return at[2 + 12 * sizes.layers]; }
-  float* norm_shift() const { return at[3 + 12 * sizes.layers]; }
-  float* head() const { return sizes.is_tied ? word() : at[4 + 12 * sizes.layers]; }
+  const Block& block(int64_t layer) const { return *reinterpret_cast<const Block*>(of(layer)); }
+  float* norm() const { return of(sizes.layers)[0]; }
+  float* norm_shift() const { return of(sizes.layers)[1]; }
+  float* head() const { return sizes.is_tied ? word() : of(sizes.layers)[2]; }
 };
 
 // The numbers that a block keeps for its backward pass: those of the last one after attention are of answers alone.
 struct Kept {
+  float* attend;       // weights and
+  float* attend_bias;  // biases of queries, keys and values, in the order of heads.h
   float* x;       // (tokens, width), its input
   float* h;       // (tokens, width), normalized
   float* asked;   // (asked, width), rows of h; of the last block
@@ -51,6 +61,7 @@ struct Kept {
   float* key;     // behind the query; (tokens, 2 width) in the last block
   float* weights; // (rows, heads, queries, length)
   float* mixed;   // (of_block, width)
+  float* before;  // (of_block, width), rows of x
   float* x2;      // (of_block, width), after attention
   float* h2;      // (of_block, width), normalized
   float* slope;   // (of_block, inner), derivative of the activation
@@ -64,6 +75,7 @@ struct Room {
   float *x, *h, *logits, *factors;  // after the last block, of answers
   Moments* moments;
   float *product, *dx, *dx_asked, *dh, *dz, *dinner, *dattend;  // that are used again in each block
+  float *dsorted, *dsorted_bias;  // gradients in the order of heads.h, where the weights lie otherwise
   float* own;   // (threads, each), for the factors of dropout of a row, and in attention for `length` numbers more
   int64_t each;
   Sums sums;
@@ -81,6 +93,10 @@ struct Room {
       const bool is_last = layer + 1 == s.layers;
       const int64_t rows = s.of_block(layer);
       Kept found{};
+      if (s.is_neox) {
+        found.attend = take(3 * width * width);
+        found.attend_bias = take(3 * width);
+      }
       found.x = take(tokens * width);
       found.h = take(tokens * width);
       found.asked = is_last ? take(asked * width) : nullptr;
@@ -88,6 +104,7 @@ struct Room {
       found.key = is_last ? take(tokens * 2 * width) : memory ? found.query + width : nullptr;
       found.weights = take(s.rows * s.heads * s.queries(layer) * s.length);
       found.mixed = take(rows * width);
+      found.before = is_last ? take(asked * width) : found.x;
       found.x2 = take(rows * width);
       found.h2 = take(rows * width);
       found.slope = take(rows * s.inner);
@@ -109,6 +126,8 @@ struct Room {
     dz = take(most * width);
     dinner = take(most * s.inner);
     dattend = take(tokens * 3 * width + asked * width);
+    dsorted = take(s.is_neox ? 3 * width * width : 0);
+    dsorted_bias = take(s.is_neox ? 3 * width : 0);
     const int64_t queries = s.length > s.answers ? s.length : s.answers;
     const int64_t of_attention = s.heads * queries * s.length;
     each = ((of_attention > width ? of_attention : width) + s.length + 15) / 16 * 16;
