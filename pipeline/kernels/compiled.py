@@ -130,16 +130,25 @@ class CompiledStep:
     def can_update(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether `update` does what the optimizer's own step would.
 
-        Only its own will do for another optimizer than AdamW, where hooks change gradients, and the first time, as it
-        makes its state then.
+        Only its own will do for another optimizer than AdamW, where there are hooks that do not say that they act on
+        gradients in place, and the first time, as it makes its state then.
         """
         return is_adamw(optimizer) and all(map(has_state, self.weights, map(optimizer.state.get, self.weights)))
 
     def update(self, optimizer: torch.optim.Optimizer, most: float) -> torch.Tensor:
-        """Clips the gradients to a norm of at most `most` and makes AdamW's step; their norm before."""
+        """Clips the gradients to a norm of at most `most`, lets hooks change them, and makes AdamW's step.
+
+        Returns:
+            Their norm before.
+        """
         flat = ctypes.c_void_p(self.flat.data_ptr())
         norm = torch.tensor(self.library.groklab_norm(ctypes.c_int64(len(self.flat)), flat))
         clip = (most / (norm + 1e-6)).clamp(max=1.0)  # as torch clips, also what is not a number
+        if optimizer._optimizer_step_pre_hooks:
+            self.flat.mul_(clip)
+            clip = torch.ones(())
+            for hook in optimizer._optimizer_step_pre_hooks.values():
+                hook(optimizer, (), {})
         for group in optimizer.param_groups:
             weights, states = group["params"], [optimizer.state[weight] for weight in group["params"]]
             count, array = len(weights), ctypes.c_void_p * len(weights)
@@ -166,10 +175,11 @@ def has_state(weight: torch.Tensor, state: dict[str, torch.Tensor] | None) -> bo
 
 
 def is_adamw(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether a step of an optimizer is AdamW as it comes, and nothing else."""
+    """Whether a step of an optimizer is AdamW as it comes, after changes of gradients in place at most."""
     groups = optimizer.param_groups
     return (
         type(optimizer) is torch.optim.AdamW
-        and not (optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+        and all(getattr(hook, "acts_in_place", False) for hook in optimizer._optimizer_step_pre_hooks.values())
+        and not optimizer._optimizer_step_post_hooks
         and not any(group["amsgrad"] or group["maximize"] or isinstance(group["lr"], torch.Tensor) for group in groups)
     )

@@ -78,15 +78,25 @@ def check_sharding(chosen: Mapping[str, Any], sharded: bool) -> None:
         raise ParameterError(f"optimizer.{name}", "needs whole gradients, which DeepSpeed and FSDP do not keep")
 
 
+@dataclass(frozen=True)
+class BeforeStep:
+    """A hook of an optimizer that changes its gradients at the beginning of every step."""
+
+    changes: Sequence[GradientTransform]
+
+    acts_in_place: ClassVar[bool] = True  # on gradients alone, so that a compiled update may run it
+
+    def __call__(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        import torch
+
+        weights = [w for group in optimizer.param_groups for w in group["params"] if w.grad is not None]
+        with torch.no_grad():
+            for change in self.changes:
+                change([w.grad for w in weights], weights)
+
+
 def attach(optimizer: torch.optim.Optimizer, changes: Mapping[str, GradientTransform]) -> None:
     """Lets an optimizer change its gradients at the beginning of every step, and keep what the changes remember."""
-    import torch
-
-    @torch.no_grad()
-    def before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        weights = [w for group in optimizer.param_groups for w in group["params"] if w.grad is not None]
-        for change in changes.values():
-            change([w.grad for w in weights], weights)
 
     def save(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
         for name, change in changes.items():
@@ -102,6 +112,6 @@ def attach(optimizer: torch.optim.Optimizer, changes: Mapping[str, GradientTrans
             change.load([part.to(device, widest(device) if part.dtype == torch.float64 else None) for part in state])
 
     if changes:
-        optimizer.register_step_pre_hook(before_step)
+        optimizer.register_step_pre_hook(BeforeStep([*changes.values()]))
         optimizer.register_state_dict_post_hook(save)
         optimizer.register_load_state_dict_pre_hook(load)

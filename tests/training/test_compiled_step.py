@@ -68,10 +68,12 @@ def test_it_trains_as_transformers_does(model: str, loss: str, tmp_path: Path) -
     }
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_a_run_that_goes_on_ends_with_the_bits_of_one_that_did_not_stop(model: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "optimizer"), [*((model, "{}") for model in MODELS), ("gpt2", "{grokfast: {}}")])
+def test_a_run_that_goes_on_ends_with_the_bits_of_one_that_did_not_stop(
+    model: str, optimizer: str, tmp_path: Path
+) -> None:
     """With dropout, whose masks follow from the seed and the step."""
-    text = RECIPE.replace("name: gpt2", MODELS[model])
+    text = RECIPE.replace("name: gpt2", MODELS[model]) + f"optimizer: {optimizer}\n"
     straight = trained(tmp_path / "straight", text, "--save_steps", "12", "--model.dropout", "0.3")
     (tmp_path / "parts").mkdir()
     parts = trainer_of(tmp_path / "parts", text, "--save_strategy", "no", "--model.dropout", "0.3")
@@ -117,14 +119,19 @@ def test_a_machine_without_a_compiler_trains_by_torch_and_says_so(
 def test_gradients_that_are_changed_and_other_optimizers_go_on_from_the_compiled_gradients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for optimizer in ("{grokfast: {}}", "{muon: {}}"):
+    # Changes of the gradients come between clipping and AdamW; the optimizer's first step makes its state.
+    for optimizer, updates in (
+        ("{grokfast: {}}", 7),
+        ("{orthogonal: {}, grokfast: {average: ma}}", 7),
+        ("{muon: {}}", 0),
+    ):
         words = (*LONG, *CALM[RECIPE], "--max_steps", "8", "--optimizer", optimizer)
         (tmp_path / optimizer).mkdir()
         trainer = trainer_of(tmp_path / optimizer, RECIPE, *words)
         trainer.args.eval_on_start = False
         called = calls_of(trainer, monkeypatch)
         trainer.train()
-        assert called.count("backward") == 8
+        assert called.count("backward") == 8 and called.count("update") == updates
         trained(tmp_path / f"{optimizer}-stock", RECIPE, *words, "--fast", "false")
         for one, other in zip(curves(tmp_path / optimizer), curves(tmp_path / f"{optimizer}-stock"), strict=True):
             assert one == pytest.approx(other, rel=1e-3)
