@@ -104,6 +104,8 @@ def attach(optimizer: torch.optim.Optimizer, changes: Mapping[str, GradientTrans
                 state_dict[name] = state
 
     def load(optimizer: torch.optim.Optimizer, state_dict: dict[str, Any]) -> None:
+        import torch
+
         from pipeline.kernels.devices import widest
 
         device = optimizer.param_groups[0]["params"][0].device

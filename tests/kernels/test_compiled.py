@@ -93,7 +93,7 @@ UNEVEN = [(1, 1), (4, 2), (5, 1), (6, 2), (2, 1), (3, 2), (1, 2)] * 4
         ("parallel", {}, MIXED),
         ("parallel", {"rotary_pct": 1.0}, UNEVEN),
         ("sequential", {"n_layer": 3, "tie_word_embeddings": True, "rotary_pct": 0.5, "n_inner": 50}, UNEVEN),
-        ("parallel", {"n_layer": 1, "n_embd": 6, "n_head": 2, "rotary_pct": 1.0}, [(1, 1)]),
+        ("parallel", {"n_layer": 1, "n_embd": 6, "n_head": 1, "rotary_pct": 1.0}, [(1, 1)]),
         ("sequential", {"n_embd": 520, "n_head": 2}, UNEVEN),
     ],
 )
