@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from pipeline.data.rows import Batch
-from pipeline.kernels.compiled_layout import FAMILIES, Layout
+from pipeline.kernels.compiled_layout import FAMILIES, WeightLayout
 
 
 class Sizes(ctypes.Structure):
@@ -59,7 +59,7 @@ class CompiledStep:
         self.library = library
         library.groklab_room.restype = ctypes.c_int64
         library.groklab_norm.restype = ctypes.c_float
-        self.layout = Layout(model, FAMILIES[model.config.model_type])
+        self.layout = WeightLayout(model, FAMILIES[model.config.model_type])
         self.weights: list[torch.Tensor] = [*map(model.get_parameter, self.layout.names())]
         self.sizes = Sizes(**self.layout.sizes(), is_stablemax=loss == "stablemax")
         self.rotation = self.layout.rotation(1)

@@ -17,7 +17,7 @@ from transformers.activations import ACT2FN
 
 from pipeline.data.rows import Batch
 from pipeline.kernels.compiled import CompiledStep
-from pipeline.kernels.compiled_layout import ACTIVATIONS, FAMILIES, Layout
+from pipeline.kernels.compiled_layout import ACTIVATIONS, FAMILIES, WeightLayout
 from pipeline.kernels.forward import stock_logits
 from pipeline.kernels.forward_check import twin_of
 from pipeline.kernels.native_code import NotCompiledError, load
@@ -56,7 +56,7 @@ def why_not_compiled(model: Any, batch: Batch) -> str | None:
     family = FAMILIES.get(model.config.model_type)
     if family is None or type(model) is not family.model:
         return f"{type(model).__name__} is not {' or '.join(family.title for family in FAMILIES.values())}"
-    layout, weights = Layout(model, family), dict(model.named_parameters())
+    layout, weights = WeightLayout(model, family), dict(model.named_parameters())
     if {*weights} != {*layout.names()}:
         return f"it has other weights than {family.title}"
     for name, weight in weights.items():

@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 ACTIVATIONS = {"gelu_pytorch_tanh": 0, "gelu_new": 0, "relu": 1, "gelu": 2}
 
 
-class Family(NamedTuple):
+class CompiledFamily(NamedTuple):
     """The names of a family's modules, and of an attribute after a colon; those below `stack` are of each block."""
 
     title: str
@@ -31,13 +31,13 @@ class Family(NamedTuple):
 
 
 FAMILIES = {
-    "gpt2": Family(
+    "gpt2": CompiledFamily(
         "GPT-2", GPT2LMHeadModel, ("transformer.wte", "transformer.wpe"), "transformer.h",
         ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_proj"), "transformer.ln_f",
         Conv1D, "activation_function", "attn",
         "transformer.drop:p", "attn.attn_dropout:p", ("attn.resid_dropout:p", "mlp.dropout:p"),
     ),
-    "gpt_neox": Family(
+    "gpt_neox": CompiledFamily(
         "GPT-NeoX", GPTNeoXForCausalLM, ("gpt_neox.embed_in",), "gpt_neox.layers",
         ("input_layernorm", "attention.query_key_value", "attention.dense",
          "post_attention_layernorm", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), "gpt_neox.final_layer_norm",
@@ -47,10 +47,10 @@ FAMILIES = {
 }  # fmt: skip
 
 
-class Layout:
+class WeightLayout:
     """A model by its family."""
 
-    def __init__(self, model: Any, family: Family):
+    def __init__(self, model: Any, family: CompiledFamily):
         self.model, self.family = model, family
         self.blocks: list[Any] = list(model.get_submodule(family.stack))
         self.head: nn.Linear = model.get_output_embeddings()

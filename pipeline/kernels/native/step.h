@@ -30,8 +30,8 @@ struct Sizes {
   int64_t queries(int64_t layer) const { return layer + 1 < layers ? length : answers; }
 };
 
-// The weights of the model or their gradients, in GPT-2's order (`Layout` in pipeline/kernels/compiled_layout.py). Learned
-// positions and the head are there only where the model has them.
+// The weights of the model or their gradients, in GPT-2's order (`WeightLayout` in pipeline/kernels/compiled_layout.py).
+// Learned positions and the head are there only where the model has them.
 struct Parts {
   float** at;
   const Sizes& sizes;
