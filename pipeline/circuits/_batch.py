@@ -142,6 +142,12 @@ def measure(metric: Metric, logits: Tensor, batch: Batch, clean: Tensor | None =
     return (values.gather(1, batch.answer[:, None]) - values.gather(1, batch.wrong[:, None])).squeeze(1)
 
 
+def stands_out(values: Tensor) -> bool:
+    """Whether a mean is positive beyond two standard errors."""
+    error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return float(values.mean()) > 2 * error
+
+
 def bootstrap(statistic: Callable[[Tensor], Tensor], n: int, seed: int, draws: int = 1000) -> tuple[float, float]:
     """The central 95 % of a statistic of rows that are drawn anew with replacement, from indices (draws, n)."""
     drawn = torch.from_numpy(Draws(seed, "bootstrap").below(n, draws, n))

@@ -60,7 +60,7 @@ def check_edges(hooks: Hooks, tokens: Tensor) -> None:
             _check_equal(hooks, stream, before, f"the stream before block {layer}")
             _check_equal(hooks, stream, attn_in, f"what attention of block {layer} reads")
             normed = hooks.part(layer, "ln1")(stream)
-            _check_equal(hooks, _projected(hooks, layer, normed), qkv, f"queries, keys and values of block {layer}")
+            _check_equal(hooks, projected(hooks, layer, normed), qkv, f"queries, keys and values of block {layer}")
             heads = torch.einsum("bthe,hed->btd", z, hooks.out_weight(layer))
             bias = hooks.part(layer, "proj").bias
             after = stream + heads if bias is None else stream + heads + bias
@@ -69,7 +69,7 @@ def check_edges(hooks: Hooks, tokens: Tensor) -> None:
         _check_equal(hooks, hooks.head(hooks.final_norm(stream)), logits, "logits")
 
 
-def _projected(hooks: Hooks, layer: int, normed: Tensor) -> Tensor:
+def projected(hooks: Hooks, layer: int, normed: Tensor) -> Tensor:
     """Queries, keys and values (B, T, 3, H, E) of the normed stream, by weight and bias."""
     found = torch.einsum("btd,xhed->btxhe", normed, hooks.in_weight(layer))
     bias = hooks.part(layer, "qkv").bias

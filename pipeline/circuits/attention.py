@@ -13,16 +13,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pipeline.circuits.base import Analysis, Columns, Pairs
 from pipeline.config.fields import param
 from pipeline.plots.base import Drawing
-from pipeline.utils.draws import Draws
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from torch import Tensor
 
     from pipeline.circuits.hooks import Hooks
     from pipeline.plots.style import Mark
-
-SCORES = ("induction", "previous token", "duplicate token", "sink")
 
 
 @dataclass(frozen=True)
@@ -45,6 +41,7 @@ class Attention(Analysis):
         import numpy as np
 
         from pipeline.circuits._batch import FLOATS, on_device, split
+        from pipeline.circuits._head_scores import repeated_scores
 
         names = [f"blocks.{layer}.attn.hook_pattern" for layer in range(hooks.n_layer)]
         sums = []
@@ -54,7 +51,8 @@ class Attention(Analysis):
             _, found = hooks.read(part.clean, names, logits_to_keep=1)
             sums.append(np.stack([found[name].float().sum(0).cpu().numpy() for name in names]))
         mean_LHTT = np.sum(sums, axis=0) / len(pairs)
-        scores = {**self._repeated(hooks, pairs, names), "sink": mean_LHTT[:, :, 1:, 0].mean(axis=-1)}
+        scores = repeated_scores(hooks, pairs.clean, self.seed, self.repeats, self.length)
+        scores["sink"] = mean_LHTT[:, :, 1:, 0].mean(axis=-1)
         layer, head, query, key = (grid.ravel() for grid in np.indices(mean_LHTT.shape))
         seen = key <= query
         rows = {"layer": layer[seen], "head": head[seen], "query": query[seen], "key": key[seen]}
@@ -68,47 +66,7 @@ class Attention(Analysis):
         places = [pairs.places[i] if i >= 0 else "" for i in rows["query"]]
         return {**rows, "place": places, "score": kinds, "attention": np.concatenate(values).astype(np.float64)}
 
-    def _repeated(self, hooks: Hooks, pairs: Pairs, names: list[str]) -> dict[str, Any]:
-        """The scores of random repeats, (L, H) each; NaN where the model has no positions for two tokens twice."""
-        import numpy as np
-        import torch
-
-        room = int(getattr(hooks.model.config, "max_position_embeddings", 2 * self.length))
-        longest = min(self.length, (room - 1) // 2)
-        if longest < 2:
-            return {name: np.full((hooks.n_layer, hooks.n_head), np.nan) for name in SCORES[:3]}
-        draws = Draws(self.seed, "repeated tokens")
-        tokens = np.unique(pairs.clean)
-        width = 2 * longest + 1
-        lead = draws.below(2, self.repeats)  # a token before, in half of the rows
-        shortest = max(longest // 2, 2)
-        length = shortest + draws.below(longest + 1 - shortest, self.repeats)
-        rows = tokens[draws.below(len(tokens), self.repeats, width)]
-        for row, start, n in zip(rows, lead, length):
-            if len(tokens) >= n:
-                row[start : start + n] = tokens[draws.choose(len(tokens), n)]
-            row[start + n : start + 2 * n] = row[start : start + n]
-        _, found = hooks.read(torch.from_numpy(rows).long().to(hooks.model.device), names, logits_to_keep=1)
-        second = lead + length
-        # What is looked at begins where, is how long, and how far back it looks.
-        places = {
-            "induction": (second, length, length - 1),
-            "previous token": (lead + 1, 2 * length - 1, np.ones_like(length)),
-            "duplicate token": (second, length, length),
-        }
-        return {name: np.stack([_diagonals(found[point], *place) for point in names]) for name, place in places.items()}
-
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
         from pipeline.plots.attention import draw_patterns, draw_scores
 
         return {"": draw_scores(table, marks), "patterns": draw_patterns(table)}
-
-
-def _diagonals(pattern_BHTT: Tensor, start: Any, count: Any, offset: Any) -> Any:
-    """Each head's mean attention (H,), of `count` tokens from `start` on, to the token `offset` before; all (B,)."""
-    import numpy as np
-
-    pattern = pattern_BHTT.float().cpu().numpy()
-    rows = np.repeat(np.arange(len(pattern)), count)
-    queries = np.concatenate([np.arange(s, s + n) for s, n in zip(start, count)])
-    return pattern[rows, :, queries, queries - np.repeat(offset, count)].mean(axis=0)

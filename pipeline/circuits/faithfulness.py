@@ -107,17 +107,11 @@ def _first(graph: Graph, order: npt.NDArray[np.int64], n: int) -> Edges:
     return found.reshape(graph.edges.shape)
 
 
-def _stands_out(values: Any) -> bool:
-    """Whether a mean is positive beyond two standard errors."""
-    error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else 0.0
-    return float(values.mean()) > 2 * error
-
-
 class Judge:
     """Measures circuits of one model on one set of pairs."""
 
     def __init__(self, wanted: Faithfulness, hooks: Hooks, pairs: Pairs, graph: Graph):
-        from pipeline.circuits._batch import answer_logits, measure, on_device
+        from pipeline.circuits._batch import answer_logits, measure, on_device, stands_out
 
         self.wanted, self.hooks, self.graph = wanted, hooks, graph
         self.batch = on_device(hooks, pairs)
@@ -128,7 +122,7 @@ class Judge:
         self.clean, self.corrupted = float(self.whole.mean()), float(self.empty.mean())
         # A divergence is 0 at best, so there only the distance from the corrupted run says anything.
         beyond = [self.whole - self.empty] + [self.whole] * (wanted.metric != "kl")
-        self.absent = not all(map(_stands_out, beyond))
+        self.absent = not all(map(stands_out, beyond))
 
     def metrics(self, circuits: list[Edges]) -> Any:
         """The metric of each circuit on each pair, (C, n)."""

@@ -27,7 +27,7 @@ from pipeline.utils.format import listed
 CHAPTERS = {
     "What was learned when": (),
     "Where it is": ("causal_tracing", "patching", "attention"),
-    "Which circuit": ("attribution", "faithfulness", "similarity", "eigen", "successor"),
+    "Which circuit": ("attribution", "faithfulness", "similarity", "components", "eigen", "successor"),
 }
 
 
