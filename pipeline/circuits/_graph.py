@@ -70,6 +70,17 @@ class Graph:
         return found
 
     @cached_property
+    def places(self) -> npt.NDArray[np.int64]:
+        """Where the edges stand in the flat table, (E,)."""
+        return np.flatnonzero(self.edges)
+
+    def table(self, scores: Scores) -> Scores:
+        """Scores of edges (E,) as a table (U, V); zero where there is no edge."""
+        found = np.zeros(self.edges.shape)
+        found.ravel()[self.places] = scores
+        return found
+
+    @cached_property
     def owner(self) -> npt.NDArray[np.int64]:
         """The writer to which each reader belongs, (V,); -1 for the logits."""
         place = {name: i for i, name in enumerate(self.writers)}
@@ -77,6 +88,10 @@ class Graph:
 
     def name(self, writer: int, reader: int) -> str:
         return f"{self.writers[writer]}->{self.readers[reader]}"
+
+    def names(self, circuit: Edges) -> str:
+        """The edges of a circuit by name, separated by spaces."""
+        return " ".join(self.name(int(writer), int(reader)) for writer, reader in np.argwhere(circuit))
 
     def nodes(self, circuit: Edges) -> Edges:
         """The writers that have an edge in a circuit, in or out, (U,)."""
@@ -101,8 +116,7 @@ class Graph:
 
     def top(self, scores: Scores) -> npt.NDArray[np.int64]:
         """All edges in falling order of |score|, as places in the flat table; the first n are the n highest."""
-        places = np.flatnonzero(self.edges)
-        return places[np.argsort(-np.abs(scores.ravel()[places]), kind="stable")]
+        return self.places[np.argsort(-np.abs(scores.ravel()[self.places]), kind="stable")]
 
     def greedy(self, scores: Scores) -> npt.NDArray[np.int64]:
         """Edges from the logits upwards, as places in the flat table: each time the highest |score| into what is in.

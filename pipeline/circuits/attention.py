@@ -58,9 +58,9 @@ class Attention(Analysis):
         rows = {"layer": layer[seen], "head": head[seen], "query": query[seen], "key": key[seen]}
         values, kinds = [mean_LHTT.ravel()[seen]], ["pattern"] * int(seen.sum())
         for name, score_LH in scores.items():
-            places = [grid.ravel() for grid in np.indices(score_LH.shape)]
+            own = [grid.ravel() for grid in np.indices(score_LH.shape)]
             none = np.full(score_LH.size, -1)
-            rows = {key: np.append(rows[key], part) for key, part in zip(rows, [*places, none, none])}
+            rows = {key: np.append(rows[key], part) for key, part in zip(rows, [*own, none, none])}
             values.append(score_LH.ravel())
             kinds += [name] * score_LH.size
         places = [pairs.places[i] if i >= 0 else "" for i in rows["query"]]

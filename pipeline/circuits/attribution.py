@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.circuits._batch import Batch
+    from pipeline.circuits._resampling import Floats
     from pipeline.circuits.hooks import Hooks
     from pipeline.plots.style import Mark
 
@@ -30,7 +31,9 @@ class Attribution(Analysis):
     An edge's score is the difference that corruption makes to what its writer writes, times the gradient with respect
     to what its reader reads, summed over positions: a mean over pairs. `eap` takes the gradient of the clean run,
     `clean-corrupted` the mean of those at both ends, `eap-ig` the mean over `ig_steps` inputs between them. A node's
-    score is the sum of those of its outgoing edges, which is its own gradient times its own difference.
+    score is the sum of those of its outgoing edges, which is its own gradient times its own difference. `low` and
+    `high` are the central 95 % of a bootstrap over pairs, null with a single one: where 0 lies between them, other
+    pairs may give the other sign (Méloux et al. 2025, arXiv 2510.00845, on how far circuits vary so).
     """
 
     pairs: int = param(100, "most pairs of prompts", ge=1)
@@ -40,6 +43,7 @@ class Attribution(Analysis):
         "clean", "which end the inputs of eap-ig include: clean as in the paper, corrupted as in the authors' code"
     )
     metric: Literal["logit_diff", "prob_diff", "kl"] = param("logit_diff", "of the answer over the corrupted one's")
+    draws: int = param(1000, "of pairs, with replacement, for the intervals of scores; 0: none", ge=0)
     level: Literal["edge", "node"] = param("edge", "rows of the table: every edge and node, or nodes alone")
 
     needs_float32: ClassVar[bool] = True
@@ -56,29 +60,39 @@ class Attribution(Analysis):
 
     def scores(self, hooks: Hooks, pairs: Pairs) -> Scores:
         """The scores of all edges, (U, V) as in `Graph`; zero where there is no edge."""
+        from pipeline.circuits._edge_patching import graph_of
+        from pipeline.circuits._resampling import mean
+
+        return graph_of(hooks).table(mean(self.of_pairs(hooks, pairs)))
+
+    def of_pairs(self, hooks: Hooks, pairs: Pairs) -> Floats:
+        """The scores of all edges on each pair, (n, E), in the order of `Graph.places`."""
         import torch
 
         with torch.no_grad():  # but for the graph of each run, which `gradients` keeps
-            return self._scores(hooks, pairs)
+            return self._of_pairs(hooks, pairs)
 
-    def _scores(self, hooks: Hooks, pairs: Pairs) -> Scores:
+    def _of_pairs(self, hooks: Hooks, pairs: Pairs) -> Floats:
         import torch
 
         from pipeline.circuits._batch import FLOATS, answer_logits, measure, on_device, split
         from pipeline.circuits._edge_patching import graph_of, reader_gradients, writers
+        from pipeline.circuits._resampling import room
         from pipeline.circuits._stream import check_edges
 
         batch, graph = on_device(hooks, pairs), graph_of(hooks)
         check_edges(hooks, batch.clean)
-        total = torch.zeros(len(graph.writers), len(graph.readers), dtype=torch.float64)
-        per_row = batch.clean.shape[1] * hooks.d_model * sum(total.shape)
+        shape = (len(graph.writers), len(graph.readers))
+        places = torch.from_numpy(graph.places).to(batch.clean.device)
+        found, done = room(len(batch), len(places)), 0
+        per_row = batch.clean.shape[1] * hooks.d_model * sum(shape)
         for part in split(batch, per_row, 2 * FLOATS):
             clean, away = writers(hooks, part.clean), writers(hooks, part.corrupted)
             start = clean[0].unflatten(0, part.clean.shape)
             away -= clean  # in place, since this is the largest tensor there is
             step = away[0].view_as(start)
             del clean
-            slopes = away.new_zeros(len(graph.readers), *away.shape[1:])
+            slopes = away.new_zeros(shape[1], *away.shape[1:])
             reference = answer_logits(hooks, part.clean, part) if self.metric == "kl" else None
 
             def metric(logits: Tensor, part: Batch = part, reference: Tensor | None = reference) -> Tensor:
@@ -87,30 +101,36 @@ class Attribution(Analysis):
             for weight in self.weights:
                 between = None if weight == 1 else start + (1 - weight) * step
                 reader_gradients(hooks, part, metric, between, slopes)
+            differences, gradients = (each.view(len(each), len(part), -1).transpose(0, 1) for each in (away, slopes))
+            scores = away.new_zeros(len(part), *shape)
             # Readers of a block see the writers before it, so half of the products are not needed.
             for layer in range(graph.n_layer):
                 heads = graph.heads(layer)
-                for readers, seen in ((heads, graph.writers_before[layer]), (heads.stop, graph.mlp_sees(layer))):
-                    product = away[:seen].flatten(1) @ slopes[readers].reshape(-1, away[0].numel()).T
-                    total[:seen, readers] += product.cpu().double().squeeze(-1 if isinstance(readers, int) else ())
-            total[:, -1] += (away.flatten(1) @ slopes[-1].flatten()).cpu().double()
-        return (total / (len(batch) * len(self.weights))).numpy()
+                mlp = slice(heads.stop, heads.stop + 1)
+                for readers, seen in ((heads, graph.writers_before[layer]), (mlp, graph.mlp_sees(layer))):
+                    scores[:, :seen, readers] = differences[:, :seen] @ gradients[:, readers].mT
+            scores[:, :, -1:] = differences @ gradients[:, -1:].mT
+            found[done : done + len(part)] = (scores.flatten(1)[:, places] / len(self.weights)).cpu().numpy()
+            done += len(part)
+        return found
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         import numpy as np
 
         from pipeline.circuits._edge_patching import graph_of
+        from pipeline.circuits._resampling import intervals, mean
 
-        graph, scores = graph_of(hooks), self.scores(hooks, pairs)
-        nodes = [""] * len(graph.writers)
-        if self.level == "node":
-            return {"writer": graph.writers, "reader": nodes, "score": scores.sum(axis=1)}
+        graph, edges = graph_of(hooks), self.of_pairs(hooks, pairs)
         from_, to = np.nonzero(graph.edges)
-        return {
-            "writer": [*graph.writers, *(graph.writers[i] for i in from_)],
-            "reader": [*nodes, *(graph.readers[i] for i in to)],
-            "score": np.concatenate([scores.sum(axis=1), scores[from_, to]]),
-        }
+        found = {"writer": graph.writers, "reader": [""] * len(graph.writers)}
+        values = [np.add.reduceat(edges, np.searchsorted(from_, np.arange(len(graph.writers))), axis=1)]
+        if self.level == "edge":
+            found["writer"] = [*graph.writers, *(graph.writers[i] for i in from_)]
+            found["reader"] += [graph.readers[i] for i in to]
+            values.append(edges)
+        low, high = zip(*(intervals(part, self.draws, self.seed) for part in values))
+        score = np.concatenate([mean(part) for part in values])
+        return {**found, "score": score, "low": np.concatenate(low), "high": np.concatenate(high)}
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
         from pipeline.plots.circuit import draw_attribution

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.circuits._graph import Edges, Graph
+from pipeline.circuits._graph import Edges, Graph, Scores
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.base import Columns, Pairs
 from pipeline.config.fields import param
@@ -26,9 +26,11 @@ from pipeline.utils.errors import ParameterError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipeline.circuits._resampling import Floats
     from pipeline.circuits.hooks import Hooks
     from pipeline.plots.style import Mark
 
+STABLE = 0.95  # of the circuits from redrawn pairs
 SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of all edges, as in MIB
 
 
@@ -40,10 +42,14 @@ class Faithfulness(Attribution):
     edges. `ratio` is m(C) / m(model), `normalized` is (m(C) - m(corrupted)) / (m(model) - m(corrupted)); both with the
     central 95 % of a bootstrap over pairs. `cpr` is the area under `normalized` over the share of edges, `cmd` that
     between it and 1. `smallest` is the number of edges of the first circuit, found by bisection, whose chosen
-    faithfulness reaches `target`. Where the model's metric does not stand out from 0, or from that of the corrupted
-    run, `absent` is true, and there is no behaviour to be faithful to: the ratios are then left out.
+    faithfulness reaches `target`, `smallest_edges` are their names. `stable` is how many edges of a circuit are in at
+    least 95 % of the circuits of as many edges that are found with pairs drawn anew, `alike` the mean Jaccard
+    similarity with these, and `stable_edges` those of the smallest one. Where the model's metric does not stand out
+    from 0, or from that of the corrupted run, `absent` is true, and there is no behaviour to be faithful to: the ratios
+    are then left out.
     """
 
+    draws: int = param(100, "of pairs, with replacement, for which edges of a circuit are stable; 0: none", ge=0)
     selection: Literal["greedy", "top"] = param("greedy", "edges from the logits upwards, or the highest of all")
     convention: Literal["normalized", "ratio"] = param("normalized", "the faithfulness that has to reach the target")
     target: float = param(0.8, "faithfulness of the smallest circuit", gt=0, le=1)
@@ -59,10 +65,11 @@ class Faithfulness(Attribution):
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         from pipeline.circuits._edge_patching import graph_of
+        from pipeline.circuits._resampling import mean
 
         graph = graph_of(hooks)
-        scores = self.scores(hooks, pairs)
-        order = graph.greedy(scores) if self.selection == "greedy" else graph.top(scores)
+        edges = self.of_pairs(hooks, pairs)
+        order = self._order(graph, mean(edges))
         shuffled = order[Draws(self.seed, "random circuits").permutation(len(order))]
         judge = Judge(self, hooks, pairs, graph)
         shares = self.shares or SHARES
@@ -72,10 +79,16 @@ class Faithfulness(Attribution):
             "complement": [graph.edges & ~graph.circuit(order, n) for n in counts],
             "random": [graph.prune(_first(graph, shuffled, n)) for n in counts],
         }
+        count = judge.smallest(order)
+        smallest = graph.circuit(order, count or 0)
+        stability = self._stability(graph, edges, order, [*counts, count or 0])
         rows: dict[str, list[Any]] = {}
         for curve, members in circuits.items():
             for share, asked, circuit, found in zip(shares, counts, members, judge.all(members)):
                 row = {"curve": curve, "share": share, "asked": asked, "edges": int(circuit.sum()), **found}
+                row["alike"] = row["stable"] = float("nan")
+                if curve == "circuit" and asked in stability:
+                    row["alike"], row["stable"] = stability[asked].alike, float(stability[asked].edges.sum())
                 for name, value in row.items():
                     rows.setdefault(name, []).append(value)
         normalized = np.array(rows["normalized"][: len(counts)])
@@ -86,9 +99,38 @@ class Faithfulness(Attribution):
             "absent": judge.absent,
             "cpr": float(_area(shares, normalized)),
             "cmd": float(_area(shares, abs(1 - normalized))),
-            "smallest": float("nan") if (smallest := judge.smallest(order)) is None else float(smallest),
+            "smallest": float("nan") if count is None else float(smallest.sum()),
+            "smallest_edges": graph.names(smallest),
+            "stable_edges": graph.names(stability[count or 0].edges) if stability else "",
         }
         return {**rows, **{name: [value] * len(rows["curve"]) for name, value in summary.items()}}
+
+    def _order(self, graph: Graph, scores: Scores) -> npt.NDArray[np.int64]:
+        """All edges in the order in which they are taken into a circuit, by their scores (E,)."""
+        table = graph.table(scores)
+        return graph.greedy(table) if self.selection == "greedy" else graph.top(table)
+
+    def _stability(
+        self, graph: Graph, edges: Floats, order: npt.NDArray[np.int64], counts: Sequence[int]
+    ) -> dict[int, Stability]:
+        """By how many edges a circuit has before pruning; empty without draws, and with a single pair.
+
+        Circuits of one draw are looked at after the other, as there may be millions of edges.
+        """
+        from pipeline.circuits._resampling import shares
+
+        if not self.draws or len(edges) < 2:
+            return {}
+        circuits = {n: graph.circuit(order, n) for n in counts}
+        times = {n: np.zeros(graph.edges.shape, np.int32) for n in counts}
+        alike = dict.fromkeys(counts, 0.0)
+        for part in shares(len(edges), self.draws, self.seed):
+            redrawn = self._order(graph, part @ edges)
+            for n, circuit in circuits.items():
+                other = graph.circuit(redrawn, n)
+                times[n] += other
+                alike[n] += float((circuit & other).sum() / max((circuit | other).sum(), 1))
+        return {n: Stability(circuits[n] & (times[n] >= STABLE * self.draws), alike[n] / self.draws) for n in circuits}
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
         from pipeline.plots.circuit import draw_faithfulness
@@ -105,6 +147,13 @@ def _first(graph: Graph, order: npt.NDArray[np.int64], n: int) -> Edges:
     found = np.zeros(graph.edges.size, bool)
     found[order[:n]] = True
     return found.reshape(graph.edges.shape)
+
+
+class Stability(NamedTuple):
+    """Of a circuit the edges that are stable, and how alike it is to those that are found with pairs drawn anew."""
+
+    edges: Edges
+    alike: float
 
 
 class Judge:
@@ -158,7 +207,7 @@ class Judge:
         return circuit / whole if name == "ratio" else (circuit - empty) / (whole - empty)
 
     def smallest(self, order: npt.NDArray[np.int64]) -> int | None:
-        """Edges, once pruned, of a circuit that reaches the target and whose predecessor does not; None: no circuit."""
+        """Of how many edges, before pruning, a circuit reaches the target whose predecessor does not; None: of none."""
         if self.absent:
             return None
         low, high = 0, len(order)  # the whole model is as faithful as can be
@@ -167,4 +216,4 @@ class Judge:
             (values,) = self.metrics([self.graph.circuit(order, middle)])
             reached = self.faithfulness(self.wanted.convention, values) >= self.wanted.target
             low, high = (low, middle) if reached else (middle, high)
-        return int(self.graph.circuit(order, high).sum())
+        return high

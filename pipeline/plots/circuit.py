@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,10 @@ def draw_attribution(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, D
             "Blue: corrupting it takes from the metric; orange: adds to it. At a head q, k and v arrive left, middle "
             "and right."
         )
-        alt, graph = "the circuit of the last step as a graph", circuit_graph(shown)
+        if (unsure := _unsure(table, last)) is not None:
+            dashed = sum((edge.writer, edge.reader) in unsure for edge in shown)
+            caption += f" Dashed: {dashed}, whose interval over pairs holds 0."
+        alt, graph = "the circuit of the last step as a graph", circuit_graph(shown, unsure or set())
         finding = of_edges([(edge.writer, edge.reader, edge.score) for edge in edges])
         found["circuit"] = Drawing(graph, alt, caption, finding=finding, frames=circuit_frames(table))
     return found
@@ -72,6 +75,15 @@ def _edges(table: pa.Table, step: int) -> list[Edge]:
     return [Edge(*row) for row in zip(*(chosen[name].to_pylist() for name in Edge._fields))]
 
 
+def _unsure(table: pa.Table, step: int) -> set[tuple[str, str]] | None:
+    """The edges of a step whose sign is not known, by their intervals; None of a table that has none."""
+    if "low" not in table.column_names:
+        return None
+    chosen = table.filter((pc.field("reader") != "") & (pc.field("step") == step) & pc.field("low").is_valid())
+    rows = chosen.to_pylist()
+    return {(row["writer"], row["reader"]) for row in rows if row["low"] <= 0 <= row["high"]} if rows else None
+
+
 def strongest(edges: Sequence[Edge], most: int) -> list[Edge]:
     """The edges of the highest |score| whose nodes lie between the input and the logits along such edges.
 
@@ -97,7 +109,7 @@ def on_a_way(edges: Sequence[Edge]) -> list[Edge]:
 
 
 @rc_context(STYLE)
-def circuit_graph(edges: Sequence[Edge]) -> Figure:
+def circuit_graph(edges: Sequence[Edge], dashed: Set[tuple[str, str]] = frozenset()) -> Figure:
     """A circuit as a graph: the input at the bottom, blocks above each other, edges as wide as their scores."""
     places, width, height = _places(edges)
     figure = Figure(figsize=(WIDTH, height))
@@ -106,7 +118,7 @@ def circuit_graph(edges: Sequence[Edge]) -> Figure:
     axes.set_axis_off()
     most = max((abs(edge.score) for edge in edges), default=1.0)
     for edge in sorted(edges, key=lambda edge: abs(edge.score)):
-        _arrow(axes, edge, places, most)
+        _arrow(axes, edge, places, most, (edge.writer, edge.reader) in dashed)
     for node, (x, y) in places.items():
         wide = 0.5 if len(node) > 4 else 0.36
         box = FancyBboxPatch(
@@ -161,7 +173,7 @@ def _order(node: str) -> int:
     return int(node.partition(".h")[2] or 0)
 
 
-def _arrow(axes: Axes, edge: Edge, places: Mapping[str, tuple[float, float]], most: float) -> None:
+def _arrow(axes: Axes, edge: Edge, places: Mapping[str, tuple[float, float]], most: float, dashed: bool) -> None:
     name, _, part = edge.reader.partition("<")
     (x0, y0), (x1, y1) = places[edge.writer], places[name]
     strength = abs(edge.score) / most
@@ -169,6 +181,7 @@ def _arrow(axes: Axes, edge: Edge, places: Mapping[str, tuple[float, float]], mo
     bend = f"arc3,rad={0.08 if x1 >= x0 else -0.08}"
     ends = (x0, y0 + 0.13), (x1 + 0.12 * PORTS.get(part[:1], 0), y1 - 0.13)
     arrow = FancyArrowPatch(*ends, connectionstyle=bend, shrinkA=0, shrinkB=0, mutation_scale=1, **look)
+    arrow.set(linestyle="--" if dashed else "-")
     arrow.set(linewidth=0.5 + 3 * strength, alpha=0.35 + 0.6 * strength, zorder=2 + strength)
     axes.add_patch(arrow)
 
@@ -186,6 +199,8 @@ def draw_faithfulness(table: pa.Table, target: float, marks: Sequence[Mark] = ()
     else:
         edges = f"{smallest:,.0f} edges" if smallest else "none"
         caption += f"CPR {cpr:.3f}, CMD {cmd:.3f}; smallest circuit at {target:g}: {edges}."
+        if "stable_edges" in at_end.column_names and (stable := at_end["stable_edges"][0].as_py()) is not None:
+            caption += f" {len(stable.split()):,} of these are in 95 % of those found with pairs drawn anew."
     alt = "faithfulness over the share of edges in a circuit"
     found[""] = Drawing(faithfulness_curve(at_end, target), alt, caption)
     if len(set(table["step"].to_pylist())) > 1:
