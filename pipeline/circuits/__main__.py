@@ -2,6 +2,7 @@
 
 python -m pipeline.circuits RUN --analysis logit_lens,causal_tracing --steps log
 python -m pipeline.circuits --model gpt2 --data pairs.jsonl --analysis attribution --attribution.method eap
+python -m pipeline.circuits --model EleutherAI/pythia-70m --steps log --data pairs.jsonl --analysis attribution
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from typing import Any
 
 from pipeline.circuits._comparison import TwoModels
 from pipeline.circuits._file_pairs import FilePairs
+from pipeline.circuits._outside import Revisions, open_model, open_tokenizer, walk
 from pipeline.circuits._pairs import CorpusPairs, Renamed, source_of, translate
 from pipeline.circuits.base import Analysis, Explanation, Overview, Source
 from pipeline.circuits.failures import MISTAKES
 from pipeline.circuits.runner import explain, with_sources
-from pipeline.circuits.tables import add_step, fingerprint, read_one, write_table
+from pipeline.circuits.tables import add_step, fingerprint, read_one, read_table, write_table
 from pipeline.config.coerce import fill
 from pipeline.config.fields import parameters_of
 from pipeline.config.registry import load, names
-from pipeline.config.trust import HELP, OPTION, runs_code
+from pipeline.config.trust import HELP, OPTION
 from pipeline.config.yaml_nodes import Block, override
 from pipeline.kernels.device_names import device
 from pipeline.kernels.host import wait_briefly
-from pipeline.models.loading import not_finite
 from pipeline.runs.checkpoints import choose_steps
 from pipeline.runs.folder import RunFolder
-from pipeline.runs.layout import FIGURES, RECIPE, TOKENIZER
+from pipeline.runs.layout import FIGURES, TOKENIZER
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import writing
 from pipeline.utils.paths import expand_arguments
@@ -51,11 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.model is not None and chosen.model.startswith(("~", "$")):
             expand_arguments(chosen, "model")
         analyses = read_analyses(chosen, rest)
-        for name, alone in {"revision": False, "output": False, "steps": True, "against": True}.items():
+        if chosen.steps is not None and chosen.revision is not None:
+            raise RecipeError("--steps", "are revisions of --model, so that --revision has no place beside them")
+        for name, alone in {"revision": False, "output": False, "against": True}.items():
             if getattr(chosen, name) is not None and alone == (chosen.model is not None):
                 raise RecipeError(f"--{name}", f"goes with {'a RUN alone' if alone else '--model'}")
         with writing(chosen.output or chosen.run or Path()):
-            if chosen.model is not None:
+            if chosen.model is not None and chosen.steps is not None:
+                explain_revisions(chosen, analyses)
+            elif chosen.model is not None:
                 explain_model(chosen, analyses)
             else:
                 explain_run(chosen, analyses)
@@ -79,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run; with --model, whose corpus")
     known = ", ".join(names("circuits"))
     found.add_argument("--analysis", required=True, metavar="NAME[,NAME]", help=f"of {known}")
-    found.add_argument("--steps", help="all, last, log, or numbers such as 0,1000 (all)")
+    found.add_argument(
+        "--steps", help="all, last, log, or numbers such as 0,1000 (all); of --model its revisions step0, step1000"
+    )
     found.add_argument("--split", help="split that prompts are taken from")
     found.add_argument("--pairs", help="most pairs of prompts")
     found.add_argument("--seed", help="of the choice of pairs (0)")
@@ -163,8 +170,8 @@ def _is_of(figure: str, analysis: str) -> bool:
 
 def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
     """One model, from a folder or the Hub, on pairs of a file or of a run's corpus."""
-    model, tokenizer = open_model(chosen)
-    source = open_source(chosen, tokenizer)
+    model = open_model(chosen.model, chosen.revision, chosen.trust_remote_code, chosen.device)
+    source = open_source(chosen, open_tokenizer(chosen.model, chosen.revision, chosen.trust_remote_code))
     name = Path(chosen.model).name + (f"-{chosen.revision}" if chosen.revision else "")
     folder = chosen.output or Path(f"circuits-{name}")
     digits = "".join(filter(str.isdigit, chosen.revision or ""))
@@ -178,54 +185,30 @@ def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) 
         folder.mkdir(parents=True, exist_ok=True)
         made_of = {"model": chosen.model, "revision": chosen.revision, "pairs": fingerprint(pairs)}
         write_table(folder, path.name, table, made_of)
+        say(path, *_drawn(folder, analysis_name, analysis, read_one(path)))
+
+
+def explain_revisions(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
+    """The revisions step0, step1, ... of a model, as Pythia's repositories have them, each in its turn."""
+    models = Revisions(chosen.model, chosen.trust_remote_code, chosen.device)
+    folder = chosen.output or Path(f"circuits-{Path(chosen.model).name}")
+    source = open_source(chosen, models.tokenizer())
+    every = with_sources(analyses)
+    for path in walk(models, every, source, folder):
         say(path)
-        from pipeline.plots.style import png
-        from pipeline.utils.files import write_bytes
-
-        for ending, drawing in analysis.draw(read_one(path)).items():
-            picture = folder / f"{'_'.join(filter(None, (analysis_name, ending)))}.png"
-            write_bytes(picture, png(drawing.figure))
-            say(picture)
+    for name in every:
+        say(*_drawn(folder, name, every[name], read_table(folder, name)))
 
 
-def open_model(chosen: argparse.Namespace) -> tuple[Any, Any]:
-    """The model of --model in float32, and its tokenizer or None."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
+def _drawn(folder: Path, name: str, analysis: Explanation, table: Any) -> list[Path]:
+    """The pictures of a table, which are written."""
+    from pipeline.plots.style import png
+    from pipeline.utils.files import write_bytes
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    path, extra = chosen.model, dict[str, Any]()
-    kept = Path(path) / "steps" / (chosen.revision or "")
-    if chosen.revision and kept.is_dir():
-        path = str(kept)
-    elif chosen.revision and Path(path).is_dir():
-        raise RecipeError("--revision", f"{path} has no steps/{chosen.revision}")
-    elif chosen.revision:
-        extra["revision"] = chosen.revision
-    elif (Path(path) / RECIPE).is_file():
-        raise RecipeError("--model", f"{path} is a run; name one of its steps, such as --revision step0")
-    try:
-        trusted = runs_code(path, chosen.trust_remote_code, **extra)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, trust_remote_code=trusted, **extra)
-    except MISTAKES:
-        raise
-    except (OSError, ValueError) as error:  # what transformers has against a name or a folder
-        raise RecipeError("--model", " ".join(str(error).split())[:300]) from None
-    if name := not_finite(model.state_dict()):
-        raise RecipeError("--model", f"{path}: its weight {name} is not finite")
-    # Weights of a run's step stand without a tokenizer, which lies beside the steps. Where there is none, transformers
-    # would make one up; ids are then taken as they are.
-    folders = [Path(path), Path(path).parent.parent / TOKENIZER] if Path(path).is_dir() else [path]
-    named = [folder for folder in folders if isinstance(folder, str) or (folder / "tokenizer_config.json").is_file()]
-    if not named:
-        return model.to(device(chosen.device)).eval(), None
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(named[0], trust_remote_code=chosen.trust_remote_code, **extra)
-    except (OSError, ValueError) as error:
-        raise RecipeError("--model", f"its tokenizer: {' '.join(str(error).split())[:300]}") from None
-    return model.to(device(chosen.device)).eval(), tokenizer
+    pictures = {folder / f"{'_'.join(filter(None, (name, end)))}.png": one for end, one in analysis.draw(table).items()}
+    for path, drawing in pictures.items():
+        write_bytes(path, png(drawing.figure))
+    return list(pictures)
 
 
 def open_source(chosen: argparse.Namespace, tokenizer: Any) -> Source:

@@ -71,7 +71,7 @@ def test_a_library_that_asks_for_pickled_code_does_not_get_it(tmp_path: Path) ->
 
 # Whose code runs is decided in these places alone, all of them by the command line.
 TRUSTING = {
-    "config/trust.py", "config/recipe.py", "circuits/__main__.py", "runs/__main__.py", "models/loading.py",
+    "config/trust.py", "config/recipe.py", "circuits/_outside.py", "runs/__main__.py", "models/loading.py",
     "data/words.py", "models/pretrained.py", "evaluate/subject.py", "evaluate/__main__.py", "ask/__main__.py",
     "api/run.py",  # whose caller says it
     "hub/space.py", "hub/live_app.py",  # in a Space, whose owner has pushed the weights and their code
