@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_the_revisions_of_a_repository_are_walked(saved: Path, remote: HubServer
                     assert table[column].equals(expected[column])
             assert set(table["step"].to_pylist()) == {step}
     scores = [by_step(out, "attribution")[step]["score"].to_numpy() for step in STEPS]
-    assert all(np.abs(one - other).max() > 1e-4 for one, other in zip(scores, scores[1:]))
+    assert all(np.abs(one - other).max() > 1e-4 for one, other in pairwise(scores))
     assert set(read_table(out, "similarity")["step"].to_pylist()) == set(STEPS)
     pictures = {path.stem for path in out.glob("*.png")}
     assert {"attribution", "attribution_circuit", "similarity", "logit_lens"} <= pictures
