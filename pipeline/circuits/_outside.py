@@ -60,15 +60,17 @@ def open_tokenizer(name: str, revision: str | None, trusted: bool) -> Any:
         RecipeError: when it cannot be read.
     """
     from transformers import AutoTokenizer
+    from transformers.utils import cached_file
 
     path, extra = _place(name, revision)
     # Weights of a run's step stand without a tokenizer, which lies beside the steps.
-    folders = [Path(path), Path(path).parent.parent / TOKENIZER] if Path(path).is_dir() else [path]
-    named = [folder for folder in folders if isinstance(folder, str) or (folder / "tokenizer_config.json").is_file()]
-    if not named:
-        return None
+    folders = [path, str(Path(path).parent.parent / TOKENIZER)] if Path(path).is_dir() else [path]
+    missing = {**extra, "_raise_exceptions_for_missing_entries": False}
     try:
-        return AutoTokenizer.from_pretrained(named[0], trust_remote_code=trusted, **extra)
+        for folder in folders:
+            if any(cached_file(folder, file, **missing) for file in ("tokenizer_config.json", "tokenizer.json")):
+                return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted, **extra)
+        return None
     except (OSError, ValueError) as error:
         raise RecipeError("--model", f"its tokenizer: {' '.join(str(error).split())[:300]}") from None
 

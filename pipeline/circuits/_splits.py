@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from pipeline.circuits.base import Analysis, Pairs
+from pipeline.circuits.base import Analysis, Columns, Pairs, Source
 from pipeline.config.fields import param
 from pipeline.utils.errors import ParameterError
 
@@ -30,6 +31,32 @@ class OverSplits(Analysis):
         for split in self.splits:
             if split not in known:
                 raise ParameterError("split", f"no split {split!r}; allowed: {', '.join(known)}")
+
+    def choose(self, source: Source) -> Pairs:
+        parts = {split: source.pairs(split, self.pairs, self.seed) for split in self.splits}
+        return joined(parts) if len(parts) > 1 else parts[self.split]
+
+
+def each_split(pairs: Pairs, measured: Callable[[Pairs], Columns]) -> Columns:
+    """The columns of each split's pairs below each other, with a column that names it where there are several."""
+    if SPLIT not in pairs.metadata:
+        return measured(pairs)
+    found: dict[str, list[Any]] = {}
+    names = [str(name) for name in pairs.metadata[SPLIT]]
+    for split in dict.fromkeys(names):
+        columns: Mapping[str, Any] = measured(_cut(pairs.take([name == split for name in names])))
+        rows = len(next(iter(columns.values())))
+        for name, values in {**columns, SPLIT: [split] * rows}.items():
+            found.setdefault(name, []).extend(values)
+    return found
+
+
+def _cut(pairs: Pairs) -> Pairs:
+    """The pairs no wider than their longest prompt."""
+    width = int(pairs.lengths.max())
+    sides = {name: getattr(pairs, name)[:, :width] for name in ("clean", "corrupted")}
+    values = {name: part[:, :width] for name, part in pairs.values.items()}
+    return dataclasses.replace(pairs, **sides, places=pairs.places[:width], values=values)
 
 
 def joined(parts: Mapping[str, Pairs]) -> Pairs:

@@ -7,6 +7,7 @@ corrupted run; Tigges et al. 2024 (arXiv 2407.10827), with the ratio to the whol
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.circuits._graph import Edges, Graph, Scores
+from pipeline.circuits._splits import SPLIT, OverSplits, each_split
 from pipeline.circuits.attribution import Attribution
 from pipeline.circuits.base import Columns, Pairs
 from pipeline.config.fields import param
@@ -35,7 +37,7 @@ SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # of all e
 
 
 @dataclass(frozen=True)
-class Faithfulness(Attribution):
+class Faithfulness(Attribution, OverSplits):
     """The metric of circuits of growing size, of what is left of the model without them, and of random circuits.
 
     m is the mean metric of a circuit C, of the whole model, and of the corrupted run, which is the circuit without
@@ -46,9 +48,10 @@ class Faithfulness(Attribution):
     least 95 % of the circuits of as many edges that are found with pairs drawn anew, `alike` the mean Jaccard
     similarity with these, and `stable_edges` those of the smallest one. Where the model's metric does not stand out
     from 0, or from that of the corrupted run, `absent` is true, and there is no behaviour to be faithful to: the ratios
-    are then left out.
+    are then left out. Of several splits each has its own circuits, in rows that the column `split` tells apart.
     """
 
+    split: str = param("id", "splits that the prompts are taken from, one or more with commas")
     draws: int = param(100, "of pairs, with replacement, for which edges of a circuit are stable; 0: none", ge=0)
     selection: Literal["greedy", "top"] = param("greedy", "edges from the logits upwards, or the highest of all")
     convention: Literal["normalized", "ratio"] = param("normalized", "the faithfulness that has to reach the target")
@@ -64,6 +67,9 @@ class Faithfulness(Attribution):
             raise ParameterError("shares", f"{list(self.shares)} are not ascending numbers > 0 and <= 1")
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
+        return each_split(pairs, partial(self._measured, hooks))
+
+    def _measured(self, hooks: Hooks, pairs: Pairs) -> Columns:
         from pipeline.circuits._edge_patching import graph_of
         from pipeline.circuits._resampling import mean
 
@@ -133,9 +139,19 @@ class Faithfulness(Attribution):
         return {n: Stability(circuits[n] & (times[n] >= STABLE * self.draws), alike[n] / self.draws) for n in circuits}
 
     def draw(self, table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing]:
+        import pyarrow.compute as pc
+
         from pipeline.plots.circuit import draw_faithfulness
 
-        return draw_faithfulness(table, self.target, marks)
+        if SPLIT not in table.column_names:
+            return draw_faithfulness(table, self.target, marks)
+        found = {}
+        for split in dict.fromkeys(table[SPLIT].to_pylist()):
+            drawn = draw_faithfulness(table.filter(pc.field(SPLIT) == split), self.target, marks)
+            for ending, drawing in drawn.items():
+                named = dataclasses.replace(drawing, caption=f"{split}: {drawing.caption}")
+                found["_".join(filter(None, (split, ending)))] = named
+        return found
 
 
 def _area(x: Sequence[float], y: npt.NDArray[np.float64]) -> float:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.circuits._splits import SPLIT, OverSplits, joined
-from pipeline.circuits.base import Columns, Pairs, Source
+from pipeline.circuits._splits import SPLIT, OverSplits, each_split
+from pipeline.circuits.base import Columns, Pairs
 from pipeline.plots.base import Drawing
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ class LogitLens(OverSplits):
 
     same_length: ClassVar[bool] = True
 
-    def choose(self, source: Source) -> Pairs:
-        parts = {split: source.pairs(split, self.pairs, self.seed) for split in self.splits}
-        return joined(parts) if len(parts) > 1 else parts[self.split]
-
     def check(self, model: PreTrainedModel, pairs: Pairs) -> None:
         from pipeline.circuits._stream import check_model_output
 
@@ -48,16 +44,7 @@ class LogitLens(OverSplits):
         check_model_output(model, pairs)
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
-        if SPLIT not in pairs.metadata:
-            return self._measured(hooks, pairs)
-        found: dict[str, list[Any]] = {}
-        names = [str(name) for name in pairs.metadata[SPLIT]]
-        for split in dict.fromkeys(names):
-            columns = self._measured(hooks, pairs.take([name == split for name in names]))
-            columns[SPLIT] = [split] * len(columns["layer"])
-            for name, values in columns.items():
-                found.setdefault(name, []).extend(values)
-        return found
+        return each_split(pairs, partial(self._measured, hooks))
 
     def _measured(self, hooks: Hooks, pairs: Pairs) -> dict[str, Any]:
         import numpy as np

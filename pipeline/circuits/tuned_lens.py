@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pipeline.circuits.base import Analysis, Columns, Pairs
+from pipeline.circuits.base import Analysis, Columns, Pairs, Source
 from pipeline.config.fields import param
 from pipeline.plots.base import Drawing
 from pipeline.utils.draws import Draws
-from pipeline.utils.errors import MismatchError
+from pipeline.utils.errors import MismatchError, ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pipeline.circuits.hooks import Hooks
     from pipeline.plots.style import Mark
 
+ALONE = "a tuned lens is trained on every second prompt, and there is but one"
 LOGIT, TUNED = "logit lens", "tuned lens"
 
 
@@ -45,12 +46,18 @@ class TunedLens(Analysis):
     needs_float32: ClassVar[bool] = True
     same_length: ClassVar[bool] = True
 
+    def choose(self, source: Source) -> Pairs:
+        found = super().choose(source)
+        if len(found) < 2:
+            raise ParameterError("split", f"{ALONE} in {self.split}")
+        return found
+
     def check(self, model: PreTrainedModel, pairs: Pairs) -> None:
         from pipeline.circuits._stream import check_model_output
 
         super().check(model, pairs)
         if len(pairs) < 2:
-            raise MismatchError("TunedLens is trained on every second prompt, and there is one")
+            raise MismatchError(ALONE)
         check_model_output(model, pairs)
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +20,8 @@ from pipeline.utils.format import listed
 
 MOVER = "name mover"
 LOOKING = ("induction", "previous token", "duplicate token")
+SUPPRESSES = 0.1  # copy suppression from which on a head is said to do it
+MATTERS = 0.05  # direct share, either way
 MOST = 6  # heads with a curve of their own
 
 Head = tuple[int, int]  # layer, number
@@ -35,10 +38,17 @@ def movers(table: pa.Table) -> list[Head]:
     return sorted(head for head, score in scores(table, MOVER).items() if score > 0)
 
 
-def direct_share(table: pa.Table) -> float | None:
-    """What the name movers of a step write to the logits themselves, as a share of what corruption changes."""
+def suppressors(table: pa.Table) -> list[Head]:
+    """The heads of a step that are no name movers, matter, and suppress copies."""
+    direct, found = scores(table, "direct"), scores(table, "copy suppression")
+    heads = [head for head, score in found.items() if score >= SUPPRESSES and abs(direct.get(head, 0.0)) >= MATTERS]
+    return sorted(set(heads) - set(movers(table)))
+
+
+def direct_share(table: pa.Table, heads: Callable[[pa.Table], list[Head]] = movers) -> float | None:
+    """What some heads of a step write to the logits themselves, as a share of what corruption changes."""
     direct = scores(table, "direct")
-    return sum(direct.get(head, 0.0) for head in movers(table)) if direct else None
+    return sum(direct.get(head, 0.0) for head in heads(table)) if direct else None
 
 
 def inhibition_share(table: pa.Table) -> float | None:
@@ -69,12 +79,15 @@ def draw_components(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Dr
     steps = sorted(set(table["step"].to_pylist()))
     last = table.filter(pc.field("step") == steps[-1])
     found: dict[str, Drawing] = {}
-    named = listed([f"L{layer}H{head}" for layer, head in movers(last)]) if movers(last) else "none"
     if len(steps) > 1:
         every = [
             Content(
                 "share of the logit difference",
-                {"name movers": over_steps(table, direct_share), "S-inhibition": over_steps(table, inhibition_share)},
+                {
+                    "name movers": over_steps(table, direct_share),
+                    "copy suppression": over_steps(table, partial(direct_share, heads=suppressors)),
+                    "S-inhibition": over_steps(table, inhibition_share),
+                },
             ),
             Content(
                 "score of the best head",
@@ -88,8 +101,9 @@ def draw_components(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Dr
         contents = [content for content in contents if content.curves]
         caption = (
             "Above: what is lost of the logit difference, as a share of what corruption changes, where the name "
-            "movers' edges to the logits, or other heads' edges to their queries, are corrupted. "
-            f"Name movers at the last step: {named}."
+            "movers' edges to the logits, those of heads that suppress copies, or other heads' edges to the name "
+            f"movers' queries are corrupted. At the last step name movers are {_named(movers(last))}, and "
+            f"{_named(suppressors(last))} suppress copies."
         )
         figure = Curves(contents, marks, [1.6] * len(contents)).figure
         found[""] = Drawing(figure, "Components of the circuit over steps", caption)
@@ -98,6 +112,10 @@ def draw_components(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Dr
     what = "score of each head as a component of the circuit"
     found["heads"] = drawn_grids(shown, what, ("layer", "head"), marks, signed=True)
     return found
+
+
+def _named(heads: Sequence[Head]) -> str:
+    return listed([f"L{layer}H{head}" for layer, head in heads]) if heads else "none"
 
 
 def _strongest(table: pa.Table) -> dict[str, Series]:

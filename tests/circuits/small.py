@@ -27,8 +27,11 @@ def random_model(kind: str, n_layer: int = 2, seed: int = 0, n_embd: int = 32, n
     """A model in eval mode with large weights, and with biases and norms that are not those of a fresh one."""
     torch.manual_seed(seed)
     architecture, more = KINDS[kind]
-    sizes = {"n_layer": n_layer, "n_embd": n_embd, "n_head": 4, "n_positions": n_positions, "initializer_range": 0.2}
-    model: Any = load("models", architecture, "model")(**sizes, **more).build(VOCABULARY).eval()
+    sizes: dict[str, Any] = {"n_layer": n_layer, "n_embd": n_embd, "n_head": 4, "n_positions": n_positions}
+    kind_of_model: Any = load("models", architecture, "model")
+    if "initializer_range" not in kind_of_model.unused:
+        sizes["initializer_range"] = 0.2
+    model: Any = kind_of_model(**sizes, **more).build(VOCABULARY).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.ndim == 1 and weight.requires_grad:

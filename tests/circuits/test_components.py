@@ -23,7 +23,7 @@ from pipeline.corpora.behaviours import Behaviours
 from pipeline.corpora.composition import Composition
 from pipeline.corpora.store import build
 from pipeline.models.gpt2_bare import Gpt2Bare
-from pipeline.plots.components import best, direct_share, inhibition_share, movers, over_steps
+from pipeline.plots.components import best, direct_share, inhibition_share, movers, over_steps, suppressors
 from pipeline.utils.errors import MismatchError, ParameterError
 from tests.circuits.small import KINDS, random_model, random_pairs, tokens_of
 
@@ -144,13 +144,13 @@ def seen(model: Any, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     """Streams before and after the first two blocks, the inputs of output projections, projections, and logits."""
     found: dict[str, torch.Tensor] = {}
     handles = []
+    blocks = model.base_model.h if hasattr(model.base_model, "h") else model.base_model.layers
     for layer in (0, 1):
-        norm, fused, out, _ = parts_of(model, layer)
-        handles.append(norm.register_forward_pre_hook(lambda _, x, i=layer: found.update({f"x{i}": x[0]})))
+        _, fused, out, _ = parts_of(model, layer)
+        handles.append(blocks[layer].register_forward_pre_hook(lambda _, x, i=layer: found.update({f"x{i}": x[0]})))
         handles.append(fused.register_forward_hook(lambda _, x, y, i=layer: found.update({f"qkv{i}": y})))
         handles.append(out.register_forward_pre_hook(lambda _, x, i=layer: found.update({f"z{i}": x[0]})))
-    last = model.base_model.ln_f if hasattr(model.base_model, "h") else model.base_model.final_layer_norm
-    handles.append(last.register_forward_pre_hook(lambda _, x: found.update(end=x[0])))
+    handles.append(blocks[-1].register_forward_hook(lambda _, x, y: found.update(end=y)))
     with torch.no_grad():
         found["logits"] = model(tokens).logits[:, -1]
     for handle in handles:
@@ -163,12 +163,22 @@ def final(model: Any, stream: torch.Tensor) -> torch.Tensor:
     return model.get_output_embeddings()(last(stream))
 
 
+def large(kind: str) -> Any:
+    """A model whose heads change its output by far more than rounding does."""
+    model = random_model(kind)
+    if kind == "bare":  # which is drawn with smaller weights
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight *= 2.5
+    return model
+
+
 plain = pytest.mark.parametrize("kind", ["gpt2", "neox-parallel", "neox-sequential", "bare"])
 
 
 @plain
 def test_copying_is_what_the_model_s_modules_give(kind: str) -> None:
-    model, pairs = random_model(kind), both_in(random_pairs(n=40))
+    model, pairs = large(kind), both_in(random_pairs(n=40))
     tokens = tokens_of(pairs.clean)
     names = (tokens == tokens[:, 1:2]) | (tokens == tokens[:, 4:5])
     run = seen(model, tokens)
@@ -191,7 +201,7 @@ def test_copying_is_what_the_model_s_modules_give(kind: str) -> None:
 @plain
 def test_paths_are_those_of_patched_modules(kind: str) -> None:
     """An edge to the logits, and one to the queries of two heads, each computed with hooks of torch alone."""
-    model, pairs = random_model(kind), both_in(random_pairs(n=40))
+    model, pairs = large(kind), both_in(random_pairs(n=40))
     sides = [tokens_of(side) for side in (pairs.clean, pairs.corrupted)]
     clean, corrupted = (seen(model, side) for side in sides)
     rows = torch.arange(len(pairs))
@@ -235,7 +245,7 @@ def test_paths_are_those_of_patched_modules(kind: str) -> None:
 @plain
 @pytest.mark.parametrize("kept", [0.05, 0.5, 1.0])
 def test_copy_suppression_is_what_numpy_gives(kind: str, kept: float) -> None:
-    model, pairs = random_model(kind), both_in(random_pairs(n=30))
+    model, pairs = large(kind), both_in(random_pairs(n=30))
     tokens, hooks = tokens_of(pairs.clean), Hooks(model)
     batch = on_device(hooks, pairs)
     names = [f"blocks.{layer}.attn.hook_pattern" for layer in (0, 1)]
@@ -282,7 +292,7 @@ def test_copy_suppression_is_what_numpy_gives(kind: str, kept: float) -> None:
 def test_every_kind_of_model_is_looked_at(kind: str) -> None:
     model = random_model(kind)
     found = scores_of(Components(repeats=4).run(model, both_in(random_pairs(n=12))))
-    assert len(found) == 8 and np.isfinite(found["copying"]).all()
+    assert len(found) == 9 and np.isfinite(found["copying"]).all()
 
 
 def test_prompts_without_both_names_are_refused(tmp_path: Path) -> None:
@@ -314,6 +324,8 @@ def test_steps_are_drawn_as_they_are() -> None:
     assert over_steps(table, direct_share).values[0] == pytest.approx(2 / 1.4, abs=1e-3)
     assert over_steps(table, inhibition_share).values[0] == pytest.approx(2 / 1.4, abs=1e-3)
     assert over_steps(table, best("copying")).values.tolist() == [0, 1] and movers(tables[1]) == [(1, 0)]
+    assert suppressors(tables[1]) == [(1, 1)] and suppressors(tables[0]) == []
+    assert direct_share(tables[1], suppressors) == pytest.approx(-0.6 / 1.4, abs=1e-3)
     drawn = Components().draw(table)
-    assert "Name movers at the last step: L1H0." in drawn[""].caption and set(drawn) == {"", "heads"}
+    assert "name movers are L1H0, and L1H1 suppress copies." in drawn[""].caption and set(drawn) == {"", "heads"}
     assert set(Components().draw(tables[1])) == {"heads"}

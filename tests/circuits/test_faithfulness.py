@@ -5,15 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 import torch
 
 from pipeline.circuits._batch import answer_logits, bootstrap, measure, on_device
 from pipeline.circuits._edge_patching import graph_of
+from pipeline.circuits._pairs import CorpusPairs
 from pipeline.circuits.base import Pairs
 from pipeline.circuits.faithfulness import Faithfulness, Judge
 from pipeline.circuits.hooks import Hooks
 from pipeline.circuits.tables import add_step
+from pipeline.corpora.behaviours import Behaviours
+from pipeline.corpora.store import build
+from pipeline.models.pythia import Pythia
 from pipeline.plots.style import png
 from pipeline.utils.errors import ParameterError
 from tests.circuits.small import random_model, random_pairs, tokens_of
@@ -116,3 +121,28 @@ def test_where_there_is_no_behaviour_there_is_no_faithfulness() -> None:
 def test_impossible_shares_are_refused(shares: tuple[float, ...]) -> None:
     with pytest.raises(ParameterError, match=r"shares: .* are not ascending numbers > 0 and <= 1"):
         Faithfulness(shares=shares)
+
+
+def test_circuits_of_several_splits_are_those_of_each() -> None:
+    """Prompts of other lengths beside them change nothing, and each split has figures of its own."""
+    source = CorpusPairs(build(Behaviours.tiny()))
+    torch.manual_seed(0)
+    model = Pythia(n_layer=2, n_embd=32, n_head=4, n_positions=16).build(len(source.stored.tokens))
+    splits, more = ("ioi", "agreement"), {"pairs": 12, "shares": (0.2, 1.0), "draws": 5}
+    both = Faithfulness(split=",".join(splits), **more)
+    table = add_step(both.run(model, both.choose(source)), 0)
+    for split in splits:
+        one = Faithfulness(split=split, **more)
+        alone = add_step(one.run(model, one.choose(source)), 0)
+        part = table.filter(pc.field("split") == split)
+        assert len(part) == len(alone) == 6
+        for name in alone.column_names:
+            if alone[name].type == "double":
+                np.testing.assert_allclose(part[name].to_numpy(), alone[name].to_numpy(), rtol=1e-4, atol=1e-6)
+            else:
+                assert part[name].to_pylist() == alone[name].to_pylist()
+    assert set(table["metric"].to_pylist()) > {table["metric"][0].as_py()}
+    drawn = both.draw(table)
+    assert set(drawn) == set(splits) and drawn["agreement"].caption.startswith("agreement: Step 0.")
+    with pytest.raises(ParameterError, match="split: no split 'no'; allowed: train, ioi"):
+        Faithfulness(split="ioi,no").check_split(["train", "ioi"])

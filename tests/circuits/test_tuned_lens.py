@@ -87,5 +87,5 @@ def test_the_logit_lens_beside_it_is_plain_torch(kind: str) -> None:
 
 
 def test_a_single_prompt_is_refused() -> None:
-    with pytest.raises(MismatchError, match="trained on every second prompt, and there is one"):
+    with pytest.raises(MismatchError, match="trained on every second prompt, and there is but one"):
         TunedLens().run(random_model("gpt2"), random_pairs(n=1))
