@@ -27,7 +27,7 @@ def test_every_stage_leaves_its_numbers(tmp_path: Path) -> None:
     found = {name: stage["found"] for name, stage in json.loads(output.read_text()).items()}
     assert found["environment"]["found"]["flop_per_second"] > 1e8
     (step,) = found["step"]["found"]
-    assert set(step["seconds_per_step"]) == {"reference", "stock", "eager", "dispatched", "ours"}
+    assert {*step["seconds_per_step"]} - {"jax scan"} == {"reference", "stock", "eager", "dispatched", "ours"}
     assert 0 < step["share_of_floor"] < 1
     (profiled,) = found["profile"]["found"]
     assert profiled["kernels_per_step"] > 20 and 0 <= profiled["share_in_gaps"] < 1

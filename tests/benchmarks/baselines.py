@@ -7,7 +7,7 @@ Each is built for a size and gives `window(steps)`: seconds per step over so man
 - `StockTrainer`: transformers' Trainer as it comes, with the task's own vocabulary and sequences of their own length.
 - `EagerLoop`: what a careful engineer writes by hand: rows on the device, batches by index, hidden states reduced to
   the answer positions before the head, fused AdamW, no logging.
-- On a CPU also `Dispatched`: this package without its compiled update.
+- On a CPU also `Dispatched`: this package without its compiled update; and, for GPT-2, `JaxScan` of `jax_scan.py`.
 - On a GPU also `CompiledLoop` and `CompiledTrainer`: the same two with torch.compile, the Trainer in the mode that
   records CUDA graphs; and `Launched`: this package without its graph, each kernel launched from Python.
 

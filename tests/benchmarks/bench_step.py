@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib.util
 import statistics
 import sys
 from typing import Any
@@ -43,6 +44,7 @@ SMALL = (Size(1, 32, 4, 32, FEW),)  # to see that it runs
 BASELINES: dict[str, Any] = {"reference": Reference, "stock": StockTrainer, "eager": EagerLoop}
 COMPILED: dict[str, Any] = {"compiled trainer": CompiledTrainer, "compiled": CompiledLoop, "launched": Launched}
 ON_CPU: dict[str, Any] = {"dispatched": Dispatched}
+IN_JAX = "jax scan"  # of GPT-2, where the extra `rivals` is installed
 LEAST_SECONDS = 1.5  # of a window, so that small steps are averaged
 
 
@@ -120,7 +122,12 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="a size of seconds, to see that it runs")
     chosen = parser.parse_args()
     on_gpu = device().type == "cuda"
-    contestants = {**BASELINES, **(COMPILED if on_gpu else ON_CPU), "ours": Ours}
+    rivals: dict[str, Any] = {}
+    if not on_gpu and chosen.model == "gpt2" and importlib.util.find_spec("jax"):
+        from jax_scan import JaxScan
+
+        rivals[IN_JAX] = JaxScan
+    contestants = {**BASELINES, **(COMPILED if on_gpu else ON_CPU), **rivals, "ours": Ours}
     wanted = {name: made for name, made in contestants.items() if name not in chosen.without.split(",")}
     heads = ["size", *(f"{name} s" for name in wanted), *(f"x {name}" for name in [*wanted][:-1]), "floor s", "share"]
     print("  ".join(word.rjust(28 if word == "size" else max(11, len(word))) for word in heads))
