@@ -5,18 +5,22 @@ from __future__ import annotations
 import inspect
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.config.registry import room_name
 from pipeline.corpora.base import Examples
 from pipeline.corpora.store import INDEX, StoredCorpus, as_text
 
+if TYPE_CHECKING:  # what reads a recipe has no use for it
+    import pyarrow as pa
+
 
 def text_table(stored: StoredCorpus, block: Examples) -> pa.Table:
     """Examples with columns of text: prompt, answer, type, and each note, null where there is none."""
+    import pyarrow as pa
+
     tokens = pa.array(stored.tokens)
     kind = pa.DictionaryArray.from_arrays(np.zeros(len(block), np.int8), [block.type]).cast(pa.string())
     text = {"prompt": as_text(stored, block.prompts), "answer": as_text(stored, block.answers), "type": kind}
@@ -26,6 +30,8 @@ def text_table(stored: StoredCorpus, block: Examples) -> pa.Table:
 
 def write_parquet(stored: StoredCorpus, folder: Path) -> None:
     """`<split>.parquet` with columns of text (prompt, answer, type, notes), vocabulary.json, corpus.json and a card."""
+    import pyarrow.parquet as pq
+
     folder.mkdir(parents=True, exist_ok=True)
     for split in stored.sizes:
         writer = None

@@ -16,12 +16,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.config.registry import room_name
 from pipeline.corpora.base import Corpus, Examples, Ids, count_among, prompt_keys
@@ -31,6 +29,9 @@ from pipeline.utils.draws import Draws
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.files import sha256
 from pipeline.utils.paths import expanded
+
+if TYPE_CHECKING:  # what reads a recipe has no use for it
+    import pyarrow as pa
 
 INDEX = "corpus.json"
 
@@ -48,6 +49,8 @@ class StoredCorpus:
 
     def blocks(self, split: str) -> Iterator[Examples]:
         """The examples of a split, block by block, mapped from disk."""
+        import pyarrow as pa
+
         with pa.memory_map(str(self.folder / f"{split}.arrow")) as file:
             for batch in pa.ipc.open_stream(file):
                 columns = {name: batch.column(name) for name in batch.schema.names}
@@ -149,6 +152,8 @@ def _open(corpus: Corpus, folder: Path) -> StoredCorpus | None:
 
 
 def _generate(corpus: Corpus, folder: Path) -> None:
+    import pyarrow as pa
+
     name, splits = room_name(corpus), corpus.splits()  # first, as what is too large fails here at once
     tokens = corpus.tokens()
     if len(set(tokens)) != len(tokens):
@@ -218,6 +223,8 @@ def _check_roles(corpus: Corpus, prompts: dict[str, npt.NDArray[np.uint64]]) -> 
 
 
 def _batch(block: Examples, width: pa.DataType) -> pa.RecordBatch:
+    import pyarrow as pa
+
     def rows(part: Ids) -> pa.Array:
         offsets = np.arange(0, part.size + 1, part.shape[1], dtype=np.int32)
         return pa.ListArray.from_arrays(offsets, pa.array(part.reshape(-1)).cast(width))
@@ -229,5 +236,8 @@ def _batch(block: Examples, width: pa.DataType) -> pa.RecordBatch:
 
 def as_text(stored: StoredCorpus, ids: Ids) -> pa.Array:
     """Rows of token ids (n, T) as n strings, joined as the corpus writes them."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     tokens = pa.array(stored.tokens)
     return pc.binary_join_element_wise(*(tokens.take(pa.array(column)) for column in ids.T), stored.corpus.separator)
