@@ -45,13 +45,15 @@ class Captured:
     """Runs updates one by one at first, then as a graph that reads the rows and the learning rates from fixed places.
 
     Every call is one update of the weights, also the first ones and the one that is captured. A graph that cannot be
-    captured is said so in a line, and updates go on one by one.
+    captured is said so in a line, and updates go on one by one. `optimizer`: whose rates change; None where the update
+    reads all that changes from fixed places of its own.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, rows: int, device: torch.device):
+    def __init__(self, optimizer: torch.optim.Optimizer | None, rows: int, device: torch.device):
         self.optimizer = optimizer
+        self.groups: list[dict[str, Any]] = optimizer.param_groups if optimizer else []
         self.rows_B = torch.zeros(rows, dtype=torch.int64, device=device)
-        self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
+        self.rates = [torch.zeros((), device=device) for _ in self.groups]
         self.graph: torch.cuda.CUDAGraph | None = None
         self.calls = 0
         self.failure: str | None = None
@@ -67,12 +69,13 @@ class Captured:
                 self._capture(rows_B, update)
             except RuntimeError as error:
                 self.graph, self.failure = None, str(error).strip().splitlines()[0]
-                self.optimizer.zero_grad()
+                if self.optimizer:
+                    self.optimizer.zero_grad()
                 log.info(f"updates are not captured as a CUDA graph: {self.failure}")
                 return self._aside(rows_B, update)
         assert self.graph is not None
         self.rows_B.copy_(rows_B)
-        for rate, group in zip(self.rates, self.optimizer.param_groups):
+        for rate, group in zip(self.rates, self.groups):
             rate.fill_(group["lr"])
         self.graph.replay()
         return self.results
@@ -88,7 +91,7 @@ class Captured:
     def _capture(self, rows_B: torch.Tensor, update: Update) -> None:
         """Records an update, which does not run it."""
         self.rows_B.copy_(rows_B)
-        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        groups = self.groups
         usual = [(group["lr"], group["capturable"]) for group in groups]
         graph = torch.cuda.CUDAGraph()
         try:

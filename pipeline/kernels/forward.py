@@ -23,6 +23,7 @@ from transformers import GPT2LMHeadModel, GPTNeoXForCausalLM, PreTrainedModel
 from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
 
 from pipeline.data.rows import AnswerPositions, Batch, Rows
+from pipeline.kernels.dropout import dropout
 from pipeline.kernels.forward_check import foreign_hooks, hook_tables, why_not
 from pipeline.utils.log import log
 
@@ -164,19 +165,6 @@ def take(hidden_BLX: torch.Tensor, answers: Answers | None) -> torch.Tensor:
     starts_B1 = torch.arange(len(hidden_BLX), device=hidden_BLX.device)[:, None] * hidden_BLX.shape[1]
     # A lookup of rows: its backward adds into rows three times faster than that of gather or indexing on CPU.
     return F.embedding(starts_B1 + answers, hidden_BLX.flatten(0, 1))
-
-
-def dropout(hidden: torch.Tensor, p: float, training: bool) -> torch.Tensor:
-    """Dropout; on a CPU its probability is rounded to a multiple of 2^-16, and the scale with it."""
-    if not (training and p):
-        return hidden
-    count, dropped = hidden.numel(), round(p * 65536)
-    if hidden.device.type != "cpu" or torch.compiler.is_compiling() or dropped == 65536:
-        return F.dropout(hidden, p)
-    # Four values share a 64-bit draw of torch's generator, whose state checkpoints keep.
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
-    kept = bits[:count].view(hidden.shape) >= dropped - 32768
-    return hidden * kept.to(hidden.dtype).mul_(65536 / (65536 - dropped))
 
 
 def attend(

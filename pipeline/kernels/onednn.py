@@ -11,13 +11,14 @@ import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from transformers.pytorch_utils import Conv1D
 
+Model = TypeVar("Model", bound=nn.Module)
 PACKED: dict[torch.Tensor, torch.Tensor] = {}  # by weight, hashed by identity
 SMALL = 2**20  # multiplications below which the call costs more than the product
 
@@ -61,6 +62,14 @@ def swap(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) in QUICK:
             module.__class__ = QUICK[type(module)]
+
+
+def plain(model: Model) -> Model:
+    """Gives the model's layers their own classes again; returns the model."""
+    usual = {quick: own for own, quick in QUICK.items()}
+    for module in model.modules():
+        module.__class__ = usual.get(type(module), type(module))
+    return model
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pipeline.kernels.devices import widest
 from pipeline.kernels.forward import Logits
 from pipeline.objectives.base import Objective
 from pipeline.runs.grokking import match_key
+from pipeline.training.turns import Turns
 
 Judged = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
@@ -39,6 +40,7 @@ class Evaluation:
     def __init__(self, trainer: Trainer, objective: Objective, logits: Logits, splits: Mapping[str, Rows]):
         self.trainer: Any = trainer
         self.objective, self.logits, self.splits = objective, logits, splits
+        self.stack: Turns | None = None  # who measures this run together with others
         self._stacked: dict[int | None, tuple[Rows, torch.Tensor]] = {}
 
     @torch.no_grad()
@@ -70,6 +72,8 @@ class Evaluation:
 
     def _sums(self, rows: Rows, split_N: torch.Tensor) -> torch.Tensor:
         """For each split, over all processes: rows right, loss, answer tokens, collapsed softmaxes, (S, 4)."""
+        if self.stack is not None and self.trainer.is_in_train:
+            return self.stack.sums(rows, split_N, len(self.splits))
         return group_sums(self._judge, rows, split_N, len(self.splits), self.trainer.args)
 
     @torch.no_grad()
@@ -101,7 +105,10 @@ class Evaluation:
 
 
 def judge(logits_BAV: torch.Tensor, labels_BA: torch.Tensor, objective: Objective) -> Judged:
-    """Return which rows are right (B,), the loss (B, A), and whether the softmax is exactly 1 in float32 (B, A)."""
+    """Return which rows are right (B,), the loss (B, A), and whether the softmax is exactly 1 in float32 (B, A).
+
+    Logits and labels of several runs (R, B, ...) give (R, B) and (R, B, A).
+    """
     logits_BAV = logits_BAV.float()
     right_B = ((logits_BAV.argmax(-1) == labels_BA) | (labels_BA == IGNORED)).all(-1)
     loss_BA = objective.token_losses(logits_BAV, labels_BA)
@@ -123,7 +130,8 @@ def group_sums(
         place: Where it is computed; every process has to call this.
 
     Returns:
-        For each group: rows that are right, loss, answer tokens, collapsed softmaxes, (groups, 4).
+        For each group: rows that are right, loss, answer tokens, collapsed softmaxes, (groups, 4); where several runs
+        are judged, (R, groups, 4).
     """
     exact = widest(place.device)
     sums_G4 = torch.zeros(groups, 4, dtype=exact, device=place.device)
@@ -137,8 +145,12 @@ def group_sums(
         batch = rows.__getitems__(place_B)
         right_B, loss_BA, collapsed_BA = judged(batch)
         counts_BA = (batch["labels"] != IGNORED) & real_B1
-        parts = (right_B[:, None] & real_B1, loss_BA * counts_BA, counts_BA, collapsed_BA & counts_BA)
-        sums_G4.index_add_(0, group_N[place_B], torch.stack([part.sum(1, dtype=exact) for part in parts], 1))
+        counted_BA = counts_BA.expand_as(loss_BA)
+        parts = (right_B[..., None] & real_B1, loss_BA * counts_BA, counted_BA, collapsed_BA & counts_BA)
+        found_B4 = torch.stack([part.sum(-1, dtype=exact) for part in parts], -1)
+        if sums_G4.ndim < found_B4.ndim:
+            sums_G4 = sums_G4.repeat(len(found_B4), 1, 1)
+        sums_G4.index_add_(-2, group_N[place_B], found_B4)
     if place.world_size > 1:
         dist.all_reduce(sums_G4)
     return sums_G4

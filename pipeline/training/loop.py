@@ -30,6 +30,7 @@ from pipeline.kernels.host import keep_memory
 from pipeline.kernels.onednn import quicken
 from pipeline.objectives.base import Objective
 from pipeline.objectives.next_token import NextToken
+from pipeline.training.turns import Turns
 from pipeline.utils.log import log
 from pipeline.utils.seeds import torch_seed
 
@@ -42,7 +43,8 @@ class Loop:
     """The updates of a trainer, and the forward that they use.
 
     `is_own`: whether it runs in place of the Trainer's loop. `is_cut`: whether batches are cut by the length of their
-    rows. `notes`: a line for each part of the fast step that is not used, with the reason.
+    rows. `notes`: a line for each part of the fast step that is not used, with the reason. `stack`: who makes the
+    updates of this run together with those of others.
     """
 
     def __init__(self, trainer: Trainer, model: PreTrainedModel, recipe: Recipe, rows: Rows, losses: Losses):
@@ -52,6 +54,7 @@ class Loop:
         self.notes: list[str] = []
         self.logits: Logits = stock_logits
         self.compiled: CompiledStep | None = None
+        self.stack: Turns | None = None
         options, args = recipe.options, trainer.args
         obstacle = self._obstacle()
         self.is_own = options.fast and obstacle is None
@@ -169,28 +172,38 @@ class Loop:
         norm: torch.Tensor | None = None
         rate: float | None = None
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        for update in range(done, updates):
+        update = done
+        while update < updates:
             trainer.control = events.on_step_begin(args, state, trainer.control)
             if not model.training:
                 model.train()
-            rows_B = order.update_rows(state.global_step)
-            if self.captured is None:
-                loss, norm = self.update(model, weights, rows_B)
+            if self.stack is not None:
+                losses, norm, rate = self.stack.updates(order, updates - update)
             else:
-                loss, norm = self.captured(rows_B, lambda rows: self.update(model, weights, rows))
-            trainer._tr_loss += loss
-            # A graph writes its next loss over this one.
-            self.losses.append((state.global_step + 1, loss if self.captured is None else loss.clone()))
-            rate = trainer._get_learning_rate()
-            trainer.lr_scheduler.step()
-            state.global_step += 1
-            state.epoch = epoch + (update + 1) / updates
+                loss, norm = self._one(model, weights, order.update_rows(state.global_step))
+                losses, rate = [loss], trainer._get_learning_rate()
+                trainer.lr_scheduler.step()
+            trainer._tr_loss += losses[0] if len(losses) == 1 else torch.stack([*losses]).sum()
+            for loss in losses:
+                state.global_step += 1
+                self.losses.append((state.global_step, loss))
+            update += len(losses)
+            state.epoch = epoch + update / updates
             trainer.control = events.on_step_end(args, state, trainer.control)
             trainer._maybe_log_save_evaluate(trainer._tr_loss, norm, model, *watched, learning_rate=rate)
             if trainer.control.should_epoch_stop or trainer.control.should_training_stop:
                 break
         trainer.control = events.on_epoch_end(args, state, trainer.control)
         trainer._maybe_log_save_evaluate(trainer._tr_loss, norm, model, *watched, learning_rate=rate)
+
+    def _one(
+        self, model: nn.Module, weights: Sequence[nn.Parameter], rows_B: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One update; loss and norm."""
+        if self.captured is None:
+            return self.update(model, weights, rows_B)
+        loss, norm = self.captured(rows_B, lambda rows: self.update(model, weights, rows))
+        return loss.clone(), norm  # a graph writes its next loss over this one
 
     def update(
         self, model: Any, weights: Sequence[nn.Parameter], rows_B: torch.Tensor

@@ -119,7 +119,7 @@ class GrokTrainer(Trainer):
             ranks=args.world_size,
             seed=args.seed if args.data_seed is None else args.data_seed,
             updates_done=lambda: self.state.global_step,
-            device="cpu" if self.loop.is_cut else args.device,
+            device="cpu" if self.loop.is_cut or self.loop.stack else args.device,
         )
         return loader(self.train_rows, order)
 
