@@ -6,6 +6,9 @@ Values with commas span the grid; other keys are overrides of every run, as of `
 process with a folder of its own inside that of the sweep. The same command goes on with what is unfinished.
 With --check it says what they would take on this machine, and runs nothing.
 
+With --stack N, up to N unfinished runs that differ only in seeds, rates, decays, schedules and lengths are trained by
+one process as one step, which is for small models on a GPU; each run is otherwise what it is alone.
+
 Earlier stages that runs go on from are trained first, each once. Keys behind model.recipe., as --model.recipe.seed 0,1,
 are theirs; runs of the same stage keys share a stage.
 """
@@ -23,6 +26,8 @@ from pipeline.sweep.checking import check
 from pipeline.sweep.grid import Point, grid, moved_by_seeds
 from pipeline.sweep.jobs import USUAL, at_a_time, resumable, run_all
 from pipeline.sweep.slurm import submit
+from pipeline.sweep.stacks import layout, run_stacked, stacks_of
+from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import writing
 from pipeline.utils.paths import expanded
 from pipeline.utils.signals import stop_signals
@@ -54,25 +59,33 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.sweep",
-        usage="python -m pipeline.sweep RECIPE --key value,value,... [--key value ...] [--jobs N] [--slurm OPTIONS] "
-        "[--check]",
+        usage="python -m pipeline.sweep RECIPE --key value,value,... [--key value ...] [--jobs N] [--stack N] "
+        "[--slurm OPTIONS] [--check]",
         description=(__doc__ or "").partition("\n")[0],
         epilog="A list or a quoted text is one value: --checkpoints.every [[100,null]] --optim_args \"'a=1,b=2'\".",
         allow_abbrev=False,
     )
     parser.add_argument("recipe", help="what --key value overrides, as in python -m pipeline.run")
     parser.add_argument("--output_dir", type=Path, help="folder of the sweep (default: runs/RECIPE-sweep)")
-    parser.add_argument("--jobs", type=int, help=f"runs at a time (default: {USUAL})")
+    parser.add_argument("--jobs", type=int, help=f"runs, or stacks of them, at a time (default: {USUAL})")
+    parser.add_argument(
+        "--stack", type=int, metavar="N", help="train up to N runs of one model as one step; for a GPU and small models"
+    )
     parser.add_argument("--slurm", metavar="OPTIONS", help='as a Slurm array with these: "--gpus=1 --time=8:00:00"')
     parser.add_argument("--check", action="store_true", help="say what the runs would take here, and run nothing")
     parser.add_argument("--report", action="store_true", help="only report what there is")
     chosen, words = parser.parse_known_args(_joined(argv))
     if chosen.output_dir is not None:
         chosen.output_dir = expanded(chosen.output_dir, "--output_dir")
+    if chosen.stack is not None and chosen.slurm is not None:
+        raise RecipeError("command line", "--stack trains on this machine; as a job: sbatch --wrap with this command")
     points = grid(chosen.recipe, words, chosen.output_dir)
     jobs = at_a_time(chosen.jobs, [point.recipe for point in points])
     if line := moved_by_seeds([point.recipe for point in points]):
         print(line, flush=True)
+    stacks = stacks_of(points, chosen.stack) if chosen.stack is not None else []
+    if chosen.stack is not None and not chosen.report:
+        print(layout(stacks), flush=True)
     if chosen.check:
         lines, fits = check(points, jobs)
         say(*lines)
@@ -83,7 +96,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"submitted as job {number}; the report comes after it: {points[0].folder.parent}/report.html")
             return 0
     with stop_signals(), writing(points[0].folder.parent):
-        status = 0 if chosen.report else run_all(points, jobs)
+        if chosen.report:
+            status = 0
+        else:
+            status = run_stacked(points, jobs, stacks) if stacks else run_all(points, jobs)
     if page := report(points):
         print(page)
     return status

@@ -8,9 +8,9 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import ParamSpec
+from typing import ParamSpec, Protocol, TypeVar
 
 from pipeline.circuits.failures import reminders
 from pipeline.config.recipe import Recipe
@@ -37,16 +37,33 @@ def run_all(points: Sequence[Point], jobs: int) -> int:
     Raises:
         RecipeError: at a mistake in a stage, before anything is trained.
     """
+    statuses = run_stages(points, jobs)
+    if SAVED not in statuses:
+        statuses.add(run_points(points, jobs))
+    return in_all(statuses)
+
+
+def run_stages(points: Sequence[Point], jobs: int) -> set[int]:
+    """Runs the stages that points go on from, until one is stopped; returns their exit statuses.
+
+    Raises:
+        RecipeError: at a mistake in a stage, before anything is trained.
+    """
     statuses = set[int]()
     for recipes in stages.rounds(point.recipe for point in points):
-        statuses.add(_run_points([Point(recipe.output_dir.name, recipe, waits=True) for recipe in recipes], jobs))
+        statuses.add(run_points([Point(recipe.output_dir.name, recipe, waits=True) for recipe in recipes], jobs))
         if SAVED in statuses:
-            return SAVED
-    statuses.add(_run_points(points, jobs))
-    return 1 if 1 in statuses else max(statuses)
+            break
+    return statuses
 
 
-def _run_points(points: Sequence[Point], jobs: int) -> int:
+def in_all(statuses: Iterable[int]) -> int:
+    """The exit status of what ended with these: 1 where something failed, 75 where it was stopped and saved, else 0."""
+    found = {*statuses}
+    return 1 if found - {0, SAVED} else SAVED if SAVED in found else 0
+
+
+def run_points(points: Sequence[Point], jobs: int) -> int:
     """Runs those of the points that are unfinished and whose stages are finished; returns the exit status."""
     waiting = [point for point in points if not point.is_finished]
     done, statuses = len(points) - len(waiting), set[int]()
@@ -57,28 +74,54 @@ def _run_points(points: Sequence[Point], jobs: int) -> int:
             log.warning(f"{point.name} was not begun: {stage.source} has failed, in {stage.output_dir}")
             waiting.remove(point)
             statuses.add(1)
-    running: list[Point] = []
-    slots = list(range(jobs))
-    places: dict[str, int] = {}
+
+    def command(point: Point) -> list[str]:
+        return ["pipeline.run", *point.command, "--callbacks.console.style=plain"]
+
+    for number, point in enumerate(side_by_side(waiting, jobs, command), done + 1):
+        assert point.process is not None
+        statuses.add(point.process.returncode)
+        for line in f"[{number}/{len(points)}] {point.name}: {_ending(point)}".splitlines():
+            log.info(line)
+    return in_all(statuses)
+
+
+class Job(Protocol):
+    """What has a process of its own."""
+
+    waits: bool
+    process: subprocess.Popen[bytes] | None
+    started: float
+
+    @property
+    def log(self) -> Path: ...
+
+
+AnyJob = TypeVar("AnyJob", bound=Job)
+
+
+def side_by_side(waiting: Sequence[AnyJob], jobs: int, command: Callable[[AnyJob], Sequence[str]]) -> Iterator[AnyJob]:
+    """Runs modules of this package, `jobs` at a time, in the order given; gives each as it has ended.
+
+    Args:
+        waiting: What is to be run.
+        jobs: How many at a time.
+        command: The module and the words of each.
+    """
+    queue, running, slots = list(waiting), dict[int, AnyJob](), list(range(jobs))
     try:
-        while waiting or running:
-            while waiting and slots:
-                point = waiting.pop(0)
-                places[point.name] = slots.pop(0)
-                _start(point, places[point.name], jobs)
-                running.append(point)
+        while queue or running:
+            while queue and slots:
+                job, slot = queue.pop(0), slots.pop(0)
+                _start(job, slot, jobs, command(job))
+                running[slot] = job
             time.sleep(0.1)
-            for point in [point for point in running if point.process and point.process.poll() is not None]:
-                running.remove(point)
-                slots.append(places[point.name])
-                done += 1
-                assert point.process is not None
-                statuses.add(point.process.returncode)
-                for line in f"[{done}/{len(points)}] {point.name}: {_ending(point)}".splitlines():
-                    log.info(line)
+            for slot, job in list(running.items()):
+                if job.process and job.process.poll() is not None:
+                    slots.append(slot)
+                    yield running.pop(slot)
     finally:
-        end_children([point.process for point in running if point.process])
-    return 1 if statuses - {0, SAVED} else SAVED if SAVED in statuses else 0
+        end_children([job.process for job in running.values() if job.process])
 
 
 def _ending(point: Point) -> str:
@@ -89,25 +132,29 @@ def _ending(point: Point) -> str:
         return f"stopped and saved after {took}; the same command goes on with it"
     if point.process.returncode == 1 and point.is_finished and (lines := reminders(point.recipe.output_dir)):
         return "\n  ".join([f"{point.outcome()}, {took}", *lines])
-    if point.process.returncode:
-        return f"FAILED after {took}: {_last_line(point.log)}\n  its log is {point.log}"
-    return f"{point.outcome()}, {took}"
+    return failure(point) if point.process.returncode else f"{point.outcome()}, {took}"
 
 
-def _start(point: Point, slot: int, jobs: int) -> None:
-    """Starts a run on its share of the machine: one of the GPUs, or some of the cores."""
-    environment = environment_of_child(point.waits)
+def failure(job: Job) -> str:
+    """How a job failed: after how long, the last line that it wrote, and where its log is."""
+    took = duration(time.monotonic() - job.started)
+    return f"FAILED after {took}: {_last_line(job.log)}\n  its log is {job.log}"
+
+
+def _start(job: Job, slot: int, jobs: int, words: Sequence[str]) -> None:
+    """Starts a job on its share of the machine: one of the GPUs, or some of the cores."""
+    environment = environment_of_child(job.waits)
     gpus = gpu_names()
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[slot % len(gpus)]
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
-    point.folder.parent.mkdir(parents=True, exist_ok=True)
+    job.log.parent.mkdir(parents=True, exist_ok=True)
     # Unbuffered, so that the last line of the log is the last one it wrote, whichever stream it went to.
-    command = [sys.executable, "-u", "-m", "pipeline.run", *point.command, "--callbacks.console.style=plain"]
-    with open(point.log, "ab", buffering=0) as log:
-        append(log, f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))  # which a full disk refuses
-        point.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    point.started = time.monotonic()
+    command = [sys.executable, "-u", "-m", *words]
+    with open(job.log, "ab", buffering=0) as file:
+        append(file, f"$ {shlex.join(command)}\n".encode(errors="surrogateescape"))  # which a full disk refuses
+        job.process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
+    job.started = time.monotonic()
 
 
 def _last_line(path: Path) -> str:

@@ -23,11 +23,11 @@ import torch
 from pipeline.data.rows import RowOrder, Rows, joined
 from pipeline.kernels.cuda_graph import Captured
 from pipeline.kernels.stacked import IDLE, AdamW, Stacked
+from pipeline.training.announcement import ending
 from pipeline.training.evaluation import group_sums, judge
 from pipeline.training.session import train
 from pipeline.training.trainer import GrokTrainer
 from pipeline.training.turns import quiet_updates
-from pipeline.utils.log import log
 from pipeline.utils.seeds import torch_seed
 from pipeline.utils.signals import REQUEST
 
@@ -51,7 +51,7 @@ class Sums(NamedTuple):
 
 @dataclass
 class Place:
-    """Where an evaluation of several runs is computed: in this process, fewer rows at a time the more runs there are."""
+    """Where an evaluation of several runs is computed: in this process, the fewer rows at a time the more runs."""
 
     device: torch.device
     eval_batch_size: int
@@ -89,6 +89,13 @@ class Member:
             else:
                 self._turn.release()
             self._back.acquire()
+
+    def ending(self) -> str:
+        """Why the run has not been trained to its end; nothing where it has been."""
+        if self.error is not None:
+            return " ".join(f"{type(self.error).__name__}: {self.error}".split())
+        is_over = not (self.trainer.saving.failure or self.trainer.stopped_by)
+        return "" if is_over else ending(self.trainer)
 
     def _train(self) -> None:
         try:
@@ -145,12 +152,16 @@ def _set_generators(device: torch.device, states: Sequence[Any]) -> None:
 
 
 class Stack:
-    """Trains runs together, each from its newest checkpoint or its start to its end."""
+    """Trains runs together, each from its newest checkpoint or its start to its end.
+
+    `updates`: how many were made, over all runs.
+    """
 
     def __init__(self, members: Sequence[Member]):
         self.members = members
         self.args = members[0].trainer.args
         self._stacked: Stacked | None = None
+        self.updates = 0
         self._inside: list[Member] = []  # whose weights lie in the stack, in its order
 
     def run(self) -> None:
@@ -238,6 +249,7 @@ class Stack:
         for run, member in enumerate(self._inside):
             if id(member) in requests:
                 self._stacked.count(run, count)
+                self.updates += count
                 answers.append((member, (losses_RS[run].unbind(), norms_R[run], rates[run])))
         self._go_on(answers)
 
@@ -265,8 +277,3 @@ class Stack:
             sums_RG4 = group_sums(judged, request.rows, request.group_N, request.groups, place)
             answers += zip(members, sums_RG4)
         self._go_on(answers)
-
-
-def said(count: int, seconds: float, updates: int) -> None:
-    """Says how fast runs were trained together."""
-    log.info(f"{count} runs in one step: {updates:,} updates in {seconds:.1f} s, {updates / seconds:,.0f} a second")

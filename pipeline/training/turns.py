@@ -45,5 +45,7 @@ def quiet_updates(trainer: Any, left: int) -> int:
 
 def _acts_at_steps(callback: TrainerCallback) -> bool:
     kind = type(callback)
-    acts = any(getattr(kind, event) is not getattr(TrainerCallback, event) for event in ("on_step_begin", "on_step_end"))
+    acts = any(
+        getattr(kind, event) is not getattr(TrainerCallback, event) for event in ("on_step_begin", "on_step_end")
+    )
     return acts and not isinstance(callback, QUIET)
