@@ -21,7 +21,7 @@ SCRIPT = ROOT / "tests" / "benchmarks" / "gpu.py"
 def test_every_stage_leaves_its_numbers(tmp_path: Path) -> None:
     output = tmp_path / "gpu.json"
     command = [sys.executable, str(SCRIPT), "--small", "--output", str(output)]
-    command += ["--only", "environment,step,profile,train"]
+    command += ["--only", "environment,step,profile,stack,train"]
     process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert process.returncode == 0, process.stdout + process.stderr + output.read_text()
     found = {name: stage["found"] for name, stage in json.loads(output.read_text()).items()}
@@ -31,6 +31,8 @@ def test_every_stage_leaves_its_numbers(tmp_path: Path) -> None:
     assert 0 < step["share_of_floor"] < 1
     (profiled,) = found["profile"]["found"]
     assert profiled["kernels_per_step"] > 20 and 0 <= profiled["share_in_gaps"] < 1
+    assert [entry["runs"] for entry in found["stack"]["found"]] == [1, 2]
+    assert all(entry["seconds_per_update"] > 0 < entry["alone"] for entry in found["stack"]["found"])
     assert [line["step"] for line in found["train"]] == [0, 2, 4] and "eval_ood_exact_match" in found["train"][-1]
 
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedModel
 
 from pipeline.data.labels import IGNORED
@@ -45,8 +46,9 @@ class AdamW(NamedTuple):
     def of(optimizer: torch.optim.Optimizer, max_grad_norm: float) -> AdamW:
         """Those of an optimizer, whose weights without decay are a group of their own."""
         group = optimizer.param_groups[0]
+        beta1, beta2 = group["betas"]
         decay = max(other["weight_decay"] for other in optimizer.param_groups)
-        return AdamW(*group["betas"], group["eps"], decay, max_grad_norm if max_grad_norm > 0 else float("inf"))
+        return AdamW(beta1, beta2, group["eps"], decay, max_grad_norm if max_grad_norm > 0 else float("inf"))
 
     def numbers(self, rate: float, step: int) -> list[float]:
         """What AdamW multiplies with in step `step` of a run, counted from 1, as torch computes it: in float64."""
@@ -169,7 +171,8 @@ class Stacked:
             return logits_BAV
 
         each, axis = 0 if has_rows else None, None if keys_R is None else 0
-        with self.autocast():
+        # Attention over many tokens by products, of which vmap makes one for all runs; of its kernels, one for each.
+        with self.autocast(), sdpa_kernel(SDPBackend.MATH):
             over_runs = vmap(one, in_dims=(0, axis, each, each))
             return over_runs(weights, keys_R, batch["input_ids"], batch["positions"]).float()
 

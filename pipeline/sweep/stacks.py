@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.identity import intervenes
 from pipeline.config.recipe import Recipe, flat
 from pipeline.config.registry import room_name
 from pipeline.runs import stages
@@ -59,7 +60,7 @@ def check_stackable(recipe: Recipe) -> None:
         for name in chosen:
             raise ParameterError(f"{block}.{name}", f"--stack knows no {block} beside AdamW's own step")
     for name, callback in recipe.callbacks.items():
-        if callback.intervenes or any(hasattr(callback, event) for event in INNER_EVENTS):
+        if intervenes(name) or any(hasattr(callback, event) for event in INNER_EVENTS):
             raise ParameterError(f"callbacks.{name}", "acts within an update, which --stack makes for all runs at once")
     for block, part in (("peft", recipe.peft), ("replay", recipe.replay), ("fork", recipe.options.fork)):
         if part:

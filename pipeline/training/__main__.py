@@ -95,7 +95,7 @@ def _prepared(points: Sequence[Point]) -> list[Member]:
     members = []
     for point in points:
         try:
-            members.append(Member(prepare(point.recipe), point.log))
+            members.append(Member(prepare(point.recipe, is_stacked=True), point.log))
         except ParameterError as error:
             raise point.recipe.located(error) from None
     try:

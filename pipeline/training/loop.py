@@ -43,14 +43,22 @@ class Loop:
     """The updates of a trainer, and the forward that they use.
 
     `is_own`: whether it runs in place of the Trainer's loop. `is_cut`: whether batches are cut by the length of their
-    rows. `notes`: a line for each part of the fast step that is not used, with the reason. `stack`: who makes the
-    updates of this run together with those of others.
+    rows. `notes`: a line for each part of the fast step that is not used, with the reason. `is_stacked`: whether
+    updates are made together with those of other runs, by `stack`.
     """
 
-    def __init__(self, trainer: Trainer, model: PreTrainedModel, recipe: Recipe, rows: Rows, losses: Losses):
+    def __init__(
+        self,
+        trainer: Trainer,
+        model: PreTrainedModel,
+        recipe: Recipe,
+        rows: Rows,
+        losses: Losses,
+        is_stacked: bool = False,
+    ):
         self.trainer: Any = trainer
         self.objective: Objective = recipe.objective
-        self.rows, self.losses = rows, losses
+        self.rows, self.losses, self.is_stacked = rows, losses, is_stacked
         self.notes: list[str] = []
         self.logits: Logits = stock_logits
         self.compiled: CompiledStep | None = None
@@ -67,13 +75,15 @@ class Loop:
             # Written in the recipe, torch_compile is accelerate's, on any device. Pieces of a batch differ in size with
             # every batch, and would be compiled for each.
             compiled = args.device.type == "cuda" and "torch_compile" not in recipe.training and not self.is_cut
+            compiled = compiled and not is_stacked
             self.logits, reason = fast_logits(model, recipe.model.short_forward(model), rows.first(4), compiled)
             self._note("the model's own forward is used", reason)
         if args.device.type == "cpu":
             keep_memory()
             if self.is_own:  # what DeepSpeed or FSDP shards has to pass through torch's own layers
                 quicken(model)
-                self._compile(model, recipe)
+                if not is_stacked:
+                    self._compile(model, recipe)
 
     def _note(self, what: str, reason: str | None) -> None:
         if reason is not None:

@@ -36,8 +36,13 @@ if TYPE_CHECKING:
     from pipeline.training.trainer import GrokTrainer
 
 
-def prepare(recipe: Recipe) -> GrokTrainer:
-    """Corpus, model and trainer of a recipe, and the description of the run in its opening."""
+def prepare(recipe: Recipe, is_stacked: bool = False) -> GrokTrainer:
+    """Corpus, model and trainer of a recipe, and the description of the run in its opening.
+
+    Args:
+        recipe: Of the run.
+        is_stacked: Whether its updates are made together with those of other runs, see `stack.py`.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     wait_briefly()
     from transformers.utils import logging
@@ -107,7 +112,7 @@ def prepare(recipe: Recipe) -> GrokTrainer:
         prepare_trackers(list(args.report_to or ()), recipe.output_dir, args.project)
         opening.write_tokenizer(recipe.output_dir, for_readers(tokenizer, model.config))
     callbacks = with_defaults(recipe.callbacks)
-    trainer = GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, callbacks)
+    trainer = GrokTrainer(model, args, recipe, train_rows, splits, stored.held_out, tokenizer, callbacks, is_stacked)
     found = in_force(trainer)
     if fork:
         trainer.fork, found = fork, {**found, "fork": fork.facts()}

@@ -97,7 +97,7 @@ def in_force(trainer: GrokTrainer) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": state.num_processes,
         "engine": engine,
-        "step": "torch" if trainer.loop.compiled is None else "compiled",
+        "step": "stacked" if trainer.loop.is_stacked else "torch" if trainer.loop.compiled is None else "compiled",
         "precision": {"no": "float32"}.get(mixed, mixed) + " with TF32" * has_tf32,
     }
 

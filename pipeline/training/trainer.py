@@ -61,6 +61,7 @@ class GrokTrainer(Trainer):
         held_out: Sequence[str],
         tokenizer: PreTrainedTokenizerBase,
         callbacks: Sequence[Callback] = (),
+        is_stacked: bool = False,
     ):
         self.recipe, self.held_out = recipe, held_out
         self.grok = GrokTracker(judged_split(held_out))
@@ -74,7 +75,7 @@ class GrokTrainer(Trainer):
         check_sharding(recipe.optimizer, self.is_deepspeed_enabled or self.is_fsdp_enabled)
         self.train_rows = recipe.objective.begin(model, train_rows.to(args.device))
         self.sums = LossSums(self, isinstance(train_rows, Replayed))
-        self.loop = Loop(self, model, recipe, self.train_rows, self.losses)
+        self.loop = Loop(self, model, recipe, self.train_rows, self.losses, is_stacked)
         self.notes: list[str] = [*filter(None, [getattr(model, "note", None)]), *self.loop.notes]
         self.splits = {name: rows.to(args.device) for name, rows in splits.items()}
         self.evaluation = Evaluation(self, recipe.objective, self.loop.logits, self.splits)
@@ -119,7 +120,7 @@ class GrokTrainer(Trainer):
             ranks=args.world_size,
             seed=args.seed if args.data_seed is None else args.data_seed,
             updates_done=lambda: self.state.global_step,
-            device="cpu" if self.loop.is_cut or self.loop.stack else args.device,
+            device="cpu" if self.loop.is_cut or self.loop.is_stacked else args.device,
         )
         return loader(self.train_rows, order)
 

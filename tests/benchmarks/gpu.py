@@ -8,6 +8,7 @@ Stages, each a process of its own with a limit of time:
 - `tests`: those marked `gpu`.
 - `step`: the training step beside seven others (`bench_step.py`).
 - `profile`: kernels, gaps and the share of the floor of our step (`profile_step.py`).
+- `stack`: 1, 8, 64 and 256 quickstarts as one step, beside one alone (`bench_stack.py`).
 - `train`: two-hop composition with the bridge said, at the paper's size, for what is left of the time.
 
 What is found is written to one JSON file after every stage. A stage that fails, or is out of time, is recorded with its
@@ -68,6 +69,7 @@ def stages(folder: Path, small: bool) -> dict[str, Stage]:
         "tests": Stage(pytest, 0.25, lambda: _counts(junit)),
         "step": Stage([python, str(HERE / "bench_step.py"), *rounds, *flag], 0.5, found("step")),
         "profile": Stage([python, str(HERE / "profile_step.py"), *flag], 0.3, found("profile")),
+        "stack": Stage([python, str(HERE / "bench_stack.py"), *flag], 0.3, found("stack")),
         "train": Stage(train, 1.0, lambda: _curve(run), signal=True),
     }
 
