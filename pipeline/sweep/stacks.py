@@ -148,7 +148,8 @@ def _even_parts(points: Sequence[Point], most: int) -> list[list[Point]]:
 def layout(stacks: Sequence[StackOfRuns]) -> str:
     """Say which stacks there are."""
     sizes = ", ".join(str(len(stack.points)) for stack in stacks)
-    return f"--stack: {len(stacks)} stacks, of {sizes} runs" if stacks else "--stack: no runs are left to stack"
+    count = f"{len(stacks)} stack{'s' * (len(stacks) > 1)}"
+    return f"--stack: {count}, of {sizes} runs" if stacks else "--stack: no runs are left to stack"
 
 
 def _shared(recipe: Recipe) -> dict[str, Any]:
