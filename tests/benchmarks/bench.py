@@ -33,6 +33,7 @@ SCRIPTS: dict[str, tuple[list[str], list[str] | None]] = {
     "circuits": ([], ["ig"]),
     "corpora": ([], ["composition", "comparison"]),
     "saving": ([], None),
+    "stack": (["--runs", "1,4"], None),
 }
 Key = tuple[str, str]  # a case, and what it is measured against
 
