@@ -188,5 +188,5 @@ def _divergence(hooks: Hooks, batch: Batch, layer: int, change_ND: Tensor, clean
         with torch.no_grad(), hooks.at({f"blocks.{layer}.hook_attn_out": add}):
             changed = answer_logits(hooks, part.clean, part).log_softmax(-1)
         both = (changed, clean_NV[start : start + tall])
-        total += float((changed.exp() * (both[0] - both[1])).sum().double())
+        total += float((changed.exp() * (both[0] - both[1])).sum().cpu().double())
     return total / len(batch)

@@ -121,7 +121,9 @@ class Revisions:
 
         try:
             refs = HfApi().list_repo_refs(self.name)
-        except (OSError, ValueError) as error:  # the Hub's errors are OSErrors, what it has against a name ValueErrors
+        except Exception as error:  # the Hub's are OSErrors, of names ValueErrors, of the network the client library's
+            if not isinstance(error, (OSError, ValueError)) and "httpx" not in type(error).__module__:
+                raise
             raise RecipeError("--model", " ".join(str(error).split())[:300]) from None
         each = [*refs.tags, *refs.branches]  # a branch goes before a tag of its name
         return {int(match[1]): ref.target_commit for ref in each if (match := STEP.fullmatch(ref.name))}

@@ -121,7 +121,7 @@ def _both(pairs: Pairs) -> tuple[Any, Any]:
 
 def _most(attention_NHT: Tensor, places_NT: Tensor) -> Any:
     """Each head's highest attention to one of some places, (H,), a mean over prompts."""
-    return attention_NHT.masked_fill(~places_NT[:, None], 0.0).amax(-1).double().mean(0).cpu().numpy()
+    return attention_NHT.masked_fill(~places_NT[:, None], 0.0).amax(-1).cpu().double().mean(0).numpy()
 
 
 class Paths:

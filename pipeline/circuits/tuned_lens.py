@@ -121,7 +121,7 @@ def _compared(hooks: Hooks, states: Tensor, final: Tensor, answers: Tensor) -> d
     logits, own = hooks.head(hooks.final_norm(states)), hooks.head(final)
     chances = logits.softmax(-1).gather(1, answers[:, None])
     return {
-        "kl": float(divergence(hooks, states, final).double().mean()),
-        "agrees": float((logits.argmax(-1) == own.argmax(-1)).double().mean()),
-        "probability": float(chances.double().mean()),
+        "kl": float(divergence(hooks, states, final).cpu().double().mean()),
+        "agrees": float((logits.argmax(-1) == own.argmax(-1)).cpu().double().mean()),
+        "probability": float(chances.cpu().double().mean()),
     }

@@ -20,7 +20,7 @@ from pipeline.circuits.logit_lens import LogitLens
 from pipeline.circuits.tables import by_step, read_one, read_table
 from pipeline.models.pythia import Pythia
 from tests.circuits.small import VOCABULARY
-from tests.hub_server import HubServer
+from tests.hub_server import CLOSED, HubServer
 from tests.hub_store import Blob, Repo
 from tests.tiny import run_process
 
@@ -139,6 +139,10 @@ def test_what_is_no_step_of_a_model_is_a_line(saved: Path, remote: HubServer, tm
     for words, message in refused.items():
         done = circuits(remote, tmp_path / "hf", *words, *data, "--output", tmp_path / "x", "--analysis", "attribution")
         assert done.returncode == 2 and done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
+    away = {**remote.environment, "HF_ENDPOINT": CLOSED, "HF_HOME": str(tmp_path / "hf")}
+    words = ("-m", "pipeline.circuits", "--model", NAME, "--steps", "all", "--analysis", "attribution")
+    closed = run_process(*words, *map(str, data), **away)
+    assert closed.returncode == 2 and closed.stderr.startswith("--model: ") and closed.stderr.count("\n") == 1
     two = circuits(remote, tmp_path / "hf", "--model", NAME, "--steps", "0,1", *data, "--analysis", "barrier")
     assert two.returncode == 2 and "barrier compares two models" in two.stderr
 
