@@ -21,16 +21,16 @@ from pipeline.evaluate.subject import RunSubject
 from pipeline.hub.repository import HubError
 from pipeline.kernels.host import wait_briefly
 from pipeline.runs.checkpoints import check_steps
+from pipeline.utils.arguments import Parser
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.terminal import in_a_line, run_command, say
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+def parser() -> Parser:
+    found = Parser(
         prog="python -m pipeline.ask",
         description="The likeliest answers of a run to a prompt, whether it was trained, and the right one (*). "
         "Without a prompt, a session.",
-        allow_abbrev=False,
     )
     found.add_argument("run", metavar="RUN[@STEP]", help="a folder, or user/name on the Hub; STEP: a number, grok, fit")
     found.add_argument("prompt", nargs="?", metavar="PROMPT", help='in words of the corpus, such as "12 90 ="')

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from pipeline.circuits._comparison import TwoModels
 from pipeline.circuits._file_pairs import FilePairs
 from pipeline.circuits._outside import Revisions, open_model, open_tokenizer, walk
 from pipeline.circuits._pairs import CorpusPairs, Renamed, source_of, translate
-from pipeline.circuits.base import Analysis, Explanation, Overview, Source
+from pipeline.circuits.base import Analysis, Explanation, Source
 from pipeline.circuits.failures import MISTAKES
+from pipeline.circuits.progress import expected, watched
 from pipeline.circuits.runner import explain, with_sources
 from pipeline.circuits.tables import add_step, fingerprint, read_one, read_table, write_table
 from pipeline.config.coerce import fill
@@ -28,11 +30,13 @@ from pipeline.config.trust import HELP, OPTION
 from pipeline.config.yaml_nodes import Block, override
 from pipeline.kernels.device_names import device
 from pipeline.kernels.host import wait_briefly
-from pipeline.runs.checkpoints import choose_steps
+from pipeline.plots import formats
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.layout import FIGURES, TOKENIZER
+from pipeline.utils.arguments import Parser
+from pipeline.utils.doing import doing
 from pipeline.utils.errors import ParameterError, RecipeError
-from pipeline.utils.files import writing
+from pipeline.utils.files import write_bytes, writing
 from pipeline.utils.paths import expand_arguments
 from pipeline.utils.suggest import did_you_mean
 from pipeline.utils.terminal import in_a_line, is_watched, run_command, say
@@ -57,29 +61,32 @@ def main(arguments: list[str] | None = None) -> int:
         for name, alone in {"revision": False, "output": False, "against": True}.items():
             if getattr(chosen, name) is not None and alone == (chosen.model is not None):
                 raise RecipeError(f"--{name}", f"goes with {'a RUN alone' if alone else '--model'}")
+        endings = formats.read_formats(chosen.format)
         with writing(chosen.output or chosen.run or Path()):
             if chosen.model is not None and chosen.steps is not None:
-                explain_revisions(chosen, analyses)
+                explain_revisions(chosen, analyses, endings)
             elif chosen.model is not None:
-                explain_model(chosen, analyses)
+                explain_model(chosen, analyses, endings)
             else:
-                explain_run(chosen, analyses)
+                explain_run(chosen, analyses, endings)
     except MISTAKES as error:
+        doing.clear()
         say(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted; the same command goes on with the table after the last", file=sys.stderr)
+        doing.clear()
+        print("interrupted; the same command goes on with the table after the last", file=sys.stderr)
         return 130
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+def parser() -> Parser:
+    found = Parser(
         prog="python -m pipeline.circuits",
         description="Analyses of the kept steps of a run, or of any GPT-2 or GPT-NeoX. What is done is not done again.",
         epilog="A parameter of one analysis: --NAME.KEY VALUE, such as --attribution.method eap. "
         "`python -m pipeline.run --help NAME` lists them.",
-        allow_abbrev=False,
+        is_open=True,
     )
     found.add_argument("run", type=Path, nargs="?", metavar="RUN", help="folder of a run; with --model, whose corpus")
     known = ", ".join(names("circuits"))
@@ -101,6 +108,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument(
         "--output", type=Path, metavar="DIR", help="for the tables and figures of --model (circuits-NAME)"
+    )
+    found.add_argument(
+        formats.OPTION, default="png,svg", metavar=formats.METAVAR, help=f"of figures: {', '.join(formats.FORMATS)}"
     )
     found.add_argument("--against", type=Path, metavar="RUN", help="another run that similarity compares with")
     found.add_argument(OPTION, action="store_true", help=HELP)
@@ -127,15 +137,14 @@ def read_analyses(chosen: argparse.Namespace, rest: list[str]) -> dict[str, Expl
     return {name: fill(kind, blocks[name], name, name) for name, kind in kinds.items()}
 
 
-def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
-    from rich.console import Console
-    from rich.progress import track
-
+def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation], endings: Sequence[str]) -> None:
+    """The kept steps of a run, and its report anew."""
     from pipeline.report.page import check_places
-    from pipeline.report.run_report import write_report
+    from pipeline.report.run_report import draw_report
 
     run = RunFolder(chosen.run, chosen.trust_remote_code)
     check_places(run.path)
+    doing("loading torch")
     source = None
     if chosen.data is not None:
         from pipeline.models.loading import tokenizer_of
@@ -144,22 +153,19 @@ def explain_run(chosen: argparse.Namespace, analyses: dict[str, Explanation]) ->
     for analysis in analyses.values():
         if isinstance(analysis, Analysis) and source is None:
             analysis.check_split(run.stored.sizes)
-    total = sum(
-        1 if isinstance(analysis, Overview) else len(choose_steps(run.manifest, analysis.steps))
-        for analysis in with_sources(analyses).values()
-    )
-    console = Console(stderr=True)
     walk = explain(run, analyses, device(chosen.device), chosen.against, source)
     tables = Counter[Path]()
-    for path in track(walk, "analysing", total, console=console, transient=True, disable=not is_watched(sys.stderr)):
+    for path in watched(walk, expected(run, analyses)):
         tables[path.parent] += 1
         if tables[path.parent] == 1 and not is_watched(sys.stderr):
             say(f"{path.parent.name}: begun", file=sys.stderr)
-    write_report(run.path)
+    doing("drawing the report")
+    draw_report(RunFolder.read(run.path), endings)
+    doing.clear()
     for folder, count in tables.items():
         say(f"{folder.name}: {count} table{'s' * (count != 1)} in {folder}")
         figures = run.path / FIGURES
-        say(*(each for each in sorted(figures.glob(f"{folder.name}*.png")) if _is_of(each.stem, folder.name)))
+        say(*(each for each in sorted(figures.glob(f"{folder.name}*.{endings[0]}")) if _is_of(each.stem, folder.name)))
     say(run.path / "report.html")
 
 
@@ -168,8 +174,9 @@ def _is_of(figure: str, analysis: str) -> bool:
     return max((name for name in names("circuits") if figure.startswith(name)), key=len, default="") == analysis
 
 
-def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
+def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation], endings: Sequence[str]) -> None:
     """One model, from a folder or the Hub, on pairs of a file or of a run's corpus."""
+    doing("loading the model")
     model = open_model(chosen.model, chosen.revision, chosen.trust_remote_code, chosen.device)
     source = open_source(chosen, open_tokenizer(chosen.model, chosen.revision, chosen.trust_remote_code))
     name = Path(chosen.model).name + (f"-{chosen.revision}" if chosen.revision else "")
@@ -178,6 +185,7 @@ def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) 
     for analysis_name, analysis in analyses.items():
         if not isinstance(analysis, Analysis) or isinstance(analysis, TwoModels):
             raise ParameterError("--analysis", f"{analysis_name} compares the steps of a run, and this is one model")
+        doing(f"analysing: {analysis_name}")
         pairs = analysis.choose(source)
         shared = analysis.fit(model, pairs)
         table = add_step(analysis.run(model, pairs, **shared), int(digits or 0))
@@ -185,10 +193,11 @@ def explain_model(chosen: argparse.Namespace, analyses: dict[str, Explanation]) 
         folder.mkdir(parents=True, exist_ok=True)
         made_of = {"model": chosen.model, "revision": chosen.revision, "pairs": fingerprint(pairs)}
         write_table(folder, path.name, table, made_of)
-        say(path, *_drawn(folder, analysis_name, analysis, read_one(path)))
+        doing.clear()
+        say(path, *_drawn(folder, analysis_name, analysis, read_one(path), endings))
 
 
-def explain_revisions(chosen: argparse.Namespace, analyses: dict[str, Explanation]) -> None:
+def explain_revisions(chosen: argparse.Namespace, analyses: dict[str, Explanation], endings: Sequence[str]) -> None:
     """The revisions step0, step1, ... of a model, as Pythia's repositories have them, each in its turn."""
     models = Revisions(chosen.model, chosen.trust_remote_code, chosen.device)
     folder = chosen.output or Path(f"circuits-{Path(chosen.model).name}")
@@ -197,18 +206,22 @@ def explain_revisions(chosen: argparse.Namespace, analyses: dict[str, Explanatio
     for path in walk(models, every, source, folder):
         say(path)
     for name in every:
-        say(*_drawn(folder, name, every[name], read_table(folder, name)))
+        say(*_drawn(folder, name, every[name], read_table(folder, name), endings))
 
 
-def _drawn(folder: Path, name: str, analysis: Explanation, table: Any) -> list[Path]:
-    """The pictures of a table, which are written."""
-    from pipeline.plots.style import png
-    from pipeline.utils.files import write_bytes
+def _drawn(folder: Path, name: str, analysis: Explanation, table: Any, endings: Sequence[str]) -> list[Path]:
+    """The pictures of a table, which are written, in these formats; beside each lie the rows that it shows."""
+    from pipeline.report.sheets import table_sheet
 
-    pictures = {folder / f"{'_'.join(filter(None, (name, end)))}.png": one for end, one in analysis.draw(table).items()}
-    for path, drawing in pictures.items():
-        write_bytes(path, png(drawing.figure))
-    return list(pictures)
+    found = []
+    for end, drawing in analysis.draw(table).items():
+        figure = "_".join(filter(None, (name, end)))
+        for kind, content in formats.pictures(drawing.figure, endings).items():
+            found.append(folder / f"{figure}.{kind}")
+            write_bytes(found[-1], content)
+        rows = table_sheet(table if drawing.table is None else drawing.table)
+        write_bytes(folder / f"{figure}.csv", rows.as_csv())
+    return found
 
 
 def open_source(chosen: argparse.Namespace, tokenizer: Any) -> Source:

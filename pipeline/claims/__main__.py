@@ -9,16 +9,19 @@ python -m pipeline.claims --gallery                          one page of all tha
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.claims.base import BUDGETS, Claim
-from pipeline.claims.pages import drawing_of, gallery, write_claim
+from pipeline.claims.pages import drawing_of, gallery, sheet_of, write_claim
 from pipeline.claims.record import description, missed, ours, recorded, table, with_table
 from pipeline.claims.runner import default_folder, measured, points_of, run_missing
 from pipeline.config.registry import load, names
+from pipeline.plots.formats import FORMATS, METAVAR, OPTION, pictures, read_formats
 from pipeline.runs.lock import RunLock
 from pipeline.sweep.jobs import USUAL, at_a_time, resumable
+from pipeline.utils.arguments import Parser
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_bytes, write_json, write_text, writing
 from pipeline.utils.paths import expand_arguments
@@ -36,12 +39,14 @@ def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake, 75 stopped and saved."""
     chosen = _parser().parse_args(argv)
     expand_arguments(chosen, "output_dir")
+    chosen.format = read_formats(chosen.format) if chosen.format else ()
     return _all(chosen) if chosen.name is None else _one(chosen)
 
 
-def _parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
-        prog="python -m pipeline.claims", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
+def _parser() -> Parser:
+    found = Parser(
+        prog="python -m pipeline.claims",
+        description=(__doc__ or "").partition("\n")[0],
     )
     found.add_argument("name", nargs="?", metavar="NAME", help="one of them; without it they are listed")
     found.add_argument("--budget", choices=BUDGETS, default="cpu", help="how much of the paper's scale is run (cpu)")
@@ -49,6 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--jobs", type=int, help=f"runs at a time ({USUAL})")
     found.add_argument("--output_dir", type=Path, help="folder of the runs (runs/claims/NAME-BUDGET)")
     found.add_argument("--record", action="store_true", help="keep what was found in recipes/results/")
+    found.add_argument(
+        OPTION, metavar=METAVAR, help=f"of figures: {', '.join(FORMATS)} (png,svg; of what is recorded, and shows, png)"
+    )
     found.add_argument("--gallery", action="store_true", help="write claims.html, one page of all that is recorded")
     found.add_argument("--table", action="store_true", help="write the tables in recipes/README.md and docs/ anew")
     return found
@@ -67,7 +75,7 @@ def _all(chosen: argparse.Namespace) -> int:
     if chosen.gallery:
         folder = chosen.output_dir or Path()
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "claims.html", gallery(results, RESULTS))
+        write_text(folder / "claims.html", gallery(results, RESULTS, _of_a_page(chosen.format)))
         say(folder / "claims.html")
     for name in () if chosen.table or chosen.gallery else names("claims"):
         kind: Any = load("claims", name, "claims")
@@ -78,6 +86,13 @@ def _all(chosen: argparse.Namespace) -> int:
         if name not in results:
             say("  not recorded; its times are estimates")
     return 0
+
+
+def _of_a_page(formats: Sequence[str]) -> str:
+    """The format of the pictures on a page of claims; png where none is named."""
+    if set(formats) - {"png", "svg"} or len(formats) > 1:
+        raise RecipeError(OPTION, "a gallery shows either png or svg")
+    return formats[0] if formats else "png"
 
 
 def _one(chosen: argparse.Namespace) -> int:
@@ -94,16 +109,15 @@ def _one(chosen: argparse.Namespace) -> int:
         found = measured(claim, points)
         facts, drawing = description(claim, found), drawing_of(claim, found)
         write_json(folder / "claim.json", facts)
-        write_claim(folder, facts, drawing)
+        write_claim(folder, facts, drawing, sheet_of(found), chosen.format or ("png", "svg"))
     for judged in facts["targets"]:
         say(f"{judged['name']}: {ours(judged)} (holds where {judged['holds']}; the paper: {judged['paper']})")
         say(f"  {judged['verdict']}")
     say(folder / "report.html")
     if chosen.record and status == 0 and drawing is not None:
-        from pipeline.plots.style import png
-
         RESULTS.mkdir(exist_ok=True)
-        write_bytes(RESULTS / f"{chosen.name}.png", png(drawing.figure))
+        for ending, content in pictures(drawing.figure, {"png", *chosen.format}).items():
+            write_bytes(RESULTS / f"{chosen.name}.{ending}", content)
         write_json(RESULTS / f"{chosen.name}.json", facts)
         say(RESULTS / f"{chosen.name}.json")
     return status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pipeline.claims.record import ours
 from pipeline.config.registry import load, names
 from pipeline.plots.base import Drawing
 from pipeline.report.page import Code, Figure, Heading, Paragraph, Part, Table, code, plain, write_page
+from pipeline.report.sheets import Sheet
 from pipeline.utils.format import MISSING
 
 HEADER = ("number", "the paper", "holds where", "ours", "verdict")
@@ -22,14 +23,27 @@ def drawing_of(claim: Claim, found: Found) -> Drawing | None:
     return claim.draw(found) if all(found.arms.values()) else None
 
 
-def write_claim(folder: Path, facts: Mapping[str, Any], drawing: Drawing | None) -> None:
-    """report.html, report.md and figures/ of a claim's runs."""
+def sheet_of(found: Found) -> Sheet:
+    """What the figure of a claim is drawn from: evaluations of its runs, and at their last step what is measured."""
+    rows = list[tuple[Any, ...]]()
+    for arm, runs in found.arms.items():
+        for one in runs:
+            curves = {key: series for key, series in one.run.series.items() if key.startswith("eval_")}
+            rows += [(arm, one.seed, step, key, value) for key, line in curves.items() for step, value in zip(*line)]
+            rows += [(arm, one.seed, one.run.last_step, key, value) for key, value in one.values.items()]
+    return Sheet(("arm", "seed", "step", "measure", "value"), rows)
+
+
+def write_claim(
+    folder: Path, facts: Mapping[str, Any], drawing: Drawing | None, sheet: Sheet, formats: Collection[str]
+) -> None:
+    """report.html, report.md and figures/ of a claim's runs; beside the figure, in `formats`, lies its `sheet`."""
     name = facts["claim"]
     figures = {} if drawing is None else {name: drawing.figure}
     parts = [*_claim_parts(facts, level=1), *_arms(facts)]
     if drawing is not None:
         parts.insert(3, Figure(name, plain(drawing.alt), plain(drawing.caption)))
-    write_page(folder, name, parts, figures)
+    write_page(folder, name, parts, figures, {name: sheet}, formats)
 
 
 def _claim_parts(facts: Mapping[str, Any], level: int) -> list[Part]:
@@ -71,8 +85,11 @@ def _number_text(values: Mapping[str, float | None], key: str) -> str:
     return "not reached" if value is None else f"{value:.4g}"
 
 
-def gallery(results: Mapping[str, Mapping[str, Any]], pictures: Path) -> str:
-    """One HTML page of all recorded claims, with their figures inside; it needs nothing beside it."""
+def gallery(results: Mapping[str, Mapping[str, Any]], pictures: Path, ending: str = "png") -> str:
+    """One HTML page of all recorded claims, with their figures inside; it needs nothing beside it.
+
+    Figures are PNG, or with `ending` svg vector graphics, where they were recorded as such.
+    """
     import jinja2
 
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
@@ -85,7 +102,7 @@ def gallery(results: Mapping[str, Mapping[str, Any]], pictures: Path) -> str:
             "about": (kind.__doc__ or "").strip().partition("\n")[0],
             "paper": kind.paper,
             "facts": results.get(name),
-            "picture": _data_address(pictures / f"{name}.png"),
+            "picture": _data_address(pictures / f"{name}.{ending}") or _data_address(pictures / f"{name}.png"),
         }
         for name, kind in kinds.items()
     ]
@@ -93,5 +110,6 @@ def gallery(results: Mapping[str, Mapping[str, Any]], pictures: Path) -> str:
 
 
 def _data_address(path: Path) -> str | None:
-    """A picture as a data address."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.is_file() else None
+    """A picture as a data address, or None where there is none."""
+    kind = {".png": "image/png", ".svg": "image/svg+xml"}[path.suffix]
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}" if path.is_file() else None

@@ -26,6 +26,7 @@ from pipeline.evaluate.subject import RunSubject, Subject, open_subject
 from pipeline.hub.repository import HubError
 from pipeline.kernels.host import wait_briefly
 from pipeline.runs.checkpoints import check_steps
+from pipeline.utils.arguments import Parser
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import write_bytes, writing
 from pipeline.utils.paths import expanded
@@ -33,13 +34,13 @@ from pipeline.utils.suggest import did_you_mean
 from pipeline.utils.terminal import in_a_line, is_watched, run_command, say
 
 
-def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+def parser() -> Parser:
+    found = Parser(
         prog="python -m pipeline.evaluate",
         description="Exact match (teacher-forced, and decoded greedily) and loss of a model on a corpus.",
         epilog="A parameter of the corpus: --corpus.KEY VALUE, also of the run's own; `python -m pipeline.corpora NAME "
         "--help` lists them. Text by the type of a row: --templates.TYPE TEXT.",
-        allow_abbrev=False,
+        is_open=True,
     )
     found.add_argument(
         "model",

@@ -20,6 +20,7 @@ from pipeline.hub.push import push
 from pipeline.hub.repository import HubError
 from pipeline.hub.verify import verify
 from pipeline.runs.folder import RunFolder
+from pipeline.utils.arguments import Parser
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.paths import expand_arguments
 from pipeline.utils.terminal import run_command, say
@@ -27,7 +28,7 @@ from pipeline.utils.terminal import run_command, say
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 verify found damage, 2 it could not be done, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.hub", description="Runs on the Hugging Face Hub.")
+    parser = Parser(prog="python -m pipeline.hub", description="Runs on the Hugging Face Hub.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="push|pull|verify|space")
     helps = {"push": "send a run, or a corpus", "verify": "compare the Hub with a run", "pull": "fetch a run"}
     helps["space"] = "the report and answers of a run as a static Space"

@@ -16,7 +16,7 @@ from pipeline.hub.cards import needs_code
 from pipeline.hub.contents import CARD, MAIN, public_recipe
 from pipeline.hub.repository import HOUSEKEEPING, HubError, Remote
 from pipeline.plots.style import svg
-from pipeline.report.page import Answers, Code, Figure, Heading, Paragraph, Part, Table, as_html
+from pipeline.report.page import Answers, Code, Figure, Heading, Paragraph, Part, Table, as_html, narrow_svgs
 from pipeline.report.run_report import page_of
 from pipeline.report.summary import outcome
 from pipeline.report.view import ALL_OF_IT
@@ -46,6 +46,7 @@ def contents(run: RunFolder, answers: Answers) -> dict[str, bytes]:
         names.text(page.title),
         [_public(part, names) for part in shown],
         {name: svg(figure).decode() for name, figure in page.figures.items()},
+        narrow=narrow_svgs(page.narrow),
     )
     card = _card(names.text(f"{run.name} {outcome(run)}"), "static", INDEX, "The report of a run, with its answers.")
     return {INDEX: text.encode("utf-8", "replace"), CARD: card}

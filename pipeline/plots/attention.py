@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from matplotlib.figure import Figure
 from pipeline.plots.axes import SIZE
 from pipeline.plots.base import Drawing
 from pipeline.plots.heatmap import colour_map, drawn_grids, grids
-from pipeline.plots.style import STYLE, WIDTH, Mark
+from pipeline.plots.style import STYLE, WIDE, Mark
 
 MOST_ACROSS = 12  # heads side by side
 
@@ -26,7 +27,7 @@ def draw_scores(table: pa.Table, marks: Sequence[Mark] = ()) -> Drawing:
         "mean attention of each head: of repeated random tokens to the one after their copy before (induction), to "
         "the token before them, and to that copy (duplicate token); of prompts to their first token (sink)"
     )
-    return drawn_grids(found, what, ("layer", "head"), marks)
+    return dataclasses.replace(drawn_grids(found, what, ("layer", "head"), marks), table=scores)
 
 
 def draw_patterns(table: pa.Table) -> Drawing:
@@ -35,7 +36,7 @@ def draw_patterns(table: pa.Table) -> Drawing:
     caption = (
         f"Mean attention on the prompts at step {last.as_py():,}: from a position (down) to those before it (across)."
     )
-    return Drawing(patterns(chosen), "mean attention pattern of each head at the last step", caption)
+    return Drawing(patterns(chosen), "mean attention pattern of each head at the last step", caption, table=chosen)
 
 
 @rc_context(STYLE)
@@ -47,15 +48,15 @@ def patterns(table: pa.Table) -> Figure:
     names = dict(zip(table["query"].to_pylist(), table["place"].to_pylist()))
     shown = min(heads, MOST_ACROSS)
     left, bottom, gap = 0.75, 0.3, 0.08
-    cell = min((WIDTH - left - 0.75) / max(shown, 4) - gap, 1.3)
+    cell = min((WIDE - left - 0.75) / max(shown, 4) - gap, 1.3)
     crowded = cell <= 0.6  # too little room for words at each
     top = 0.45 if crowded else 0.3
     height = top + bottom + layers * (cell + gap)
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(WIDE, height))
     for layer in range(layers):
         for head in range(shown):
             x, y = left + head * (cell + gap), bottom + layer * (cell + gap)
-            axes = figure.add_axes((x / WIDTH, y / height, cell / WIDTH, cell / height))
+            axes = figure.add_axes((x / WIDE, y / height, cell / WIDE, cell / height))
             image = axes.imshow(values[layer, head], vmin=0, vmax=1, cmap=colour_map("Blues"))
             axes.grid(False)
             places = list(range(size)) if cell / size > 0.13 else []
@@ -71,9 +72,9 @@ def patterns(table: pa.Table) -> Figure:
                 axes.set_ylabel(str(layer) if crowded else f"layer {layer}", **upright)
                 axes.yaxis.set_label_coords(-(left - 0.3) / cell if places else -0.25, 0.5)
     if crowded:
-        figure.text(left / WIDTH, 1 - 0.1 / height, "layers from bottom to top, heads from left to right", va="center")
+        figure.text(left / WIDE, 1 - 0.1 / height, "layers from bottom to top, heads from left to right", va="center")
     edge = left + shown * (cell + gap) + 0.05
-    scale = figure.add_axes((edge / WIDTH, bottom / height, 0.08 / WIDTH, min(layers * (cell + gap) - gap, 2) / height))
+    scale = figure.add_axes((edge / WIDE, bottom / height, 0.08 / WIDE, min(layers * (cell + gap) - gap, 2) / height))
     figure.colorbar(image, cax=scale)
     scale.tick_params(length=2)
     scale.grid(False)

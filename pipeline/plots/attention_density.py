@@ -55,7 +55,8 @@ def draw_density(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawi
         figure = Curves(contents, marks, [1.8, 1.2]).figure
         found[""] = Drawing(figure, "How many tokens heads attend to, over steps", caption)
     caption = f"By examples in context, at step {steps[-1]:,}: positions of the last token's place, in order."
-    found["shots"] = Drawing(shots([last]), "How many tokens heads attend to, over examples in context", caption)
+    alt = "How many tokens heads attend to, over examples in context"
+    found["shots"] = Drawing(shots([last]), alt, caption, table=last)
     return found
 
 

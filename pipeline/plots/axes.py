@@ -158,5 +158,7 @@ def axes_size(axes: Axes) -> tuple[float, float]:
 
 def text_width(text: str, size: float = SIZE) -> float:
     """An upper bound: letters that are fitted to pixels can be a little wider."""
+    if not text.strip():  # which matplotlib makes no path of
+        return 0.0
     path = TextPath((0, 0), text, size=size, prop=FontProperties(family=[FONT]))
     return 1.04 * float(path.get_extents().x1) / 72

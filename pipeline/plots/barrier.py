@@ -62,9 +62,10 @@ def draw_barrier(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawi
             contents.append(Content(f"barrier of the {unit}", curves))
         caption = "The most that loss and error lie above the straight line between both models."
         drawn = Curves([one for one in contents if _rises(one)] or contents[:1], marks, [1.6] * len(contents))
-        found[""] = Drawing(drawn.figure, "Barriers between a step and the other model, over steps", caption)
+        alt = "Barriers between a step and the other model, over steps"
+        found[""] = Drawing(drawn.figure, alt, caption, table=every)
     caption = f"On the straight line from step {steps[-1]:,} (0) to the other model (1); dotted, between the two ends."
-    found["path"] = Drawing(path(last), "Loss and error on the line between two models", caption)
+    found["path"] = Drawing(path(last), "Loss and error on the line between two models", caption, table=last)
     return found
 
 

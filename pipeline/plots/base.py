@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from matplotlib.figure import Figure
 
 
@@ -30,6 +31,7 @@ class Drawing:
 
     `grids`, where it has entries, are the `plots.heatmap.Grids` of all steps, for a figure that moves, with `axes`
     naming rows and columns; `signed` values are in [-1, 1], others in [0, 1]. `frames` is a graph that moves.
+    `table` has the rows that the figure shows, where those are not all that it was to be drawn from.
     """
 
     figure: Figure
@@ -40,3 +42,4 @@ class Drawing:
     signed: bool = False
     finding: str = ""
     frames: Frames | None = None
+    table: pa.Table | None = None

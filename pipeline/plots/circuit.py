@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence, Set
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from pipeline.plots.base import Drawing, Frames
 from pipeline.plots.findings import of_edges
 from pipeline.plots.heatmap import Grids, drawn_grids
 from pipeline.plots.measures import Content, Curves, series
-from pipeline.plots.style import GREY, HUES, INK, STYLE, WIDTH, Mark, label_margin, panels
+from pipeline.plots.style import GREY, HUES, INK, STYLE, WIDE, Mark, label_margin, panels
 
 MOST_EDGES = 40
 PORTS = {"q": -1, "k": 0, "v": 1}  # where on a head's lower side an edge arrives
@@ -48,7 +49,8 @@ def draw_attribution(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, D
             caption += f" Dashed: {dashed}, whose interval over pairs holds 0."
         alt, graph = "the circuit of the last step as a graph", circuit_graph(shown, unsure or set())
         finding = of_edges([(edge.writer, edge.reader, edge.score) for edge in edges])
-        found["circuit"] = Drawing(graph, alt, caption, finding=finding, frames=circuit_frames(table))
+        rows = pa.Table.from_pylist([{"step": last, **edge._asdict()} for edge in shown])
+        found["circuit"] = Drawing(graph, alt, caption, finding=finding, frames=circuit_frames(table), table=rows)
     return found
 
 
@@ -67,7 +69,8 @@ def draw_nodes(table: pa.Table, what: str, marks: Sequence[Mark] = ()) -> dict[s
     most = max(float(np.nanmax(np.abs(values))), 1e-300)
     found = Grids(values / most, steps, [""], [str(i) for i in range(layers)], [*map(str, range(heads)), "m"])
     ending = f", over the largest, {most:.3g}"
-    return {"": drawn_grids(found, what, ("layer", "head, or m: MLP"), marks, signed=True, ending=ending)}
+    drawing = drawn_grids(found, what, ("layer", "head, or m: MLP"), marks, signed=True, ending=ending)
+    return {"": dataclasses.replace(drawing, table=nodes)}
 
 
 def _edges(table: pa.Table, step: int) -> list[Edge]:
@@ -112,8 +115,8 @@ def on_a_way(edges: Sequence[Edge]) -> list[Edge]:
 def circuit_graph(edges: Sequence[Edge], dashed: Set[tuple[str, str]] = frozenset()) -> Figure:
     """A circuit as a graph: the input at the bottom, blocks above each other, edges as wide as their scores."""
     places, width, height = _places(edges)
-    figure = Figure(figsize=(WIDTH, height))
-    axes = figure.add_axes((0.15 / WIDTH, 0, width / WIDTH, 1))
+    figure = Figure(figsize=(WIDE, height))
+    axes = figure.add_axes((0.15 / WIDE, 0, width / WIDE, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.set_axis_off()
     most = max((abs(edge.score) for edge in edges), default=1.0)
@@ -151,7 +154,7 @@ def _places(edges: Sequence[Edge]) -> tuple[dict[str, tuple[float, float]], floa
     levels: dict[tuple[int, int], list[str]] = {}
     for node in sorted(nodes):
         levels.setdefault(_level(node), []).append(node)
-    row, width = 0.62, WIDTH - 0.3
+    row, width = 0.62, WIDE - 0.3
     places: dict[str, tuple[float, float]] = {}
     for i, level in enumerate(sorted(levels)):
         members = sorted(levels[level], key=_order)
@@ -202,7 +205,7 @@ def draw_faithfulness(table: pa.Table, target: float, marks: Sequence[Mark] = ()
         if "stable_edges" in at_end.column_names and (stable := at_end["stable_edges"][0].as_py()) is not None:
             caption += f" {len(stable.split()):,} of these are in 95 % of those found with pairs drawn anew."
     alt = "faithfulness over the share of edges in a circuit"
-    found[""] = Drawing(faithfulness_curve(at_end, target), alt, caption)
+    found[""] = Drawing(faithfulness_curve(at_end, target), alt, caption, table=at_end)
     if len(set(table["step"].to_pylist())) > 1:
         one = table.filter((pc.field("curve") == "circuit") & (pc.field("asked") == pc.min(table["asked"])))
         contents = [Content("normalized faithfulness under the curve (CPR)", {"CPR": series(one, "cpr")})]
@@ -213,7 +216,7 @@ def draw_faithfulness(table: pa.Table, target: float, marks: Sequence[Mark] = ()
         if contents:
             figure = Curves(contents, marks, [1.3] * len(contents)).figure
             words = "Where a step has no value, the behaviour is absent."
-            found["steps"] = Drawing(figure, "faithfulness and circuit size over training steps", words)
+            found["steps"] = Drawing(figure, "faithfulness and circuit size over training steps", words, table=one)
     return found
 
 

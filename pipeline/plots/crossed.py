@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
 from pipeline.plots.axes import SIZE, text_width
 from pipeline.plots.heatmap import MISSING
-from pipeline.plots.style import STYLE, WIDTH
+from pipeline.plots.style import STYLE, page_width
 
 PANELS: Mapping[str, str] = {"fits": "fit_step", "generalizes": "gen_step", "groks": "grok_step"}
 SHADES = 40  # few enough that the scale is drawn and not a picture
@@ -51,25 +51,26 @@ def crossed(keys: tuple[str, str], rows: Sequence[str], columns: Sequence[str], 
         columns: Values of the second key, from left to right.
         runs: Of one cell those that differ in their seed.
     """
+    page = page_width()
     cells = {title: _cells(name, rows, columns, runs) for title, name in PANELS.items()}
     found = [cell.value for panel in cells.values() for line in panel for cell in line if cell.value is not None]
     norm = LogNorm(min(found, default=1), max([*found, min(found, default=1) * 1.01]))
     left = 0.42 + max(map(text_width, rows))
     words = [part for panel in cells.values() for line in panel for cell in line for part in cell.words.split("\n")]
     least = max(text_width(text) for text in (*words, *columns)) + 0.08  # of a cell that has words
-    beside = 3 * least * len(columns) + 2 * GAP <= WIDTH - left - SCALE
+    beside = 3 * least * len(columns) + 2 * GAP <= page - left - SCALE
     across = 3 if beside else 1
-    panel = (WIDTH - left - SCALE - GAP * (across - 1)) / across
+    panel = (page - left - SCALE - GAP * (across - 1)) / across
     if beside or len(columns) < 4:
         panel = min(panel, 1.1 * len(columns) * max(least, 0.5))
     worded = least <= panel / len(columns) + 0.08
     tall, top, bottom = ROW * len(rows), 0.3, 0.5
     height = top + bottom + tall if beside else top + bottom + 3 * tall + 2 * 0.3
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(page, height))
     for place, (title, grid) in enumerate(cells.items()):
         x = left + place * (panel + GAP) * beside
         y = bottom if beside else height - top - (place + 1) * tall - place * 0.3
-        axes = figure.add_axes((x / WIDTH, y / height, panel / WIDTH, tall / height))
+        axes = figure.add_axes((x / page, y / height, panel / page, tall / height))
         _heat(axes, grid, norm, worded)
         axes.set_title(title, loc="left", fontsize=SIZE, pad=4)
         axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
@@ -80,9 +81,9 @@ def crossed(keys: tuple[str, str], rows: Sequence[str], columns: Sequence[str], 
         if lowest and not (beside and place):
             axes.set_xlabel(keys[1], loc="left")
         if place == (0 if beside else 1):
-            figure.text(0.03 / WIDTH, (y + tall / 2) / height, keys[0], rotation=90, ha="left", va="center")
+            figure.text(0.03 / page, (y + tall / 2) / height, keys[0], rotation=90, ha="left", va="center")
     edge = left + across * (panel + GAP)
-    scale = figure.add_axes((edge / WIDTH, bottom / height, 0.1 / WIDTH, (height - top - bottom) / height))
+    scale = figure.add_axes((edge / page, bottom / height, 0.1 / page, (height - top - bottom) / height))
     bar = figure.colorbar(axes.collections[0], cax=scale)
     bar.outline.set_visible(False)
     ticks = _ticks(norm, (height - top - bottom) / 0.2)
@@ -92,7 +93,7 @@ def crossed(keys: tuple[str, str], rows: Sequence[str], columns: Sequence[str], 
     scale.yaxis.set_minor_locator(FixedLocator([]))
     scale.tick_params(length=2)
     scale.grid(False)
-    figure.text(edge / WIDTH, (height - top + 0.08) / height, "step")
+    figure.text(edge / page, (height - top + 0.08) / height, "step")
     return figure
 
 

@@ -71,7 +71,8 @@ def draw_directions(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Dr
         found[""] = Drawing(figure, "What swapping and removing a direction does, over steps", caption)
     caption = f"By place, along the difference of the class means and along a random direction, before block {layer} "
     caption += f"at step {steps[-1]:,}."
-    found["places"] = Drawing(bars([last], layer, chosen), "What swapping and removing a direction does", caption)
+    alt = "What swapping and removing a direction does"
+    found["places"] = Drawing(bars([last], layer, chosen), alt, caption, table=last)
     return found
 
 

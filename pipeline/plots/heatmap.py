@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from pipeline.plots.axes import SIZE, text_width
 from pipeline.plots.base import Drawing
 from pipeline.plots.findings import of_grids
-from pipeline.plots.style import INK, STYLE, WIDTH, Mark
+from pipeline.plots.style import INK, STYLE, Mark, is_narrow, page_width
 
 LEAST, MOST = 3, 6  # steps side by side; fewer than the least are as wide as so many
 MISSING = "#e4e4e4"
@@ -100,25 +100,26 @@ def heat_maps(
 
     Values are in [0, 1], or in [-1, 1] where they are signed; grey is where there is none.
     """
-    steps, marked = shown_steps(found, marks), {mark.step: mark for mark in marks}
+    page = page_width()
+    steps, marked = shown_steps(found, marks, LEAST if is_narrow() else MOST), {mark.step: mark for mark in marks}
     rows, columns = len(found.rows), len(found.columns)
     left, gap, name = 0.35 + max(text_width(name) for name in found.rows), 0.12, 0.2 * any(found.panels)
     longest = max(text_width(label) for label in found.columns)
     side = max(len(steps), LEAST)
-    cell = (WIDTH - left - 0.75 - gap * (side - 1)) / side
+    cell = (page - left - 0.75 - gap * (side - 1)) / side
     upright = longest > cell / columns - 0.03 and any(len(label) > 2 for label in found.columns)
     top, bottom, between = 0.28 + name, 0.32 + (longest if upright else 0.13), 0.1 + name
     tall = min(max(cell * rows / columns, 0.5), 1.7)
     height = top + bottom + len(found.panels) * tall + (len(found.panels) - 1) * between
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(page, height))
     # What lowers the metric when it is corrupted is what the model relies on: blue, as in graphs of circuits.
     colours: Any = {"cmap": colour_map("RdBu_r" if signed else "Blues"), "vmin": -1 if signed else 0, "vmax": 1}
     for line, panel in enumerate(found.panels):
         y = height - top - (line + 1) * tall - line * between
-        figure.text(left / WIDTH, (y + tall + (0.05 if line else 0.28)) / height, panel, weight="bold")
+        figure.text(left / page, (y + tall + (0.05 if line else 0.28)) / height, panel, weight="bold")
         for place, step in enumerate(steps):
             x = left + place * (cell + gap)
-            axes = figure.add_axes((x / WIDTH, y / height, cell / WIDTH, tall / height))
+            axes = figure.add_axes((x / page, y / height, cell / page, tall / height))
             grid = found.values[found.steps.index(step), line]
             image = axes.imshow(grid, origin="lower", aspect="auto", **colours)
             axes.grid(False)
@@ -138,7 +139,7 @@ def heat_maps(
             if line == len(found.panels) - 1:
                 axes.set_xlabel(names[1] if place == 0 else "")
     edge = left + len(steps) * (cell + gap)
-    scale = figure.add_axes((edge / WIDTH, bottom / height, 0.08 / WIDTH, min(height - top - bottom, 2) / height))
+    scale = figure.add_axes((edge / page, bottom / height, 0.08 / page, min(height - top - bottom, 2) / height))
     figure.colorbar(image, cax=scale)
     scale.tick_params(length=2)
     scale.grid(False)

@@ -48,7 +48,7 @@ def draw_information_gain(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[s
     )
     if not profiles["gain"]:
         words += " The supervisor is too weak for gains to be told."
-    found["steps"] = Drawing(by_step_of_chain(profiles), "What steps of chains gain", words)
+    found["steps"] = Drawing(by_step_of_chain(profiles), "What steps of chains gain", words, table=last)
     return found
 
 

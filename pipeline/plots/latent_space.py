@@ -33,7 +33,7 @@ def draw_latent_space(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, 
         words = "Shares of the cube by what its points stand for, and of points that are drawn."
         found[""] = Drawing(Curves(contents, marks, [1.8, 1.8]).figure, "Volumes over training steps", words)
     words = f"At step {steps[-1]:,}; coverage is of all sentences of a split."
-    found["points"] = Drawing(_bars(last), "What points stand for, evenly spread and sampled", words)
+    found["points"] = Drawing(_bars(last), "What points stand for, evenly spread and sampled", words, table=last)
     return found
 
 

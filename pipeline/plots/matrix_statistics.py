@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pipeline.plots.axes import SIZE
 from pipeline.plots.base import Drawing
 from pipeline.plots.measures import Content, Curves, series
-from pipeline.plots.style import HUES, STYLE, Mark, panels
+from pipeline.plots.style import HUES, STYLE, Mark, every_nth, panels
 
 KINDS = {"weight": "weights", "gradient": "gradients", "activation": "activations"}
 MEASURES = {"effective rank": "effective rank", "Gini": "Gini coefficient of entries"}
@@ -46,21 +46,23 @@ def draw_statistics(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Dr
         if contents:
             figure = Curves(contents, marks, [1.9] * len(contents)).figure
             caption = "Effective rank and sparsity; gradients and activations are those of one probe batch."
-            found["" if kind == "weight" else kind] = Drawing(figure, f"Statistics of {title} over steps", caption)
+            alt = f"Statistics of {title} over steps"
+            found["" if kind == "weight" else kind] = Drawing(figure, alt, caption, table=chosen)
     last = table.filter(pc.field("step") == steps[-1])
     caption = f"Share of the full rank that the effective rank is, by component, at step {steps[-1]:,}."
-    found["ranks"] = Drawing(_bars(last), "Effective rank of weights, gradients and activations", caption)
+    ranks = last.filter(pc.field("measure") == "proportional rank")
+    found["ranks"] = Drawing(_bars(ranks), "Effective rank of weights, gradients and activations", caption, table=ranks)
     return found
 
 
-def _bars(table: pa.Table) -> Figure:
-    chosen = table.filter(pc.field("measure") == "proportional rank")
+def _bars(chosen: pa.Table) -> Figure:
+    """Proportional ranks at one step."""
     shown = [kind for kind in KINDS if kind in chosen["kind"].to_pylist()]
     figure, rows = panels([1.0] * len(shown), 0.2, top=0.3, gap=0.95)
     for axes, kind in zip(rows, shown):
         values = [row for row in chosen.filter(pc.field("kind") == kind).to_pylist() if row["value"] is not None]
         names = [_name(row["component"], row["layer"]) for row in values]
-        every = -(-len(names) // 24)
+        every = every_nth(len(names), 24)
         axes.bar(range(len(names)), [row["value"] for row in values], width=0.7, color=HUES[0])
         axes.set_axisbelow(True)
         axes.grid(False, axis="x")

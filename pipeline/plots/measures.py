@@ -20,10 +20,12 @@ from pipeline.plots.style import (
     GREY,
     HUES,
     STYLE,
+    TITLE,
     Line,
     Mark,
     Pen,
     draw,
+    is_narrow,
     label_ends,
     label_margin,
     mark_margin,
@@ -33,7 +35,7 @@ from pipeline.plots.style import (
 from pipeline.plots.style import panels as stacked
 from pipeline.runs.metrics import Series
 
-MOST_KEYS = 6  # frequencies with a curve of their own
+MOST_KEYS = 8  # frequencies with a curve of their own
 
 
 def series(table: pa.Table, value: str) -> Series:
@@ -79,7 +81,7 @@ class Curves:
             mark_steps(axes, marks, len(marks) == 2)
         width, height = axes_size(self.axes[0])
         for mark, left, _, row in placed:
-            above = 1 + (0.3 + 0.18 * row) / height
+            above = 1 + (0.3 + 0.18 * row + TITLE * is_narrow()) / height
             self.axes[0].text(left / width, above, mark.text, color=mark.colour, transform=self.axes[0].transAxes)
 
 
@@ -121,7 +123,8 @@ def draw_progress(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Draw
         alt, finding = "Losses, key frequencies and Gini coefficients over training steps", of_losses(losses, keys)
         found[""] = Drawing(curves.figure, alt, caption, finding=finding)
     caption = f"Shares by frequency at step {last['step'][0].as_py():,}; key frequencies in colour: {words}."
-    found["spectrum"] = Drawing(spectrum(last, keys), "Shares of embedding, neurons and logits by frequency", caption)
+    alt = "Shares of embedding, neurons and logits by frequency"
+    found["spectrum"] = Drawing(spectrum(last, keys), alt, caption, table=last)
     return found
 
 

@@ -48,7 +48,8 @@ def draw_ranks(table: pa.Table) -> dict[str, Drawing]:
         _axes(axes, title, {part: [curve_of(last, part, column)] for part in parts}, list(parts.values()))
     rows[-1].set_xlabel(X_LABEL)
     caption = f"The last MLP at step {step:,}, cut down to few eigenvectors or few neurons for each answer."
-    return {"": Drawing(figure, "Accuracy over the number of eigenvectors and of neurons that are kept", caption)}
+    alt = "Accuracy over the number of eigenvectors and of neurons that are kept"
+    return {"": Drawing(figure, alt, caption, table=last)}
 
 
 @rc_context(STYLE)

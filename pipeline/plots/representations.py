@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pipeline.plots.axes import SIZE
 from pipeline.plots.base import Drawing
 from pipeline.plots.measures import Content, Curves, series
-from pipeline.plots.style import GREY, HUES, STYLE, Mark, panels
+from pipeline.plots.style import GREY, HUES, STYLE, Mark, every_nth, panels
 from pipeline.runs.metrics import Series
 
 MOST_KEYS = 6  # representations with a curve of their own
@@ -66,7 +66,7 @@ def draw_representations(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[st
         )
         found[""] = Drawing(figure, "Losses and the shares that key representations explain, over steps", caption)
     caption = f"Shares by irreducible representation at step {steps[-1]:,}; key representations in colour: {words}."
-    found["spectrum"] = Drawing(spectrum(last), "What each irreducible representation explains", caption)
+    found["spectrum"] = Drawing(spectrum(last), "What each irreducible representation explains", caption, table=last)
     return found
 
 
@@ -89,7 +89,7 @@ def spectrum(table: pa.Table) -> Figure:
         axes.set_axisbelow(True)
         axes.grid(False, axis="x")
         axes.set_title(title, loc="left", fontsize=SIZE)
-        every = -(-len(names) // 24)
+        every = every_nth(len(names), 24)
         axes.set_xticks(range(0, len(names), every), names[::every], fontsize=SIZE - 1)
         axes.tick_params(labelbottom=axes is rows[-1])
     rows[-1].set_xlabel("irreducible representation, by its dimension")

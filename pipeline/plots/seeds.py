@@ -23,14 +23,18 @@ from pipeline.plots.axes import (
     match_axis,
 )
 from pipeline.plots.style import (
+    BOTTOM,
     GREY,
     HUES,
+    ROW,
     STYLE,
     Line,
     Pen,
     draw,
+    is_narrow,
     label_ends,
     label_margin,
+    name_below,
     panels,
 )
 from pipeline.plots.training import FIT_PEN, GROK_PEN, LONGEST
@@ -39,6 +43,7 @@ from pipeline.utils.draws import Draws
 
 NOT_YET = "not by then"
 TINTED, SURE, CROWD = 3, 5, 10  # seeds from which there is a tint, it is an interval, and single runs are not drawn
+BESIDE, MOST_BESIDE = 1.5, 10  # inches and number of names that stand beside curves on a narrow page
 DRAWN = 1000  # samples of a bootstrap
 
 
@@ -59,8 +64,11 @@ def comparison(groups: Sequence[Group], split: str | None, scale: StepScale) -> 
     """
     size = SIZE if len(groups) <= 12 else SIZE - 1
     labels = [group.label if len(group.label) <= LONGEST else f"{group.label[:LONGEST]}…" for group in groups]
-    right = label_margin(labels, size)
-    figure, (axes,) = panels([max(3.1, 0.16 * len(groups))], right)
+    right, bottom, tall = label_margin(labels, size), BOTTOM, max(3.1, 0.16 * len(groups))
+    below = is_narrow() and (right > BESIDE or len(groups) > MOST_BESIDE)
+    if below:
+        right, bottom, tall = 0.15, BOTTOM + ROW * len(groups) + 0.08, 2.6
+    figure, (axes,) = panels([tall], right, bottom=bottom)
     match_axis(axes, scale, f"exact match on {split}" if split else "exact match")
     lines = []
     for i, (label, group) in enumerate(zip(labels, groups)):
@@ -72,7 +80,10 @@ def comparison(groups: Sequence[Group], split: str | None, scale: StepScale) -> 
             axes.fill_between(mean.steps, low, high, color=pen.colour, alpha=0.15, linewidth=0)
         lines.append(Line(label, mean, pen))
         draw(axes, lines[-1], scale)
-    label_ends(axes, lines, scale, size)
+    if below:
+        name_below(axes, lines, size)
+    else:
+        label_ends(axes, lines, scale, size)
     return figure
 
 

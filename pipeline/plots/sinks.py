@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pipeline.plots.axes import SIZE
 from pipeline.plots.base import Drawing
 from pipeline.plots.measures import Content, Curves, series
-from pipeline.plots.style import HUES, STYLE, Mark, panels
+from pipeline.plots.style import HUES, STYLE, Mark, every_nth, panels
 from pipeline.runs.metrics import Series
 
 TITLES = {
@@ -67,7 +67,8 @@ def draw_sinks(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Drawing
         found[""] = Drawing(figure, "Attention, value and residual stream at the first token, over steps", caption)
     last = table.filter(pc.field("step") == steps[-1])
     caption = f"What heads do at the first token of prompts, at step {steps[-1]:,}."
-    found["heads"] = Drawing(_bars(last), "Attention to the first token, score and value of all heads", caption)
+    alt = "Attention to the first token, score and value of all heads"
+    found["heads"] = Drawing(_bars(last), alt, caption, table=last)
     return found
 
 
@@ -77,7 +78,7 @@ def _bars(table: pa.Table) -> Figure:
     for axes, measure in zip(rows, OF_HEADS):
         chosen = table.filter((pc.field("measure") == measure) & (pc.field("part") != "active")).to_pylist()
         names = [f"L{row['layer']}H{row['head']}" for row in chosen]
-        every = -(-len(names) // 16)
+        every = every_nth(len(names), 16)
         axes.bar(range(len(names)), [row["value"] for row in chosen], width=0.7, color=HUES[0])
         axes.set_axisbelow(True)
         axes.grid(False, axis="x")

@@ -37,7 +37,7 @@ def draw_smoothness(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Dr
         found[""] = Drawing(Curves([Content(TITLE, curves)], marks, [1.8]).figure, f"{TITLE}, over steps", caption)
     caption = f"Cosine between states of neighbouring tokens and of any two, by layer, at step {steps[-1]:,}."
     last = table.filter(pc.field("step") == steps[-1]).sort_by("layer")
-    found["layers"] = Drawing(_bars(last), f"{TITLE}, by layer", caption)
+    found["layers"] = Drawing(_bars(last), f"{TITLE}, by layer", caption, table=last)
     return found
 
 

@@ -7,8 +7,12 @@ then lie exactly above each other, and the same data gives the same bytes.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from matplotlib import rc_context
@@ -19,7 +23,10 @@ from pipeline.plots.axes import FAINT, FONT, SIZE, StepScale, axes_size, text_wi
 from pipeline.runs.metrics import Series
 
 INK = "#222222"
-WIDTH, LEFT, BOTTOM = 7.0, 0.62, 0.5  # of a figure, and of the margins that hold the labels of its axes
+WIDE, NARROW = 7.0, 3.9  # of a figure on a page, and on one that is as narrow as a telephone
+LEFT, BOTTOM = 0.62, 0.5  # of the margins that hold the labels of its axes
+TITLE, ROW = 0.16, 0.19  # a line of a title, and of names below each other
+LETTERS = 16  # of a line of a label on a narrow page
 SWATCH = 0.42  # from the end of a curve to its label: a connector, and a piece of the line
 STYLE: Any = {
     "axes.edgecolor": INK,
@@ -44,6 +51,41 @@ STYLE: Any = {
 # Colours that the colour-blind can tell apart (Okabe and Ito), without their yellow, which white paper swallows.
 HUES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 GREY = "#555555"
+
+
+Drawn = TypeVar("Drawn")
+_WIDTH = ContextVar("width", default=WIDE)
+
+
+def page_width() -> float:
+    """The width of figures: WIDE, or NARROW where they are drawn for a narrow page."""
+    return _WIDTH.get()
+
+
+@contextmanager
+def narrow_page() -> Iterator[None]:
+    """Figures that are drawn meanwhile are for a narrow page."""
+    before = _WIDTH.set(NARROW)
+    try:
+        yield
+    finally:
+        _WIDTH.reset(before)
+
+
+def on_both(draw: Callable[[], Drawn]) -> tuple[Drawn, Drawn]:
+    """What is drawn for a wide page, and for a narrow one."""
+    wide = draw()
+    with narrow_page():
+        return wide, draw()
+
+
+def is_narrow() -> bool:
+    return page_width() < WIDE
+
+
+def every_nth(count: int, most: int) -> int:
+    """Each how manyth of so many labels stands below an axis where at most `most` have room on a wide page."""
+    return -(-count // max(int(most * page_width() / WIDE), 1))
 
 
 class Pen(NamedTuple):
@@ -78,17 +120,35 @@ class Placed(NamedTuple):
 
 
 def panels(
-    heights: Sequence[float], right: float, top: float = 0.15, left: float = LEFT, gap: float = 0.34
+    heights: Sequence[float],
+    right: float,
+    top: float = 0.15,
+    left: float = LEFT,
+    gap: float = 0.34,
+    bottom: float = BOTTOM,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with axes of these heights below each other, and room around them."""
-    height = top + sum(heights) + gap * (len(heights) - 1) + BOTTOM
-    figure = Figure(figsize=(WIDTH, height))
+    """A figure with axes of these heights below each other, and room around them; `bottom` is below the last."""
+    if is_narrow():  # where titles can take a second line
+        top, gap = top + TITLE, gap + TITLE
+    width, height = page_width(), top + sum(heights) + gap * (len(heights) - 1) + bottom
+    figure = Figure(figsize=(width, height))
     found, y = [], height - top
     for tall in heights:
         y -= tall
-        found.append(figure.add_axes((left / WIDTH, y / height, (WIDTH - left - right) / WIDTH, tall / height)))
+        found.append(figure.add_axes((left / width, y / height, (width - left - right) / width, tall / height)))
         y -= gap
     return figure, found
+
+
+def wrap_titles(figure: Figure) -> None:
+    """Break titles of panels that are longer than the figure is wide."""
+    width = figure.get_figwidth()
+    for axes in figure.axes:
+        title = axes.get_title(loc="left")
+        room = width - axes.get_position().x0 * width
+        if (wide := text_width(title)) > room:
+            letters = int(len(title) * room / wide) - 1
+            axes.set_title(textwrap.fill(title, letters), loc="left", fontsize=SIZE)
 
 
 def draw(axes: Axes, line: Line, scale: StepScale) -> None:
@@ -117,9 +177,12 @@ def label_ends(axes: Axes, lines: Sequence[Line], scale: StepScale, size: float 
             x, y = steps[finite[-1]], values[finite[-1]]
             ends.append((axes.transAxes.inverted().transform(axes.transData.transform((x, y)))[1] * height, x, y, line))
     ends.sort(key=lambda end: end[0])
+    names = [_broken(end[3].label) for end in ends]
     line_height = 1.35 * size / 72
-    places = spread([end[0] for end in ends], line_height, 0.0, height - line_height / 2)
-    for (at, x, y, line), place in zip(ends, places):
+    tall = [line_height * len(name.splitlines()) for name in names]
+    gaps = [(one + other) / 2 for one, other in pairwise(tall)]
+    places = spread([end[0] for end in ends], gaps, 0.0, height - tall[-1] / 2 if tall else height)
+    for (at, x, y, line), place, name in zip(ends, places, names):
         pen = line.pen
         before = float(1 - scale.position(x)) * width
         if before < 0.4:
@@ -127,7 +190,19 @@ def label_ends(axes: Axes, lines: Sequence[Line], scale: StepScale, size: float 
         else:
             axes.plot([x], [y], "o", color=pen.colour, markersize=pen.width + 2, clip_on=False, zorder=5)
         _stroke(axes, [(0.13, place), (SWATCH - 0.05, place)], pen)
-        axes.text(1 + SWATCH / width, place / height, line.label, transform=axes.transAxes, va="center", fontsize=size)
+        look: Any = {"va": "center", "fontsize": size, "linespacing": 1.1}
+        axes.text(1 + SWATCH / width, place / height, name, transform=axes.transAxes, **look)
+
+
+def name_below(axes: Axes, lines: Sequence[Line], size: float = SIZE) -> None:
+    """Names each curve below the axes, in a line of ROW, where names are too long to stand beside them."""
+    width, height = axes_size(axes)
+    left = -axes.get_position().x0 * page_width() + 0.08
+    for i, line in enumerate(lines):
+        place = -BOTTOM - ROW * (i + 0.5)
+        _stroke(axes, [(left - width, place), (left - width + 0.3, place)], line.pen)
+        at = (left + 0.38) / width, place / height
+        axes.text(*at, line.label, transform=axes.transAxes, va="center", fontsize=size)
 
 
 def _stroke(axes: Axes, points: Sequence[tuple[float, float]], pen: Pen) -> None:
@@ -139,26 +214,32 @@ def _stroke(axes: Axes, points: Sequence[tuple[float, float]], pen: Pen) -> None
     )
 
 
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending places moved as little upwards, then downwards, as it takes to lie `gap` apart within low and high."""
+def spread(wanted: Sequence[float], gaps: Sequence[float], low: float, high: float) -> list[float]:
+    """Ascending places moved as little upwards, then downwards, as it takes to lie `gaps` apart within low and high."""
     places: list[float] = []
-    for place in wanted:
-        places.append(max(place, places[-1] + gap if places else low))
+    for i, place in enumerate(wanted):
+        places.append(max(place, places[-1] + gaps[i - 1] if places else low))
     for i, place in reversed(list(enumerate(places))):
-        places[i] = min(place, high if i == len(places) - 1 else places[i + 1] - gap)
+        places[i] = min(place, high if i == len(places) - 1 else places[i + 1] - gaps[i])
     return places
 
 
 def label_margin(labels: Iterable[str], size: float = SIZE) -> float:
     """The room that labels need to the right of the axes."""
-    return SWATCH + max(text_width(label, size) for label in labels) + 0.08
+    parts = [part for label in labels for part in (_broken(label).splitlines() or [""])]
+    return SWATCH + max(text_width(part, size) for part in parts) + 0.08
+
+
+def _broken(label: str) -> str:
+    """A label as it stands beside a curve: on a narrow page in several lines."""
+    return textwrap.fill(label, LETTERS, break_long_words=False) if is_narrow() else label
 
 
 def mark_margin(marks: Sequence[Mark], scale: StepScale) -> float:
     """The room to the right of the axes with which the words of the last mark can begin at its line."""
     if not marks:
         return 0.0
-    most = WIDTH - LEFT
+    most = page_width() - LEFT
     return most - (most - 0.1 - text_width(marks[-1].text)) / max(float(scale.position(marks[-1].step)), 0.5)
 
 
@@ -167,7 +248,7 @@ def place_marks(marks: Sequence[Mark], scale: StepScale, right: float) -> list[P
 
     Words stay on the figure, which has `right` beside the axes.
     """
-    width = WIDTH - LEFT - right
+    width = page_width() - LEFT - right
     placed: list[Placed] = []
     for mark in marks:
         x, wide = float(scale.position(mark.step)) * width, text_width(mark.text)

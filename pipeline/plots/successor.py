@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pipeline.plots.axes import SIZE
 from pipeline.plots.base import Drawing
 from pipeline.plots.measures import Content, Curves, series
-from pipeline.plots.style import GREY, HUES, STYLE, Mark, panels
+from pipeline.plots.style import GREY, HUES, STYLE, Mark, every_nth, panels
 
 ALL = "all"
 MOST = 6  # curves in a panel
@@ -52,7 +52,7 @@ def draw_successor(table: pa.Table, marks: Sequence[Mark] = ()) -> dict[str, Dra
         caption = f"By the weights alone; of all {len(heads)} heads the {min(len(heads), MOST)} best of the last step."
         found[""] = Drawing(figure, "Successor scores of heads over steps", caption)
     caption = f"Successor scores of all heads at step {steps[-1]:,}; the line is chance."
-    found["heads"] = Drawing(_bars(last), "Successor scores of all heads", caption)
+    found["heads"] = Drawing(_bars(last), "Successor scores of all heads", caption, table=last)
     return found
 
 
@@ -65,7 +65,7 @@ def _bars(table: pa.Table) -> Figure:
     axes.axhline(chance, color=GREY, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.grid(False, axis="x")
-    every = -(-len(found) // 16)
+    every = every_nth(len(found), 16)
     axes.set_xticks(range(0, len(found), every), [f"L{layer}H{head}" for layer, head in list(found)[::every]])
     axes.set_ylim(0, max(1.05 * found[best], 0.05))
     axes.set_title("elements whose successor a head ranks first", loc="left", fontsize=SIZE)

@@ -8,32 +8,28 @@ python -m pipeline.report RUN --style paper --width column --x linear --splits t
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from pipeline.plots.formats import FORMATS, METAVAR, OPTION, read_formats
 from pipeline.report.comparison import write_comparison
 from pipeline.report.paper import write_figures
 from pipeline.report.run_report import draw_report
 from pipeline.report.view import View
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.layout import RECIPE
+from pipeline.utils.arguments import Parser
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.paths import expand_arguments
-from pipeline.utils.suggest import did_you_mean
 from pipeline.utils.terminal import run_command, say
-
-FORMATS = ("png", "svg", "pdf")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.report", description="Reports of finished or running runs."
-    )
+    parser = Parser(prog="python -m pipeline.report", description="Reports of finished or running runs.")
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="one to redraw, several to compare")
     parser.add_argument("--output", type=Path, metavar="DIR", help="folder of a comparison (default: comparison)")
     parser.add_argument(
-        "--format", metavar="NAME[,NAME]", help=f"of figures: {', '.join(FORMATS)} (png,svg; for a paper pdf,png)"
+        OPTION, metavar=METAVAR, help=f"of figures: {', '.join(FORMATS)} (png,svg; for a paper pdf,png)"
     )
     parser.add_argument("--splits", metavar="NAME[,NAME]", help="whose exact match is drawn (all)")
     parser.add_argument("--x", choices=("log", "linear"), default="log", help="axis of training steps (log)")
@@ -47,12 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     failed = list[str]()
     try:
         expand_arguments(chosen, "runs", "output")
-        formats = (chosen.format or ("pdf,png" if chosen.style == "paper" else "png,svg")).split(",")
+        formats = read_formats(chosen.format or ("pdf,png" if chosen.style == "paper" else "png,svg"))
         view = View(tuple(chosen.splits.split(",")) if chosen.splits else (), chosen.x == "linear")
         if chosen.width and chosen.style != "paper":
             raise RecipeError("--width", "is for figures of a paper; write --style paper too")
-        if wrong := [name for name in formats if name not in FORMATS]:
-            raise RecipeError("--format", f"{wrong[0]!r} is no format of figures{did_you_mean(wrong[0], FORMATS)}")
         if len(chosen.runs) > 1:
             folder = chosen.output or Path("comparison")
             runs = those_that_are_runs(chosen.runs)

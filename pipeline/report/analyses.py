@@ -17,9 +17,10 @@ from pipeline.config.coerce import fill
 from pipeline.config.fields import parameters_of
 from pipeline.config.registry import load
 from pipeline.config.yaml_nodes import Block, parse
-from pipeline.plots.style import Mark
+from pipeline.plots.style import Mark, on_both
 from pipeline.report.page import Figure, Heading, Moving, MovingGraph, Paragraph, Part, code, plain
-from pipeline.runs.layout import CIRCUITS
+from pipeline.report.sheets import Sheet, table_sheet
+from pipeline.runs.layout import CIRCUITS, FIGURES
 from pipeline.utils.errors import ParameterError, RecipeError
 from pipeline.utils.format import listed
 
@@ -47,10 +48,15 @@ def in_chapters(names: Sequence[str]) -> dict[str, list[str]]:
 
 @dataclass
 class Drawn:
-    """The figures of an analysis by name, the parts of the page, and why drawing failed, where it did."""
+    """The figures of an analysis by name, and as they are on a narrow page; their tables; the parts of the page.
+
+    `error` is why drawing failed, where it did.
+    """
 
     parts: list[Part]
     figures: dict[str, Any] = field(default_factory=dict)
+    narrow: dict[str, Any] = field(default_factory=dict)
+    sheets: dict[str, Sheet] = field(default_factory=dict)
     error: Exception | None = None
 
 
@@ -97,9 +103,11 @@ def draw_analysis(run: Path, name: str, marks: Sequence[Mark]) -> Drawn:
 def _draw(drawn: Drawn, analysis: Explanation, name: str, tables: list[pa.Table], marks: Sequence[Mark]) -> None:
     table = pa.concat_tables([table.replace_schema_metadata(None) for table in tables], promote_options="permissive")
     parts: list[Part] = []
-    for ending, drawing in analysis.draw(table, marks).items():
+    wide, narrow = on_both(lambda: analysis.draw(table, marks))
+    for ending, drawing in wide.items():
         figure = "_".join(filter(None, (name, ending)))
-        drawn.figures[figure] = drawing.figure
+        drawn.figures[figure], drawn.narrow[figure] = drawing.figure, narrow[ending].figure
+        drawn.sheets[figure] = table_sheet(table if drawing.table is None else drawing.table)
         parts.append(Figure(figure, drawing.alt, drawing.caption))
         if drawing.finding:
             parts.append(Paragraph(drawing.finding))
@@ -110,7 +118,9 @@ def _draw(drawn: Drawn, analysis: Explanation, name: str, tables: list[pa.Table]
     steps = len(set(table["step"].to_pylist()))
     if metric := getattr(analysis, "metric", None):
         parts.append(Paragraph(f"The metric is {code(metric)}.", note=True))
-    where = f"Tables of {steps} {'step' if steps == 1 else 'steps'}: `{CIRCUITS}/{name}/`."
+    where = f"Tables of {steps} {'step' if steps == 1 else 'steps'}: `{CIRCUITS}/{name}/`. "
+    where += f"The rows that {'the figure shows' if len(drawn.sheets) == 1 else 'figures show'}: "
+    where += f"{listed([f'`{FIGURES}/{figure}.csv`' for figure in drawn.sheets])}."
     drawn.parts += [*parts, Paragraph(where, note=True)]
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from urllib.parse import quote
 
 from pipeline.plots import seeds as plots
 from pipeline.plots.axes import StepScale
+from pipeline.plots.style import on_both
 from pipeline.report.crossing import Crossed
 from pipeline.report.curve_values import CurveValues
 from pipeline.report.differences import Differences, as_text, short_names
@@ -54,7 +56,7 @@ def write_comparison(
     names = [name or key for key, name in short_names(differences.values).items()]
     measured = [part for split in splits for part in (split, *_probes(runs, split))]
     title = f"{len(runs)} runs" + (f" over {listed(names)}" if 0 < len(names) <= 4 else "")
-    figures, sheets, shown = {}, dict[str, Sheet](), list[Part]()
+    figures, narrow, sheets, shown = {}, {}, dict[str, Sheet](), list[Part]()
     scale = _scale(runs, view.linear)
     colours = ramp(differences)
     for split in view.chosen([*splits, "train"]):
@@ -64,24 +66,26 @@ def write_comparison(
             if all(match_key(split) in runs[i].series for i in members)
         ]
         if groups:
-            figures[f"match_{split}"] = plots.comparison(groups, split, scale)
-            sheets[f"match_{split}"] = groups_sheet(groups, split)
+            name = f"match_{split}"
+            figures[name], narrow[name] = on_both(partial(plots.comparison, groups, split, scale))
+            sheets[name] = groups_sheet(groups, split)
             curves = {group.label: plots.over_seeds(group.runs)[0] for group in groups}
-            values = CurveValues.of(figures[f"match_{split}"], scale, curves)
-            shown.append(Figure(f"match_{split}", *_texts(split, groups), values))
+            values = CurveValues.of([figures[name], narrow[name]], scale, curves)
+            shown.append(Figure(name, *_texts(split, groups), values))
     if key := differences.swept:
         outcomes = [
             plots.Outcome(value, run.grok.fit_step, run.grok.gen_step, run.last_step)
             for value, run in zip(differences.values[key], runs)
         ]
-        figures["sweep"], sheets["sweep"] = plots.sweep(key, outcomes), sweep_sheet(key, outcomes)
+        figures["sweep"], narrow["sweep"] = on_both(partial(plots.sweep, key, outcomes))
+        sheets["sweep"] = sweep_sheet(key, outcomes)
         alt = f"Steps to fit and to generalize over {key}; the numbers are in the table of results."
         caption = f"Steps to fit and to generalize over {code(key)}."
         caption += " Lines lead through means over seeds; an open triangle is a run that had not come so far by then."
         shown.append(Figure("sweep", alt, caption))
     if keys := differences.crossed:
         crossed = Crossed.of(keys, differences.values, runs)
-        figures["crossed"], sheets["crossed"] = crossed.figure(), crossed.sheet()
+        (figures["crossed"], narrow["crossed"]), sheets["crossed"] = on_both(crossed.figure), crossed.sheet()
         shown += [Figure("crossed", crossed.alt, crossed.caption), *crossed.findings()]
     parts: list[Part] = [
         Heading(plain(title), 1),
@@ -95,7 +99,7 @@ def write_comparison(
         Code(shlex.join(["python", "-m", "pipeline.report", *map(str, paths), "--output", str(folder)]), "bash"),
     ]
     results = results_sheet(runs, differences.values).as_csv()
-    write_page(folder, title, parts, figures, sheets, formats, broad=True)
+    write_page(folder, title, parts, figures, sheets, formats, broad=True, narrow=narrow)
     write_inside(folder, RESULTS, results)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from typing import Any
 
 from pipeline.circuits.failures import record_failure, reminders
+from pipeline.circuits.progress import expected, watched
 from pipeline.circuits.runner import explain
 from pipeline.report.run_report import draw_report, summary
 from pipeline.training.trackers import finish_trackers, tracked_name
 from pipeline.training.trainer import GrokTrainer
 from pipeline.utils.doing import doing
 from pipeline.utils.log import log
+from pipeline.utils.terminal import in_lines
 
 
 def conclude(trainer: GrokTrainer) -> bool:
@@ -25,11 +26,9 @@ def conclude(trainer: GrokTrainer) -> bool:
         doing("drawing the report")
         draw_report(run)
     on_failure = partial(record_failure, path)
-    tables = Counter[str]()
-    doing(f"analysing: {', '.join(recipe.circuits)}")
-    for table in explain(run, recipe.circuits, args.device, on_failure=on_failure):
-        tables[table.parent.name] += 1
-        doing(f"analysing: {', '.join(f'{name} {count}' for name, count in tables.items())} of {len(run.steps)} steps")
+    tables = explain(run, recipe.circuits, args.device, on_failure=on_failure)
+    for _ in watched(tables, expected(run, recipe.circuits)):
+        pass
     doing("drawing the report")
     undrawn = draw_report(run)
     trackers = list(args.report_to or ())
@@ -38,7 +37,8 @@ def conclude(trainer: GrokTrainer) -> bool:
     run.manifest.finished = _outcome(trainer)
     run.manifest.save(path)
     for line in summary(run).splitlines():
-        log.info(line)
+        for part in in_lines(line):
+            log.info(part)
     for line in reminders(path):
         log.warning(line)
     return bool(reminders(path) or undrawn)

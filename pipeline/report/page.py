@@ -21,6 +21,7 @@ from markupsafe import Markup, escape
 
 from pipeline.plots import style as drawing
 from pipeline.plots.base import Frames
+from pipeline.plots.formats import pictures
 from pipeline.report import player as moving
 from pipeline.report.curve_values import CurveValues
 from pipeline.report.sheets import Sheet
@@ -44,6 +45,7 @@ __all__ = [
     "as_html",
     "as_markdown",
     "code",
+    "narrow_svgs",
     "plain",
     "write_page",
 ]
@@ -159,29 +161,37 @@ def write_page(
     sheets: Mapping[str, Sheet] = MappingProxyType({}),
     formats: Collection[str] = ("svg",),
     broad: bool = False,
+    narrow: Mapping[str, matplotlib.figure.Figure] = MappingProxyType({}),
 ) -> None:
     """report.md, report.html and figures/ of a folder: all is drawn before anything is written, the pages last.
 
     Beside a figure, as PNG and in `formats`, lies the table that it was drawn from, where `sheets` has it. `broad`
-    leaves room for wide tables.
+    leaves room for wide tables; `narrow` has the figures as a narrow page shows them, those that differ there.
     """
     for name in figures:
         if not NAME.fullmatch(name):
             raise RecipeError(str(folder), f"a figure would be called {name!r}, which is no name of a file here")
-    drawn = {name: (drawing.png(figure), drawing.svg(figure)) for name, figure in figures.items()}
-    printed = {name: drawing.pdf(figure) for name, figure in figures.items()} if "pdf" in formats else {}
-    texts = as_markdown(parts), as_html(title, parts, {name: svg.decode() for name, (_, svg) in drawn.items()}, broad)
+    drawn = {name: pictures(figure, {"png", "svg", *formats}) for name, figure in figures.items()}
+    svgs = {name: each["svg"].decode() for name, each in drawn.items()}
+    texts = as_markdown(parts), as_html(title, parts, svgs, broad, narrow_svgs(narrow))
     check_places(folder)
-    for name, (png, svg) in drawn.items():
-        write_inside(folder, f"{FIGURES}/{name}.png", png)
-        if "svg" in formats:
-            write_inside(folder, f"{FIGURES}/{name}.svg", svg)
-        if name in printed:
-            write_inside(folder, f"{FIGURES}/{name}.pdf", printed[name])
+    for name, contents in drawn.items():
+        for ending in {"png", *formats}:
+            write_inside(folder, f"{FIGURES}/{name}.{ending}", contents[ending])
         if name in sheets:
             write_inside(folder, f"{FIGURES}/{name}.csv", sheets[name].as_csv())
     for name, text in zip(PAGES, texts):
         write_text(folder / name, text)
+
+
+def narrow_svgs(figures: Mapping[str, matplotlib.figure.Figure]) -> dict[str, str]:
+    """Those that were drawn for a narrow page, as SVG; others take the width that they need on any page."""
+    found = {}
+    for name, figure in figures.items():
+        if figure.get_figwidth() < drawing.WIDE:
+            drawing.wrap_titles(figure)
+            found[name] = drawing.svg(figure).decode()
+    return found
 
 
 def as_markdown(parts: Sequence[Part]) -> str:
@@ -217,8 +227,14 @@ def _clean(text: str) -> str:
     return "".join(sign if sign.isprintable() or sign in "\n\t" else REPLACEMENT for sign in text)
 
 
-def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str], broad: bool = False) -> str:
-    """The page with its figures inside, from their SVG by name."""
+def as_html(
+    title: str,
+    parts: Sequence[Part],
+    drawings: Mapping[str, str],
+    broad: bool = False,
+    narrow: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """The page with its figures inside, from their SVG by name, and from those that a narrow page shows instead."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -235,7 +251,10 @@ def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str], broa
         values=lambda part: part.values.as_json(),
         answers=lambda part: moving.answers(part.steps, part.prompts, part.answers),
         graph=lambda part: moving.graph(part.frames),
-        drawing=lambda part, number: _inline_svg(number, part.alt, drawings[part.name]),
+        drawing=lambda part, number: _inline_svg(str(number), part.alt, drawings[part.name]),
+        narrow=lambda part, number: (
+            _inline_svg(f"{number}n", part.alt, narrow[part.name]) if part.name in narrow else ""
+        ),
         moving=lambda part: moving.as_html(
             part.values, part.steps, part.panels, part.rows, part.columns, part.axes, part.signed
         ),
@@ -243,7 +262,7 @@ def as_html(title: str, parts: Sequence[Part], drawings: Mapping[str, str], broa
     return CONTROLS.sub(REPLACEMENT, page)
 
 
-def _inline_svg(number: int, alt: str, text: str) -> str:
+def _inline_svg(number: str, alt: str, text: str) -> str:
     """A drawing as part of the page: without its XML header, with an alternative text, and with ids of its own."""
     text = text[text.index("<svg") :]
     text = re.sub(r'\bid="', f'id="figure{number}-', text)

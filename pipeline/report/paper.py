@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from pipeline.plots import paper
-from pipeline.plots import style as drawing
 from pipeline.plots.axes import StepScale
+from pipeline.plots.formats import pictures
 from pipeline.plots.seeds import Group
 from pipeline.plots.style import Mark
 from pipeline.plots.training import split_pens, step_marks
@@ -21,8 +21,6 @@ from pipeline.runs.layout import FIGURES
 from pipeline.utils.drafts import write_inside
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.inside import opened
-
-WRITERS = {"png": drawing.png, "svg": drawing.svg, "pdf": drawing.pdf}
 
 
 def write_figures(paths: Sequence[Path], folder: Path, view: View, width: str, formats: Collection[str]) -> list[Path]:
@@ -60,7 +58,7 @@ def write_figures(paths: Sequence[Path], folder: Path, view: View, width: str, f
     with opened(folder, FIGURES, make=True):
         pass
     for name, (figure, sheet) in found.items():
-        contents = {ending: WRITERS[ending](figure) for ending in formats} | {"csv": sheet.as_csv()}
+        contents = pictures(figure, formats) | {"csv": sheet.as_csv()}
         for ending, content in contents.items():
             write_inside(folder, f"{FIGURES}/{name}.{ending}", content)
             written.append(folder / FIGURES / f"{name}.{ending}")

@@ -11,6 +11,7 @@ from pipeline.config.registry import names
 from pipeline.config.yaml_nodes import MOST_BYTES
 from pipeline.plots import training as plots
 from pipeline.plots.axes import StepScale
+from pipeline.plots.style import on_both
 from pipeline.report.analyses import draw_analysis, in_chapters
 from pipeline.report.curve_values import CurveValues
 from pipeline.report.findings import of_curve, of_training
@@ -42,7 +43,7 @@ def draw_report(run: RunFolder, formats: Collection[str] = ("svg",), view: View 
         RecipeError: when a file in it is damaged.
     """
     page = page_of(run, view, read_text(run.path, RECIPE, MOST_BYTES))
-    write_page(run.path, page.title, page.parts, page.figures, page.sheets, formats)
+    write_page(run.path, page.title, page.parts, page.figures, page.sheets, formats, narrow=page.narrow)
     return page.failed
 
 
@@ -52,6 +53,7 @@ class ReportPage(NamedTuple):
     title: str
     parts: list[Part]
     figures: dict[str, Any]
+    narrow: dict[str, Any]  # the figures as a narrow page shows them
     sheets: dict[str, Sheet]
     failed: list[str]
 
@@ -64,29 +66,33 @@ def page_of(run: RunFolder, view: View, recipe: str) -> ReportPage:
     shown_splits = view.chosen(list(pens))
     scale = StepScale.over(run.last_step, matches, view.linear)
     fork = plots.ForkMark(*run.fork) if run.fork else None
-    figures, curve, training = dict[str, Any](), list[Part](), list[Part]()
+    figures, narrow, curve, training = dict[str, Any](), dict[str, Any](), list[Part](), list[Part]()
+    sheets = {"curve": matches_sheet(run.series, run.splits), "training": metrics_sheet(run.series)}
     if matches:
-        figures["curve"] = plots.grokking_curve(
-            run.series, {split: pens[split] for split in shown_splits}, run.grok, scale, fork
+        shown_pens = {split: pens[split] for split in shown_splits}
+        figures["curve"], narrow["curve"] = on_both(
+            lambda: plots.grokking_curve(run.series, shown_pens, run.grok, scale, fork)
         )
         shown_matches = {
             split: run.series[match_key(split)] for split in shown_splits if match_key(split) in run.series
         }
-        values = CurveValues.of(figures["curve"], scale, shown_matches)
+        values = CurveValues.of([figures["curve"], narrow["curve"]], scale, shown_matches)
         curve = [
             Figure("curve", _curve_alt(run), _curve_caption(run), values),
             *_said(of_curve(run)),
             Paragraph(method(run), note=True),
         ]
     if shown := plots.panel_titles(run.series):
-        figures["training"] = plots.training(run.series, pens, run.grok, scale, fork)
+        figures["training"], narrow["training"] = on_both(
+            lambda: plots.training(run.series, pens, run.grok, scale, fork)
+        )
         training = [
             Heading("Loss and norms"),
             Figure(
                 "training",
                 f"Over training steps: {'; '.join(shown)}.",
                 _training_caption(run),
-                _values(run, figures["training"], scale),
+                _values(run, [figures["training"], narrow["training"]], scale),
             ),
             *_said(of_training(run)),
         ]
@@ -96,7 +102,7 @@ def page_of(run: RunFolder, view: View, recipe: str) -> ReportPage:
         circuits.append(Heading(chapter))
         for name in own:
             drawn = draw_analysis(path, name, plots.step_marks(run.grok))
-            figures |= drawn.figures
+            figures, narrow, sheets = figures | drawn.figures, narrow | drawn.narrow, sheets | drawn.sheets
             circuits += drawn.parts
             failed += [name] if drawn.error else []
     parts: list[Part] = [
@@ -118,20 +124,19 @@ def page_of(run: RunFolder, view: View, recipe: str) -> ReportPage:
     )
     said += " ".join(run.splits)
     parts.append(Table(["word", "what it means"], used_in(said), "ll", folded="The words of this page"))
-    sheets = {"curve": matches_sheet(run.series, run.splits), "training": metrics_sheet(run.series)}
-    return ReportPage(f"{run.name}: {outcome(run)}", parts, figures, sheets, failed)
+    return ReportPage(f"{run.name}: {outcome(run)}", parts, figures, narrow, sheets, failed)
 
 
 def _said(sentence: str) -> list[Part]:
     return [Paragraph(sentence)] if sentence else []
 
 
-def _values(run: RunFolder, figure: Any, scale: StepScale) -> CurveValues | None:
+def _values(run: RunFolder, figures: list[Any], scale: StepScale) -> CurveValues | None:
     """The losses and norms at evaluations, or where anything was logged."""
     names = {f"{split} loss": f"eval_{split}_loss" for split in ("train", *run.held_out)}
     names |= {"loss": "loss"} if "eval_train_loss" not in run.series else {}
     names |= {title: key for key, (title, _) in plots.INTERNALS.items()}
-    return CurveValues.of(figure, scale, {name: run.series[key] for name, key in names.items() if key in run.series})
+    return CurveValues.of(figures, scale, {name: run.series[key] for name, key in names.items() if key in run.series})
 
 
 def summary(run: RunFolder) -> str:

@@ -6,12 +6,15 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.plots.seeds import Group, Outcome
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import match_key
 from pipeline.runs.metrics import Series
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Sheet(NamedTuple):
@@ -42,6 +45,11 @@ def metrics_sheet(series: Mapping[str, Series]) -> Sheet:
     found = {key: each for key, each in series.items() if not key.endswith("_exact_match")}
     rows = [(step, key, value) for key, each in found.items() for step, value in zip(*each)]
     return Sheet(("step", "metric", "value"), rows)
+
+
+def table_sheet(table: pa.Table) -> Sheet:
+    """The rows of an analysis's table that a figure was drawn from."""
+    return Sheet(table.column_names, list(zip(*(column.to_pylist() for column in table.columns))))
 
 
 def groups_sheet(groups: Sequence[Group], split: str) -> Sheet:

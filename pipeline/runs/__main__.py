@@ -9,7 +9,6 @@ python -m pipeline.runs rebuild-manifest RUN
 
 from __future__ import annotations
 
-import argparse
 import errno
 import sys
 from pathlib import Path
@@ -25,6 +24,7 @@ from pipeline.runs.lock import RunLock
 from pipeline.runs.manifest import MANIFEST, REBUILD, Manifest
 from pipeline.runs.rebuild import rebuild
 from pipeline.runs.verify import verify
+from pipeline.utils.arguments import Parser
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import DiskError
 from pipeline.utils.inside import exists
@@ -71,7 +71,7 @@ def is_rebuilt(run: Path, trusted: bool = False) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.runs", description="The weights a run has kept.")
+    parser = Parser(prog="python -m pipeline.runs", description="The weights a run has kept.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)

@@ -15,7 +15,6 @@ are theirs; runs of the same stage keys share a stage.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from pipeline.sweep.grid import Point, grid, moved_by_seeds
 from pipeline.sweep.jobs import USUAL, at_a_time, resumable, run_all
 from pipeline.sweep.slurm import submit
 from pipeline.sweep.stacks import layout, run_stacked, stacks_of
+from pipeline.utils.arguments import Parser
 from pipeline.utils.errors import RecipeError
 from pipeline.utils.files import writing
 from pipeline.utils.paths import expanded
@@ -57,13 +57,13 @@ def _joined(words: Sequence[str]) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake in a recipe, 75 stopped and saved."""
     argv = sys.argv[1:] if argv is None else argv
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m pipeline.sweep",
         usage="python -m pipeline.sweep RECIPE --key value,value,... [--key value ...] [--jobs N] [--stack N] "
         "[--slurm OPTIONS] [--check]",
         description=(__doc__ or "").partition("\n")[0],
         epilog="A list or a quoted text is one value: --checkpoints.every [[100,null]] --optim_args \"'a=1,b=2'\".",
-        allow_abbrev=False,
+        is_open=True,
     )
     parser.add_argument("recipe", help="what --key value overrides, as in python -m pipeline.run")
     parser.add_argument("--output_dir", type=Path, help="folder of the sweep (default: runs/RECIPE-sweep)")

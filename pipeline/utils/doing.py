@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 
 ERASE = "\r\x1b[K"
+WIDTH = 24  # columns of a bar
 
 
 class Doing:
@@ -14,10 +16,13 @@ class Doing:
     def __init__(self) -> None:
         self.is_shown = False
 
-    def __call__(self, text: str) -> None:
-        """Show what is going on now, such as `loading torch`."""
+    def __call__(self, text: str, done: int = 0, total: int = 0) -> None:
+        """Show what is going on now, such as `loading torch`; of several things, how many are done, as a bar."""
         if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":
-            sys.stderr.write(f"{ERASE}{''.join(sign if sign.isprintable() else ' ' for sign in text)} ...")
+            bar = f"{_bar(done / total)} {done}/{total} " if total else ""
+            room = shutil.get_terminal_size().columns - len(bar) - len(" ...") - 1  # a line that wraps is not erased
+            text = "".join(sign if sign.isprintable() else " " for sign in text)
+            sys.stderr.write(f"{ERASE}{bar}{text[: max(room, 0)]} ...")
             sys.stderr.flush()
             self.is_shown = True
 
@@ -27,6 +32,11 @@ class Doing:
             self.is_shown = False
             sys.stderr.write(ERASE)
             sys.stderr.flush()
+
+
+def _bar(share: float) -> str:
+    filled = round(share * WIDTH)
+    return f"[{'#' * filled}{'.' * (WIDTH - filled)}]"
 
 
 doing = Doing()

@@ -8,7 +8,9 @@ import functools
 import io
 import logging
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TextIO, cast
@@ -56,6 +58,14 @@ def say(*lines: object, file: TextIO | None = None) -> None:
     for line in lines:
         text = "".join(sign if sign.isprintable() else " " for sign in str(line))
         print(text, file=file, flush=True)
+
+
+def in_lines(text: str) -> list[str]:
+    """A paragraph in lines that end between words where a terminal's do; one line where nobody watches."""
+    if not is_watched(sys.stdout):
+        return [text]
+    columns = shutil.get_terminal_size().columns
+    return textwrap.wrap(text, columns, break_long_words=False, break_on_hyphens=False) or [""]
 
 
 def is_watched(stream: Any) -> bool:

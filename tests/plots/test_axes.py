@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from pipeline.plots.axes import StepScale, thinned
-from pipeline.plots.style import LEFT, WIDTH, Mark, label_margin, mark_margin, place_marks, spread
+from pipeline.plots.style import LEFT, WIDE, Mark, label_margin, mark_margin, place_marks, spread
 from tests.plots.test_training import series
 
 
@@ -56,7 +56,7 @@ def test_thinning_keeps_ends_and_extremes_of_every_column(values: list[float], c
 @given(st.lists(st.floats(0, 3), max_size=20), st.floats(0.05, 0.15))
 def test_spreading_keeps_the_order_the_distance_and_the_top(wanted: list[float], gap: float) -> None:
     wanted = sorted(wanted)
-    places = spread(wanted, gap, 0.0, 3.0)
+    places = spread(wanted, [gap] * len(wanted[1:]), 0.0, 3.0)
     assert all(b - a >= gap - 1e-9 for a, b in pairwise(places)) and max(places, default=0) <= 3.0
     if all(b - a >= gap for a, b in pairwise(wanted)):
         assert places == pytest.approx(wanted)
@@ -71,7 +71,7 @@ def test_words_at_marks_never_overlap_nor_leave_the_figure(last: int, one: int, 
     right = max(label_margin(["train"]), mark_margin(marks, scale))
     placed = place_marks(marks, scale, right)
     for place in placed:
-        assert place.left >= -LEFT and place.right <= WIDTH - LEFT
-    assert placed[1].left > float(scale.position(second)) * (WIDTH - LEFT - right)  # so an arrow fits between
+        assert place.left >= -LEFT and place.right <= WIDE - LEFT
+    assert placed[1].left > float(scale.position(second)) * (WIDE - LEFT - right)  # so an arrow fits between
     if placed[0].row == placed[1].row:
         assert placed[0].right < placed[1].left or placed[1].right < placed[0].left

@@ -64,10 +64,10 @@ def test_a_pointer_gets_the_values_that_were_logged_where_they_are_drawn(run: Pa
     # Logarithmic from step 1 on, as train is above 0.1 there; before it as long as 0.4 decades.
     wanted = [0, *(0.4 + np.log10(step) for step in STEPS[1:])]
     assert np.allclose(values["places"], np.divide(wanted, 0.4 + np.log10(2000)), atol=1e-4)
-    drawing = re.search(r'<svg [^>]*viewBox="0 0 ([\d.]+) ([\d.]+)"', page)
-    assert drawing and values["view"] == pytest.approx([float(size) for size in drawing.groups()], abs=0.1)
-    clip = re.search(r'<clipPath[^>]*>\s*<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"', page)
-    assert clip and values["box"] == pytest.approx([float(length) for length in clip.groups()], abs=0.1)
+    clip = r'<clipPath[^>]*>\s*<rect x="([\d.]+)" y="([\d.]+)" width="([\d.]+)" height="([\d.]+)"'
+    for where, box in zip(("for-wide", "for-narrow"), values["boxes"], strict=True):
+        drawing = re.search(clip, page[page.index(f'{where}"') :])
+        assert drawing and box == pytest.approx([float(length) for length in drawing.groups()], abs=0.1)
     assert "norm of the weights (L2)" in json.loads(second)["curves"]
 
 

@@ -13,8 +13,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.circuits.tables import write_table
 from pipeline.config.recipe import read_recipe
 from pipeline.report.__main__ import main
 from pipeline.report.run_report import summary, write_report
@@ -59,7 +63,7 @@ def test_a_report_shows_the_curve_the_numbers_and_how_to_repeat_it(tmp_path: Pat
     assert cells(page, "id") == [["id", "held out", "6,586", "0.995", "1.00"]]
     drawings = [attributes for tag, attributes in page.tags if tag == "svg"]
     pictures = [attributes for tag, attributes in markdown.tags if tag == "img"]
-    assert [each["alt"] for each in pictures] == [each["aria-label"] for each in drawings]
+    assert [each["alt"] for each in pictures] == [*dict.fromkeys(each["aria-label"] for each in drawings)]
     assert pictures[0]["alt"] == (
         "Exact match over training steps. a_run groks at step 1,000. At the last evaluation: train 1.000, id 1.000."
     )
@@ -188,6 +192,24 @@ def test_figures_have_their_numbers_beside_them_and_other_formats(tmp_path: Path
     training = list(csv.DictReader((run / "figures" / "training.csv").open()))
     found = [(int(row["step"]), float(row["value"])) for row in training if row["metric"] == "eval_id_loss"]
     assert found == others and len(others) > 2
+
+
+def test_figures_of_analyses_have_the_rows_that_they_show_beside_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", GROKKED, final=[1, 1])
+    values = {"key": 1.0, "logits": 0.75, "embedding": 0.5, "neurons": 0.25}
+    rows = [{"measure": name, "frequency": 5, "value": value} for name, value in values.items()]
+    losses = ("train", "held-out", "restricted", "excluded")
+    rows += [{"measure": f"{name} loss", "frequency": -1, "value": 2.0} for name in losses]
+    rows += [{"measure": f"gini {name}", "frequency": -1, "value": 0.5} for name in ("embedding", "unembedding")]
+    for step in (0, 2000):
+        table = pa.Table.from_pylist([{"step": step, **row, "value": row["value"] / (step + 1)} for row in rows])
+        write_table(run, f"circuits/fourier/step{step}.parquet", table, {"parameters": {}})
+    assert main([str(run), "--format", "svg"]) == 0
+    every, last = (pd.read_csv(run / "figures" / f"fourier{ending}.csv") for ending in ("", "_spectrum"))
+    tables = [pq.read_table(run / "circuits" / "fourier" / f"step{step}.parquet").to_pandas() for step in (0, 2000)]
+    pd.testing.assert_frame_equal(every, pd.concat(tables, ignore_index=True))
+    pd.testing.assert_frame_equal(last, tables[1])
+    assert "`figures/fourier.csv` and `figures/fourier_spectrum.csv`" in (run / "report.md").read_text()
 
 
 def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
