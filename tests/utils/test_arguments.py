@@ -10,10 +10,10 @@ import pytest
 MISTAKES = {
     "report": {
         "": "command line: RUN is missing",
-        "x --out y": "--out is no option here; did you mean --output?",
+        "x --out y": "command line: --out is no option here; did you mean --output?",
         "x --x lin": "--x: there is no 'lin'; did you mean linear? allowed: log, linear",
         "x --style": "--style: needs a value behind it",
-        "x -o y": "-o is no option here; allowed: --output, --format, --splits, --x, --style, --width",
+        "x -o y": "command line: -o is no option here; allowed: --output, --format, --splits, --x, --style, --width",
     },
     "evaluate": {
         "x --rows all": "--rows: 'all' is not a whole number",
@@ -24,7 +24,7 @@ MISTAKES = {
     "hub": {
         "psuh x": "push|pull|verify|space: there is no 'psuh'; did you mean push? allowed: push, verify, pull, space",
         "push x": "command line: --repo is missing",
-        "push x --repo a/b --privat": "--privat is no option here; did you mean --private?",
+        "push x --repo a/b --privat": "command line: --privat is no option here; did you mean --private?",
     },
     "runs": {"show x last": "STEP: 'last' is not a whole number", "show": "command line: RUN and STEP are missing"},
     "sweep": {"x --jobs two": "--jobs: 'two' is not a whole number"},
