@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
     """The command. Returns the exit status: 0 done, 1 a run failed, 2 a mistake, 75 stopped and saved."""
     chosen = _parser().parse_args(argv)
     expand_arguments(chosen, "output_dir")
-    chosen.format = read_formats(chosen.format) if chosen.format else ()
+    chosen.format = () if chosen.format is None else read_formats(chosen.format)
     return _all(chosen) if chosen.name is None else _one(chosen)
 
 

@@ -43,8 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     failed = list[str]()
     try:
         expand_arguments(chosen, "runs", "output")
-        formats = read_formats(chosen.format or ("pdf,png" if chosen.style == "paper" else "png,svg"))
-        view = View(tuple(chosen.splits.split(",")) if chosen.splits else (), chosen.x == "linear")
+        usual = "pdf,png" if chosen.style == "paper" else "png,svg"
+        formats = read_formats(usual if chosen.format is None else chosen.format)
+        splits = () if chosen.splits is None else tuple(dict.fromkeys(chosen.splits.split(",")))
+        view = View(splits, chosen.x == "linear")
         if chosen.width and chosen.style != "paper":
             raise RecipeError("--width", "is for figures of a paper; write --style paper too")
         if len(chosen.runs) > 1:

@@ -6,10 +6,12 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from pipeline.utils.suggest import did_you_mean
 
+REQUIRED = "the following arguments are required: "
 # What argparse says of a value, by how it begins, and what is said here.
 VALUES = {
     r"invalid int value: (?P<value>.*)": "{value} is not a whole number",
@@ -28,7 +30,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *arguments: Any, is_open: bool = False, **settings: Any):
-        self.is_open, self.options = is_open, list[str]()
+        self.is_open, self.options, self.words = is_open, list[str](), list[str]()
         super().__init__(*arguments, **{"allow_abbrev": False, **settings})
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
@@ -36,6 +38,7 @@ class Parser(argparse.ArgumentParser):
         return super().add_argument(*names, **settings)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        self.words = list(sys.argv[1:] if args is None else args)
         found, rest = super().parse_known_args(args, namespace)
         if rest and not self.is_open:
             self.refuse(rest)
@@ -49,15 +52,22 @@ class Parser(argparse.ArgumentParser):
         self.error(f"{options[0]} is no option here{did_you_mean(options[0], self.options)}")
 
     def error(self, message: str) -> NoReturn:
-        """End the process with a line for a mistake."""
+        """End the process with a line for a mistake; an option that is misspelt is one rather than a missing one."""
+        if message.startswith(REQUIRED):
+            missing = message.removeprefix(REQUIRED).split(", ")
+            for word in self.words:
+                name = word.partition("=")[0]
+                if name.startswith("--") and name not in self.options and get_close_matches(name, missing, 1, 0.7):
+                    message = f"{name} is no option here{did_you_mean(name, self.options)}"
+                    break
         print("".join(sign if sign.isprintable() else " " for sign in in_words(message)), file=sys.stderr)
         sys.exit(2)
 
 
 def in_words(message: str) -> str:
     """A message of argparse as the messages of this package are: `--rows: 'x' is not a whole number`."""
-    if missing := re.fullmatch(r"the following arguments are required: (.*)", message):
-        names = missing[1].split(", ")
+    if message.startswith(REQUIRED):
+        names = message.removeprefix(REQUIRED).split(", ")
         return f"command line: {' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing"
     found = re.fullmatch(r"argument (?P<name>.+?): (?P<said>.*)", message, re.DOTALL)
     if not found:

@@ -49,6 +49,8 @@ def test_curves_of_several_runs_for_a_paper(tmp_path: Path, capsys: pytest.Captu
     ("words", "message"),
     [
         (["--splits", "idd"], "--splits: there is no split 'idd'; did you mean id? allowed: train, id"),
+        (["--splits", ""], "--splits: there is no split ''; allowed: train, id"),
+        (["--format", ""], "--format: '' is no format of figures; allowed: png, svg, pdf"),
         (["--width", "page"], "--width: is for figures of a paper; write --style paper too"),
     ],
 )

@@ -29,7 +29,10 @@ MISTAKES = {
     "runs": {"show x last": "STEP: 'last' is not a whole number", "show": "command line: RUN and STEP are missing"},
     "sweep": {"x --jobs two": "--jobs: 'two' is not a whole number"},
     "claims": {"x --budget gpu": "--budget: there is no 'gpu'; allowed: smoke, cpu, paper"},
-    "circuits": {"x": "command line: --analysis is missing"},
+    "circuits": {
+        "x": "command line: --analysis is missing",
+        "x --analyses fourier": "command line: --analyses is no option here; did you mean --analysis? allowed: ",
+    },
 }
 
 
