@@ -113,7 +113,7 @@ class Console(Callback):
         options, steps, speed = self.trainer.recipe.options, state.max_steps - state.global_step, self._speed(state)
         if options.stop_when == "grokked" and self.trainer.grok.streak:
             steps = min(steps, round((options.stop_patience - self.trainer.grok.streak) * args.eval_steps))
-        return f"{duration(max(steps, 0) / speed)} left" if speed > 0 else ""
+        return f"{duration(steps / speed)} left" if speed > 0 and steps > 0 else ""
 
     def _print(self, args: Any, state: Any, control: Any) -> None:
         """A line for an evaluation, unless the last one was printed just now and nothing happened since."""
