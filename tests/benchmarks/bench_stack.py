@@ -114,7 +114,7 @@ def main() -> int:
         if on_gpu
         else ON_CPU
     )
-    steps, words = (20, LITTLE) if chosen.small else (400 if on_gpu else 40, [])
+    steps, words = (60, LITTLE) if chosen.small else (400 if on_gpu else 40, [])
     found = []
     for runs in sizes:
         one = alone(steps, words)  # each time anew, as other work may come to a shared machine
