@@ -8,7 +8,8 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -78,11 +79,12 @@ def run_points(points: Sequence[Point], jobs: int) -> int:
     def command(point: Point) -> list[str]:
         return ["pipeline.run", *point.command, "--callbacks.console.style=plain"]
 
-    for number, point in enumerate(side_by_side(waiting, jobs, command), done + 1):
-        assert point.process is not None
-        statuses.add(point.process.returncode)
-        for line in f"[{number}/{len(points)}] {point.name}: {_ending(point)}".splitlines():
-            log.info(line)
+    with closing(side_by_side(waiting, jobs, command)) as ended:
+        for number, point in enumerate(ended, done + 1):
+            assert point.process is not None
+            statuses.add(point.process.returncode)
+            for line in f"[{number}/{len(points)}] {point.name}: {_ending(point)}".splitlines():
+                log.info(line)
     return in_all(statuses)
 
 
@@ -100,8 +102,12 @@ class Job(Protocol):
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 
-def side_by_side(waiting: Sequence[AnyJob], jobs: int, command: Callable[[AnyJob], Sequence[str]]) -> Iterator[AnyJob]:
+def side_by_side(
+    waiting: Sequence[AnyJob], jobs: int, command: Callable[[AnyJob], Sequence[str]]
+) -> Generator[AnyJob, None, None]:
     """Runs modules of this package, `jobs` at a time, in the order given; gives each as it has ended.
+
+    To be closed, which ends those that run.
 
     Args:
         waiting: What is to be run.

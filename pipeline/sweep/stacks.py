@@ -11,6 +11,7 @@ import json
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -173,25 +174,32 @@ def run_stacked(points: Sequence[Point], jobs: int, stacks: Sequence[StackOfRuns
     stacks = [stack for stack in stacks if stack.points]
     words = {stack.name: stack.write() for stack in stacks}
     failed = list[Point]()
-    for stack in side_by_side(stacks, jobs, lambda stack: ["pipeline.training", str(words[stack.name])]):
-        outcome = outcome_of(words[stack.name])
-        ended: dict[str, str] = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
-        took = duration(time.monotonic() - stack.started)
-        trained = [point for point in stack.points if ended.get(point.name) == ""]
-        log.info(f"{stack.name}: {len(trained)} of {len(stack.points)} runs trained to their end, {took}")
-        assert stack.process is not None
-        statuses.add(stack.process.returncode)
-        for point in stack.points:
-            if reason := ended.get(point.name, "" if ended else "their stack failed"):
-                failed.append(point)
-                if ended:
-                    log.info(f"{point.name}: {reason}\n  its log is {point.log}")
-        if not ended:
-            for line in f"{stack.name}: {failure(stack)}".splitlines():
-                log.info(line)
+    with closing(side_by_side(stacks, jobs, lambda stack: ["pipeline.training", str(words[stack.name])])) as ended:
+        for stack in ended:
+            assert stack.process is not None
+            statuses.add(stack.process.returncode)
+            failed += _failed(stack, outcome_of(words[stack.name]))
     if SAVED in statuses:
         return in_all(statuses)
     # What comes after training is done by processors for the most part, also where there is a GPU.
     after = max(jobs, cores() // 2) if gpu_names() else jobs
     statuses.add(run_points([point for point in points if point not in failed], after))
     return in_all(statuses)
+
+
+def _failed(stack: StackOfRuns, outcome: Path) -> list[Point]:
+    """Says how a stack ended, in a line, and each of its runs that was not trained to its end, which are returned."""
+    endings: dict[str, str] = json.loads(outcome.read_text(encoding="utf-8")) if outcome.is_file() else {}
+    if not endings:
+        for line in f"{stack.name}: {failure(stack)}".splitlines():
+            log.info(line)
+        return stack.points
+    failed = [point for point in stack.points if endings[point.name]]
+    took = duration(time.monotonic() - stack.started)
+    log.info(
+        f"{stack.name}: {len(stack.points) - len(failed)} of {len(stack.points)} runs trained to their end, {took}"
+    )
+    for point in failed:
+        log.info(f"{point.name}: {endings[point.name]}")
+        log.info(f"  its log is {point.log}")
+    return failed
