@@ -2,14 +2,12 @@
 
 Each is built for a size and gives `window(steps)`: seconds per step over so many steps, after two that warm up.
 
-- `Reference`: the settings of Wang et al. 2024 (arXiv 2405.15071): a vocabulary of 52,464 rows, sequences padded to 10
-  tokens, logits and loss at every position, batches from a shuffling DataLoader.
+- `Reference`: settings of Wang et al. 2024: 52,464 words, padding to 10 tokens, loss at every position, a DataLoader.
 - `StockTrainer`: transformers' Trainer as it comes, with the task's own vocabulary and sequences of their own length.
 - `EagerLoop`: what a careful engineer writes by hand: rows on the device, batches by index, hidden states reduced to
   the answer positions before the head, fused AdamW, no logging.
 - On a CPU also `Dispatched`: this package without its compiled update; and, for GPT-2, `JaxScan` of `jax_scan.py`.
-- On a GPU also `CompiledLoop` and `CompiledTrainer`: the same two with torch.compile, the Trainer in the mode that
-  records CUDA graphs; and `Launched`: this package without its graph, each kernel launched from Python.
+- On a GPU also `CompiledLoop` and `CompiledTrainer`: the same two with torch.compile; `Launched`: ours without a graph.
 
 All clip gradients, have dropout 0.1, the learning rate of the recipe, and bf16 autocast on a GPU. Models are those of
 transformers with their own defaults: GPT-2's `gelu_new` among them, and Pythia's output projection of its own.
