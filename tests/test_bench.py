@@ -12,6 +12,9 @@ from tests.tiny import ROOT
 
 sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
 import bench
+import bench_corpora
+
+from pipeline.config.registry import names
 
 SCRIPT = f"""
 import sys
@@ -50,3 +53,13 @@ def test_a_slower_ratio_is_named_and_the_history_grows(
         "ratio": 2.0, "share": 0.5,
     }  # fmt: skip
     assert entry["revision"] and entry["processor"] and entry["quick"] is False
+
+
+def test_every_corpus_has_a_case_and_one_is_measured(capfd: pytest.CaptureFixture[str]) -> None:
+    assert {entry for entry, *_ in bench_corpora.CASES.values()} == set(names("corpora"))
+    assert set(bench_corpora.FROM_FILES) <= set(names("corpora"))
+    assert bench_corpora.main(["grammar", "reasoning_gym"]) == 0
+    head, *rows = capfd.readouterr().out.splitlines()
+    assert "memory MB" in head and [row.split()[0] for row in rows] == ["grammar", "reasoning_gym"]
+    assert all(float(row.split()[2]) > 0 and float(row.split()[-2]) > 10 for row in rows)
+    assert bench_corpora.main(["gramar"]) == 2
