@@ -14,6 +14,7 @@ import numpy as np
 from pipeline.circuits._chains import parsed_pairs, sentence_pairs, stepwise_pairs
 from pipeline.circuits._classes import some_prompts, two_classes
 from pipeline.circuits._counterfactuals import Neighbours
+from pipeline.circuits._said_bridges import said_pairs
 from pipeline.circuits.base import Corruption, Pairs, Source
 from pipeline.config.recipe import Recipe
 from pipeline.corpora.base import PAD, Contrasted, Examples, Ids, KnownLaw, Stepwise
@@ -153,7 +154,7 @@ class CorpusPairs(Source):
     def chains(self, split: str, most: int, seed: int, completions: int) -> Pairs:
         corpus = self.stored.corpus
         if not isinstance(corpus, Stepwise):
-            return super().chains(split, most, seed, completions)
+            return said_pairs(self.stored, split, most, seed) or super().chains(split, most, seed, completions)
         return stepwise_pairs(corpus, list(self.stored.blocks(split)), most, seed, completions)
 
     @property

@@ -192,9 +192,12 @@ class Source(abc.ABC):
 
         Clean prompts ask for the right answer, corrupted ones for whether the chain ends right. The note `yes` is the
         answer to that, the metadata are `prefix`, how many steps are shown, `wrong_step`, the first that is wrong or
-        0, and `completed`, the share of so many completions that end right.
+        0, and `completed`, the share of so many completions that end right. Of facts whose bridge is said, see
+        `_said_bridges.said_pairs`.
 
         Raises:
             ParameterError: when there are no chains.
         """
-        raise ParameterError("corpus", "has no chains of steps; the corpus vector_chain has")
+        raise ParameterError(
+            "corpus", "has no chains of steps; vector_chain has, and facts of two hops with bridge: said"
+        )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.circuits._said_bridges import said_losses
 from pipeline.circuits.base import Analysis, Columns, Pairs, Source
 from pipeline.config.fields import param
 from pipeline.plots.base import Drawing
@@ -41,6 +42,10 @@ class InformationGain(Analysis):
     low: the gain, all that is gained from there on, or one of the two others; each has one threshold, the best on half
     of the chains, and is judged on the other half. Chains that stay right are the control. A supervisor that cannot
     read an answer off a whole right chain would flag anything: what it gains is then left out.
+
+    Facts of two hops whose bridge is said are chains of one step, for the model that says them: before it, the answer
+    is as probable as over all bridges that the model may say. Each is measured with its own bridge and with that of
+    another, and stands under no other way to find steps that are wrong.
     """
 
     pairs: int = param(500, "most chains", ge=4)
@@ -54,23 +59,28 @@ class InformationGain(Analysis):
 
     def check(self, model: PreTrainedModel, pairs: Pairs) -> None:
         super().check(model, pairs)
-        if not {"prefix", "wrong_step", "completed"} <= pairs.metadata.keys() or "yes" not in pairs.notes:
+        steps = {"prefix", "wrong_step", "completed"} <= pairs.metadata.keys() and "yes" in pairs.notes
+        if not steps and not {"bridge", "wrong"} <= pairs.notes.keys():
             raise MismatchError("InformationGain looks at chains of steps, and the prompts are none")
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
-        loss, outcome = (np.stack(list(parts)) for parts in zip(*_scores(hooks, pairs)))  # (T + 1, n) each
-        completed = np.array(pairs.metadata["completed"], np.float64).reshape(loss.shape)
-        wrong_step = np.array(pairs.metadata["wrong_step"])[: loss.shape[1]]
+        others: dict[str, Floats] = {}  # (T + 1, n) each, as the loss
+        if "wrong" in pairs.notes:
+            loss, wrong_step = said_losses(hooks, pairs)
+        else:
+            loss, others[OUTCOME] = (np.stack(list(parts)) for parts in zip(*_scores(hooks, pairs)))
+            others[COMPLETED] = np.array(pairs.metadata["completed"], np.float64).reshape(loss.shape)
+            wrong_step = np.array(pairs.metadata["wrong_step"])[: loss.shape[1]]
         chains = {name: rows for name, rows in {RIGHT: wrong_step == 0, WRONG: wrong_step > 0}.items() if rows.any()}
         is_open = RIGHT in chains and loss[-1, chains[RIGHT]].mean() <= self.gate * pairs.answers.shape[1]
         gain = loss[:-1] - loss[1:] if is_open else np.full_like(loss[1:], np.nan)
         rest = loss[:-1] - loss[-1] if is_open else np.full_like(loss[1:], np.nan)
         rows: list[tuple[str, str, int, float]] = [("gate", RIGHT, len(gain), float(is_open))]
         for name, of in chains.items():
-            for measure, values in {"loss": loss, OUTCOME: outcome, COMPLETED: completed}.items():
+            for measure, values in {"loss": loss, **others}.items():
                 rows += [(measure, name, prefix, float(value)) for prefix, value in enumerate(values[:, of].mean(1))]
             rows += [(GAIN, name, step, float(value)) for step, value in enumerate(gain[:, of].mean(1), 1)]
-        ways = {GAIN: gain, REST: rest, OUTCOME: outcome[1:], COMPLETED: completed[1:]}
+        ways = {GAIN: gain, REST: rest, **{name: values[1:] for name, values in others.items()}}
         for way, scores in ways.items() if WRONG in chains else ():
             rows += [(measure, way, -1, value) for measure, value in judged(scores, wrong_step).items()]
         return {name: [row[i] for row in rows] for i, name in enumerate(("measure", "of", "prefix", "value"))}

@@ -120,6 +120,42 @@ def test_a_planted_fault_is_found_by_what_is_gained() -> None:
     assert alike["accuracy"] == 0.6 and alike["right steps flagged"] == 1
 
 
+SAID = {"num_entities": 30, "num_relations": 6, "out_degree": 4, "ratio": 2, "ood_fraction": 0.2, "bridge": "said"}
+
+
+@pytest.mark.parametrize("spread", [0.02, 3.0])  # bridges that are all as likely, and few that are likely at all
+def test_said_bridges_gain_what_they_tell_beyond_all_bridges_together(spread: float) -> None:
+    stored = build(Composition(**SAID))
+    torch.manual_seed(0)
+    model: Any = Gpt2(n_layer=1, n_embd=16, n_head=2, n_positions=8, initializer_range=spread).build(len(stored.tokens))
+    analysis = InformationGain(split="ood", pairs=12, gate=1e9)
+    pairs = analysis.choose(CorpusPairs(stored))
+    assert len(pairs) == 12
+    found = rows_of(analysis.run(model.eval(), pairs))
+    facts = {
+        tuple(prompt): answer
+        for block in stored.blocks("ood")
+        for prompt, answer in zip(block.prompts.tolist(), block.answers.tolist())
+    }
+    losses: dict[str, list[float]] = {"before": [], "right": [], "wrong": []}
+    with torch.no_grad():
+        for row, prompt in enumerate(pairs.clean.tolist()):
+            bridge, *rest = facts[tuple(prompt)]
+            wrong = int(pairs.notes["wrong"][row])
+            assert int(pairs.notes["bridge"][row]) == bridge != wrong and pairs.answers[row].tolist() == rest
+            whole = torch.tensor([[*prompt, one, *rest] for one in range(len(stored.tokens))])
+            log_p = model(whole).logits.double().log_softmax(-1)[:, 2:-1].gather(-1, whole[:, 3:, None])[..., 0]
+            losses["before"].append(-float(log_p.sum(1).logsumexp(0)))
+            for name, one in (("right", bridge), ("wrong", wrong)):
+                losses[name].append(-float(log_p[one, 1:].sum()))
+    before = np.mean(losses["before"])
+    for name in ("right", "wrong"):
+        assert found["loss", name, 0] == pytest.approx(before, rel=1e-4)
+        assert found["loss", name, 1] == pytest.approx(np.mean(losses[name]), rel=1e-4)
+        assert found["gain", name, 1] == pytest.approx(before - np.mean(losses[name]), rel=1e-3, abs=1e-4)
+    assert ("accuracy", "gain", -1) in found and not any("completed" in key or "outcome" in key for key in found)
+
+
 def test_what_has_no_steps_is_refused() -> None:
     with pytest.raises(ParameterError, match="corpus: has no chains of steps"):
         InformationGain().choose(CorpusPairs(build(Composition.tiny())))
