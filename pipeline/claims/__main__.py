@@ -3,6 +3,7 @@
 python -m pipeline.claims                                    lists the claims, and what is recorded of them
 python -m pipeline.claims NAME [--budget smoke|cpu|paper]    runs what is missing and judges it; resumable
 python -m pipeline.claims NAME --record                      and records it in recipes/results/
+python -m pipeline.claims NAME --check                       says what its runs would take here, and runs nothing
 python -m pipeline.claims --gallery                          one page of all that is recorded
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from pipeline.claims.base import BUDGETS, Claim
 from pipeline.claims.pages import drawing_of, gallery, sheet_of, write_claim
 from pipeline.claims.record import description, missed, ours, recorded, table, with_table
-from pipeline.claims.runner import default_folder, measured, points_of, run_missing
+from pipeline.claims.runner import check_missing, default_folder, measured, points_of, run_missing
 from pipeline.config.registry import load, names
 from pipeline.plots.formats import FORMATS, METAVAR, OPTION, pictures, read_formats
 from pipeline.runs.lock import RunLock
@@ -53,6 +54,7 @@ def _parser() -> Parser:
     found.add_argument("--seeds", help="of every arm, such as 0,1,2")
     found.add_argument("--jobs", type=int, help=f"runs at a time ({USUAL})")
     found.add_argument("--output_dir", type=Path, help="folder of the runs (runs/claims/NAME-BUDGET)")
+    found.add_argument("--check", action="store_true", help="say what the runs would take here, and run nothing")
     found.add_argument("--record", action="store_true", help="keep what was found in recipes/results/")
     found.add_argument(
         OPTION, metavar=METAVAR, help=f"of figures: {', '.join(FORMATS)} (png,svg; of what is recorded, and shows, png)"
@@ -65,8 +67,9 @@ def _parser() -> Parser:
 def _all(chosen: argparse.Namespace) -> int:
     """Lists what there is, or writes what is generated from what is recorded."""
     results = recorded(RESULTS)
-    if chosen.record:
-        raise RecipeError("--record", f"goes with the name of a claim; there are {', '.join(names('claims'))}")
+    for flag in ("record", "check"):
+        if getattr(chosen, flag):
+            raise RecipeError(f"--{flag}", f"goes with the name of a claim; there are {', '.join(names('claims'))}")
     if chosen.table:
         for document, written in ((RECIPES / "README.md", table(results)), (MISSED, missed(results))):
             if document.is_file():  # an installed package has no docs/
@@ -103,6 +106,10 @@ def _one(chosen: argparse.Namespace) -> int:
     folder = chosen.output_dir or default_folder(claim)
     points = points_of(claim, folder)
     jobs = at_a_time(chosen.jobs, [point.recipe for runs in points.values() for point in runs])
+    if chosen.check:
+        lines, fits = check_missing(claim, points, jobs)
+        say(*lines)
+        return 0 if fits else 1
     folder.mkdir(parents=True, exist_ok=True)
     with stop_signals(), writing(folder), RunLock(folder):
         status = run_missing(claim, points, jobs)

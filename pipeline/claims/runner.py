@@ -9,6 +9,7 @@ from pipeline.claims.base import Claim, Found, Measured
 from pipeline.config.outside import read_here
 from pipeline.config.registry import room_name
 from pipeline.runs.folder import RunFolder
+from pipeline.sweep.checking import check
 from pipeline.sweep.grid import Point
 from pipeline.sweep.jobs import run_all
 from pipeline.utils.errors import RecipeError
@@ -65,16 +66,37 @@ def run_missing(claim: Claim, points: Points, jobs: int) -> int:
 
     An arm that names others is run after them.
     """
-    rounds: dict[str, int] = {}
-    for arm, overrides in claim.arms().items():
-        named = [other for other in rounds if any(f"{{{other}}}" in value for value in overrides.values())]
-        rounds[arm] = max((rounds[other] + 1 for other in named), default=0)
     status = 0
-    for number in range(max(rounds.values()) + 1):
-        status = run_all([point for arm, runs in points.items() if rounds[arm] == number for point in runs], jobs)
+    for arms in rounds(claim):
+        status = run_all([point for arm in arms for point in points[arm]], jobs)
         if status:
             break
     return status
+
+
+def check_missing(claim: Claim, points: Points, jobs: int) -> tuple[list[str], bool]:
+    """What the runs would take here, a line for each, and whether the disk has room for them.
+
+    Those of arms that go on from others are left out until these are finished.
+    """
+    first, *later = rounds(claim)
+    ready = list(first)
+    while later and all(point.is_finished for arm in ready for point in points[arm]):
+        ready += later.pop(0)
+    lines, fits = check([point for arm in ready for point in points[arm]], jobs)
+    if later:
+        lines.insert(-1, f"{sum(len(points[arm]) for arms in later for arm in arms)} runs go on from these, "
+                         "and are not checked")  # fmt: skip
+    return lines, fits
+
+
+def rounds(claim: Claim) -> list[list[str]]:
+    """The arms, each in a round after those of the arms that it names."""
+    number: dict[str, int] = {}
+    for arm, overrides in claim.arms().items():
+        named = [other for other in number if any(f"{{{other}}}" in value for value in overrides.values())]
+        number[arm] = max((number[other] + 1 for other in named), default=0)
+    return [[arm for arm in number if number[arm] == each] for each in range(max(number.values()) + 1)]
 
 
 def measured(claim: Claim, points: Points) -> Found:
