@@ -47,11 +47,13 @@ class RoomsGrid(Corpus):
 
     Splits: `id`, distributed as `train` is; `above_K` and `door_K`, questions of K hops, of which those from above are
     trained up to `max_hops`, and those from the door with two; `objects`, with one or two objects more than are
-    trained beside the way; `mixed`, facts as seen from either place, asked from above.
+    trained beside the way; `mixed`, facts as seen from either place, asked from above; `new_names`, where the two
+    objects that are asked about are called by words that no trained scene has.
     """
 
     grid: int = param(12, "cells on a side of the room", ge=2, le=99)
     names: int = param(12, "objects that there are", ge=3, le=len(FURNITURE))
+    new_names: int = param(2, "further ones, which `new_names` alone has; 0: there is no such split", ge=0)
     max_hops: int = param(3, "of trained questions from above; from two on", ge=2, le=6)
     more_hops: int = param(2, "further ones of questions that are held out", ge=0, le=4)
     beside: int = param(2, "most objects of a trained scene that are not on the way; 0 in the paper", ge=0, le=6)
@@ -77,15 +79,25 @@ class RoomsGrid(Corpus):
         if not self.questions or len(set(self.questions)) < len(self.questions):
             raise ParameterError("questions", "are none, or one twice")
         most = self.max_hops + 1 + self.beside + max(self.more_hops, MORE)
+        if self.new_names == 1 or self.names + self.new_names > len(FURNITURE):
+            raise ParameterError(
+                "new_names",
+                f"{self.new_names} is neither 0 nor from 2 to {len(FURNITURE) - self.names}: questions are about two "
+                f"objects, and there are {len(FURNITURE)} in all",
+            )
         if self.names < most:
             raise ParameterError("names", f"{self.names} are too few for scenes of {most} objects; >= {most}")
 
     @property
     def held_out(self) -> tuple[str, ...]:
-        return ("id", *(f"{view}_{k}" for view in VIEWS for k in self._hops), "objects", "mixed")
+        return ("id", *(f"{view}_{k}" for view in VIEWS for k in self._hops), "objects", "mixed", *self._of_new_names)
+
+    @property
+    def _of_new_names(self) -> tuple[str, ...]:
+        return ("new_names",) if self.new_names else ()
 
     def vocabulary(self) -> list[str]:
-        return [*ABOVE, *DOOR, *FURNITURE[: self.names], *SIGNS, "middle"]
+        return [*ABOVE, *DOOR, *FURNITURE[: self.names], *SIGNS, "middle", *FURNITURE[self.names :][: self.new_names]]
 
     def _word(self, word: str) -> int:
         return 2 * RELATIONS + self.names + SIGNS.index(word)
@@ -104,7 +116,8 @@ class RoomsGrid(Corpus):
                 if is_trained:
                     found["id"] += self._blocks(rows[:tested], question, n, hops)
                     found["train"] += self._blocks(rows[tested:], question, n, hops)
-        for split, view, more in (("objects", "above", MORE), ("mixed", "mixed", 0)):
+        others = [("objects", "above", MORE), ("mixed", "mixed", 0), *((new, new, 0) for new in self._of_new_names)]
+        for split, view, more in others:
             kinds = [(hops, *shape) for hops in range(2, self.max_hops + 1) for shape in self._shapes(hops, more)]
             for hops, question, n in kinds:
                 rows = self._rows(question, view, n, hops, max(1, self.test_rows // len(kinds)))
@@ -153,6 +166,9 @@ class RoomsGrid(Corpus):
             order = np.where(is_ordered, np.where(falls, rising[:, ::-1], rising), order)
             np.put_along_axis(cells[:, :, axis], way, order, 1)
         objects = 2 * RELATIONS + draws.uniform(count, self.names).argsort(1, kind="stable")[:, :n]
+        if view == "new_names":
+            new = draws.uniform(count, self.new_names).argsort(1, kind="stable")[:, :2]
+            np.put_along_axis(objects, way[:, [0, -1]], new + len(self.vocabulary()) - self.new_names, 1)
         from_door = draws.below(2, count, 2 * n) if view == "mixed" else np.full((count, 2 * n), int(view == "door"))
         if view == "mixed":
             from_door[:, 1] = 1 - from_door[:, 0]  # or the scene might be one seen from above

@@ -134,9 +134,11 @@ def test_splits_are_what_their_names_say() -> None:
             else:
                 assert views == {view}
                 assert len(names) - hops in ((3, 4) if split == "objects" else (1, 2))
+            new = set(names) - set(FURNITURE[: corpus.names])
+            assert new == ({asked[1], asked[-1]} if split == "new_names" else set())
             if kind in ("above", "door"):
                 assert view == kind and hops == int(number)
-            elif split == "objects":
+            elif split in ("objects", "new_names"):
                 assert view == "above" and hops <= 3
             elif split in ("train", "id"):
                 assert hops <= {"above": 3, "door": 2}[view]
@@ -159,9 +161,21 @@ def test_splits_are_what_their_names_say() -> None:
         ({"questions": ("wher",)}, "questions"),
         ({"questions": ("where", "where")}, "questions"),
         ({"names": 21}, "names"),
+        ({"new_names": 1}, "new_names"),
+        ({"names": 17, "new_names": 4}, "new_names"),
     ],
 )
 def test_what_cannot_be_drawn_is_named(parameters: dict[str, object], key: str) -> None:
     with pytest.raises(ParameterError) as error:
         RoomsGrid(**parameters)
     assert error.value.key == key and "\n" not in str(error.value)
+
+
+def test_without_new_names_there_is_no_such_split_and_the_rest_stays() -> None:
+    corpus = RoomsGrid(**{**SMALL, "train_rows": 200, "test_rows": 10})
+    plain = RoomsGrid(**{**SMALL, "train_rows": 200, "test_rows": 10, "new_names": 0})
+    one, other = build(corpus), build(plain)
+    assert set(one.sizes) - set(other.sizes) == {"new_names"}
+    assert set(corpus.vocabulary()) - set(plain.vocabulary()) == set(FURNITURE[6:8])
+    for split in other.sizes:
+        assert [fact.prompt for fact in facts(one, split)] == [fact.prompt for fact in facts(other, split)]
