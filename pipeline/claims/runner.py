@@ -85,8 +85,8 @@ def check_missing(claim: Claim, points: Points, jobs: int) -> tuple[list[str], b
         ready += later.pop(0)
     lines, fits = check([point for arm in ready for point in points[arm]], jobs)
     if later:
-        lines.insert(-1, f"{sum(len(points[arm]) for arms in later for arm in arms)} runs go on from these, "
-                         "and are not checked")  # fmt: skip
+        waiting = sum(len(points[arm]) for arms in later for arm in arms)
+        lines.insert(-1, f"runs that go on from these, and are not checked: {waiting}")
     return lines, fits
 
 

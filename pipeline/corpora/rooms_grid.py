@@ -1,7 +1,8 @@
 """Rooms seen from above or from the door: where is one object from another, as the facts about them allow.
 
 Li, Hogg & Cohn 2024, "Reframing Spatial Reasoning Evaluation in Language Models" (RoomSpace, arXiv 2405.15064), with
-scenes that are drawn, not taken from a simulator; facts are on neighbours in a chain and zones, not on walls.
+scenes that are drawn, not taken from a simulator; facts are on neighbours in a chain, on zones and on the room's walls,
+not on distances.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
 from pipeline.config.fields import param
+from pipeline.corpora._arrangements import Consistent, consistent
 from pipeline.corpora.base import Corpus, Examples, Ids, unique_rows
 from pipeline.utils.draws import Draws, Numbers
 from pipeline.utils.errors import ParameterError
@@ -29,10 +30,9 @@ DOOR = ("front_left", "left", "behind_left", "in_front", "same_spot", "behind", 
 VIEWS = ("above", "door")
 QUESTIONS = ("where", "could")
 SIGNS = (*VIEWS, *QUESTIONS, "in", "=", "yes", "no", ".")
+WALLS = ("at", "off", "wall")
 RELATIONS = len(ABOVE)
 MORE = 2  # objects in a scene than are trained, at most
-
-Consistent = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -47,17 +47,20 @@ class RoomsGrid(Corpus):
 
     Splits: `id`, distributed as `train` is; `above_K` and `door_K`, questions of K hops, of which those from above are
     trained up to `max_hops`, and those from the door with two; `objects`, with one or two objects more than are
-    trained beside the way; `mixed`, facts as seen from either place, asked from above; `new_names`, where the two
-    objects that are asked about are called by words that no trained scene has.
+    trained beside the way; `mixed`, facts as seen from either place, asked from above; and with `new_names` the split
+    of that name, where the two objects that are asked about are called by words that no trained scene has.
     """
 
     grid: int = param(12, "cells on a side of the room", ge=2, le=99)
     names: int = param(12, "objects that there are", ge=3, le=len(FURNITURE))
-    new_names: int = param(2, "further ones, which `new_names` alone has; 0: there is no such split", ge=0)
+    new_names: int = param(0, "further ones, which `new_names` alone has; 0: there is no such split", ge=0)
     max_hops: int = param(3, "of trained questions from above; from two on", ge=2, le=6)
     more_hops: int = param(2, "further ones of questions that are held out", ge=0, le=4)
     beside: int = param(2, "most objects of a trained scene that are not on the way; 0 in the paper", ge=0, le=6)
     zones: bool = param(False, "facts say in which ninth of the room each object is")
+    walls: int = param(
+        0, "objects of a scene of which facts say whether they touch a wall, `chair at wall`, or none", ge=0, le=3
+    )
     questions: tuple[str, ...] = param(QUESTIONS, f"of {', '.join(QUESTIONS)}")
     ordered: float = param(
         0.6, "probability that a coordinate rises or falls all along the way of a question", ge=0, le=1
@@ -67,7 +70,7 @@ class RoomsGrid(Corpus):
     seed: int = param(0, "of the scenes", ge=0)
 
     tiny_values: ClassVar[Mapping[str, Any]] = {
-        "names": 10, "max_hops": 2, "more_hops": 1, "beside": 1, "train_rows": 200, "test_rows": 20,
+        "names": 10, "new_names": 2, "max_hops": 2, "more_hops": 1, "beside": 1, "train_rows": 200, "test_rows": 20,
     }  # fmt: skip
     separator: ClassVar[str] = " "
     citation: ClassVar[str] = "Li, Hogg & Cohn 2024, arXiv 2405.15064"
@@ -97,10 +100,15 @@ class RoomsGrid(Corpus):
         return ("new_names",) if self.new_names else ()
 
     def vocabulary(self) -> list[str]:
-        return [*ABOVE, *DOOR, *FURNITURE[: self.names], *SIGNS, "middle", *FURNITURE[self.names :][: self.new_names]]
+        return [*ABOVE, *DOOR, *FURNITURE[: self.names], *SIGNS, "middle", *self._further]
+
+    @property
+    def _further(self) -> list[str]:
+        """Words that not all corpora have."""
+        return [*(WALLS if self.walls else ()), *FURNITURE[self.names :][: self.new_names]]
 
     def _word(self, word: str) -> int:
-        return 2 * RELATIONS + self.names + SIGNS.index(word)
+        return 2 * RELATIONS + self.names + [*SIGNS, "middle", *self._further].index(word)
 
     def splits(self) -> Mapping[str, Iterable[Examples]]:
         most = {"above": self.max_hops, "door": 2}
@@ -144,7 +152,7 @@ class RoomsGrid(Corpus):
         ]
 
     def _prompt_length(self, question: str, n: int) -> int:
-        return 3 * (n - 1) + 3 * n * self.zones + (5 if question == "where" else 6)
+        return 3 * (n - 1) + 3 * n * self.zones + 3 * self.walls + (5 if question == "where" else 6)
 
     def _rows(self, question: str, view: str, n: int, hops: int, count: int) -> Ids:
         """Prompts with answers that are padded with -1, all different."""
@@ -168,7 +176,7 @@ class RoomsGrid(Corpus):
         objects = 2 * RELATIONS + draws.uniform(count, self.names).argsort(1, kind="stable")[:, :n]
         if view == "new_names":
             new = draws.uniform(count, self.new_names).argsort(1, kind="stable")[:, :2]
-            np.put_along_axis(objects, way[:, [0, -1]], new + len(self.vocabulary()) - self.new_names, 1)
+            np.put_along_axis(objects, way[:, [0, -1]], new + self._word(FURNITURE[self.names]), 1)
         from_door = draws.below(2, count, 2 * n) if view == "mixed" else np.full((count, 2 * n), int(view == "door"))
         if view == "mixed":
             from_door[:, 1] = 1 - from_door[:, 0]  # or the scene might be one seen from above
@@ -180,10 +188,19 @@ class RoomsGrid(Corpus):
         thirds = None
         if self.zones:
             thirds = 3 * cells // self.grid - 1
-            middle = 2 * RELATIONS + self.names + len(SIGNS)
-            word = np.where((thirds == 0).all(2), middle, _relation(thirds) + RELATIONS * from_door[:, n:])
+            word = np.where(
+                (thirds == 0).all(2), self._word("middle"), _relation(thirds) + RELATIONS * from_door[:, n:]
+            )
             parts.append(np.stack([objects, np.full_like(word, self._word("in")), word], 2).reshape(count, -1))
-        allowed = consistent(steps, thirds, self.grid, way[:, 0], way[:, -1])
+        walls = None
+        if self.walls:
+            told = draws.uniform(count, n).argsort(1, kind="stable")[:, : self.walls]
+            touches = np.take_along_axis(((cells == 0) | (cells == self.grid - 1)).any(2), told, 1)
+            walls = told, touches
+            at, off, wall = map(self._word, WALLS)
+            named = np.take_along_axis(objects, told, 1)
+            parts.append(np.stack([named, np.where(touches, at, off), np.full_like(named, wall)], 2).reshape(count, -1))
+        allowed = consistent(steps, thirds, self.grid, way[:, 0], way[:, -1], walls)
 
         asked_from = "door" if view == "door" else "above"
         first, last = (np.take_along_axis(objects, way[:, [end]], 1) for end in (0, -1))
@@ -212,42 +229,3 @@ def _listed(allowed: Consistent, shift: int, end: int) -> Numbers:
     order = np.argsort(~allowed, axis=1, kind="stable") + shift
     place = np.arange(RELATIONS + 1)
     return np.where(place < count, np.pad(order, ((0, 0), (0, 1))), np.where(place == count, end, -1))
-
-
-def consistent(steps: Numbers, thirds: Numbers | None, grid: int, first: Numbers, last: Numbers) -> Consistent:
-    """Solve scenes exactly: which of the nine relations an object may have to another.
-
-    Facts on directions and zones bound differences of one coordinate each. So both coordinates are solved apart, and
-    by shortest paths between objects: every whole number between the tightest bounds is taken by some solution.
-
-    Args:
-        steps: Signs of where each object is from the one before, (N, n - 1, 2).
-        thirds: The third of the room in which an object is, -1, 0 or 1, (N, n, 2); None: it is not told.
-        grid: Cells on a side of the room.
-        first: Number of the object from which the other is seen, (N,).
-        last: Number of the other one, (N,).
-
-    Returns:
-        For each scene and relation whether some arrangement of the objects fits the facts and has it, (N, 9).
-    """
-    count, n = len(steps), steps.shape[1] + 1
-    rows = np.arange(count)
-    signs = []
-    for axis in range(2):
-        # bound[:, i, j] is the most by which coordinate j is above coordinate i; the last row is coordinate 0.
-        bound = np.full((count, n + 1, n + 1), grid - 1)
-        bound[:, :n, n] = 0
-        bound[:, range(n + 1), range(n + 1)] = 0
-        if thirds is not None:
-            # Third t begins with the first cell c of which 3 c // grid is t.
-            low, end = (-(-(thirds[:, :, axis] + 1 + more) * grid // 3) for more in (0, 1))
-            bound[:, :n, n], bound[:, n, :n] = -low, end - 1
-        step = steps[:, :, axis]
-        before, after = np.arange(n - 1), np.arange(1, n)
-        bound[:, before, after] = np.where(step > 0, grid - 1, np.where(step < 0, -1, 0))
-        bound[:, after, before] = np.where(step > 0, -1, np.where(step < 0, grid - 1, 0))
-        for middle in range(n + 1):
-            np.minimum(bound, bound[:, :, [middle]] + bound[:, [middle], :], out=bound)
-        low, high = -bound[rows, last, first], bound[rows, first, last]
-        signs.append(np.stack([low < 0, (low <= 0) & (high >= 0), high > 0], 1))
-    return (signs[0][:, :, None] & signs[1][:, None, :]).reshape(count, RELATIONS)

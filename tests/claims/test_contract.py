@@ -13,6 +13,7 @@ from pipeline.claims.pages import gallery
 from pipeline.claims.record import missed, recorded, table, with_table
 from pipeline.claims.runner import points_of, recipe_path
 from pipeline.config.registry import load, names
+from pipeline.corpora.store import build
 from pipeline.run import main as train
 from pipeline.utils.shipped import RECIPES
 
@@ -123,3 +124,32 @@ def test_the_list_names_every_claim(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     said = capsys.readouterr().out
     assert all(claim in said for claim in CLAIMS)
+
+
+def test_what_the_runs_would_take_is_said_and_nothing_is_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said = result_of("scheurer2023_ilf", tmp_path / "out", capsys, "--check")
+    assert status == 0, said
+    head, run, waiting, total = said.splitlines()
+    assert head.split()[:2] == ["run", "parameters"] and run.startswith("arm=refiner")
+    assert waiting == "runs that go on from these, and are not checked: 1" and total.startswith("in all: ")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if "paper" in load("claims", claim, "").costs])  # type: ignore[attr-defined]
+def test_corpora_models_and_batches_of_the_paper_s_size_fit_together(claim: str, tmp_path: Path) -> None:
+    kind: Any = load("claims", claim, "")
+    built: dict[str, tuple[int, int]] = {}
+    for points in points_of(kind(budget="paper", seeds=(0,)), tmp_path).values():
+        recipe = points[0].recipe
+        corpus = repr(recipe.corpus)
+        if corpus not in built:
+            stored = build(recipe.corpus)
+            blocks = [block for split in stored.sizes for block in stored.blocks(split)]
+            built[corpus] = stored.sizes["train"], max(b.prompts.shape[1] + b.answers.shape[1] for b in blocks)
+        rows, longest = built[corpus]
+        assert rows >= (recipe.options.global_batch_size or 1)
+        if "model_name_or_path" not in recipe.model.as_dict():  # that of an earlier arm is not there yet
+            assert longest - 1 <= recipe.model.max_length

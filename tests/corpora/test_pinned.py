@@ -68,6 +68,7 @@ PINNED: list[tuple[str, dict[str, Any], str]] = [
     ("reviews", {"clauses": 1, "adjectives": 6, "rows": 200, "id_rows": 60}, "0d1172ca13aab12b"),
     ("rooms_grid", ROOMS, "98554e2ed4cf2b8a"),
     ("rooms_grid", ROOMS | {"zones": True, "grid": 6}, "e8398c4a72b41a7f"),
+    ("rooms_grid", ROOMS | {"walls": 2, "new_names": 3, "grid": 6}, "d2483bed998398e5"),
     ("dark_room", DARK, "e3e99bb59dcafc89"),
     ("dark_room", DARK | {"order": "shuffled"}, "611f0c461caaa59b"),
 ]

@@ -34,7 +34,9 @@ def is_so(one: Cell, word: str, other: Cell) -> bool:
 
 
 def is_in(cell: Cell, word: str, grid: int) -> bool:
-    """Whether a cell lies in a ninth of the room."""
+    """Whether a cell lies in a ninth of the room, or at a wall of it."""
+    if word in ("at", "off"):
+        return any(part in (0, grid - 1) for part in cell) == (word == "at")
     compass = (0, 0) if word == "middle" else COMPASS[SEEN.get(word, word)]
     return tuple(3 * part // grid - 1 for part in cell) == compass
 
@@ -65,7 +67,9 @@ def read(fact: Fact) -> tuple[list[tuple[str, str, str]], list[str], str, list[s
     words, view, asked = fact.prompt[: question - 1], fact.prompt[question - 1], list(fact.prompt[question:-1])
     assert fact.prompt[-1] == "=" and view in ("above", "door") and len(words) % 3 == 0
     told = [
-        (one, third, "") if second == "in" else (one, second, third)
+        (one, {"in": third, "at": "at", "off": "off"}[second], "")
+        if second in ("in", "at", "off")
+        else (one, second, third)
         for one, second, third in zip(words[::3], words[1::3], words[2::3])
     ]
     names = [told[0][2], *(one for one, _, other in told if other)]
@@ -92,6 +96,8 @@ def solved(fact: Fact, grid: int) -> set[str]:
         # In a small room a long chain meets the walls.
         {"grid": 3, "train_rows": 36, "test_rows": 12, "questions": ("where",)},
         {"grid": 5, "zones": True, "train_rows": 48, "test_rows": 16, "seed": 1},
+        {"grid": 4, "walls": 2, "train_rows": 36, "test_rows": 12, "questions": ("where",), "seed": 2},
+        {"grid": 5, "walls": 3, "zones": True, "train_rows": 24, "test_rows": 12, "seed": 3},
     ],
 )
 def test_answers_are_those_of_all_arrangements(parameters: dict[str, int | float]) -> None:
@@ -116,8 +122,16 @@ def test_zones_leave_sets_that_directions_do_not() -> None:
     assert {1, 2, 3} <= sizes
 
 
+def test_walls_leave_sets_that_directions_do_not() -> None:
+    corpus = RoomsGrid(**{**SMALL, "beside": 1, "grid": 4, "walls": 3, "train_rows": 400, "questions": ("where",)})
+    told = list(facts(build(corpus), "train"))
+    assert {1, 2, 3, 6} <= {len(fact.answer) - 1 for fact in told}
+    words = Counter(word for fact in told for word in fact.prompt)
+    assert words["wall"] == 3 * len(told) == words["at"] + words["off"] and words["at"] > 50 < words["off"]
+
+
 def test_splits_are_what_their_names_say() -> None:
-    corpus = RoomsGrid(beside=1, train_rows=2000, test_rows=60)
+    corpus = RoomsGrid(beside=1, new_names=3, train_rows=2000, test_rows=60)
     stored = build(corpus)
     trained_scenes, answers = set(), Counter[str]()
     for split in stored.sizes:
@@ -172,8 +186,8 @@ def test_what_cannot_be_drawn_is_named(parameters: dict[str, object], key: str) 
 
 
 def test_without_new_names_there_is_no_such_split_and_the_rest_stays() -> None:
-    corpus = RoomsGrid(**{**SMALL, "train_rows": 200, "test_rows": 10})
-    plain = RoomsGrid(**{**SMALL, "train_rows": 200, "test_rows": 10, "new_names": 0})
+    corpus = RoomsGrid(**{**SMALL, "train_rows": 200, "test_rows": 10, "new_names": 2})
+    plain = RoomsGrid(**{**SMALL, "train_rows": 200, "test_rows": 10})
     one, other = build(corpus), build(plain)
     assert set(one.sizes) - set(other.sizes) == {"new_names"}
     assert set(corpus.vocabulary()) - set(plain.vocabulary()) == set(FURNITURE[6:8])
