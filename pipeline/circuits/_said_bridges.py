@@ -12,9 +12,12 @@ from pipeline.corpora.store import StoredCorpus
 from pipeline.utils.draws import Draws
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from pipeline.circuits.hooks import Hooks
 
-UNLIKELY = 1e-6  # what bridges that are left out are probable together
+UNLIKELY = 1e-6  # what bridges are probable together that are tried only where the answer is as unlikely
+SHARE = 1e-4  # of the probability of an answer, most that bridges which are left out could add to it
 TOKENS = 1 << 14  # of a forward pass
 
 
@@ -45,8 +48,8 @@ def said_pairs(stored: StoredCorpus, split: str, most: int, seed: int) -> Pairs 
 def said_losses(hooks: Hooks, pairs: Pairs) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """The loss of the right answers before and after a bridge is said, of right ones and then of wrong ones.
 
-    Before it is said, the answer is as probable as over all bridges that the model may say; some that are together less
-    likely than `UNLIKELY` are left out.
+    Before it is said, the answer is as probable as over all bridges that the model may say. Unlikely ones are left out
+    where they cannot add more than `SHARE` to it.
 
     Returns:
         In nats, (2, 2 n); and the number of the first wrong step of each chain, 0 or 1, (2 n,).
@@ -67,14 +70,22 @@ def said_losses(hooks: Hooks, pairs: Pairs) -> tuple[npt.NDArray[np.float64], np
     is_kept = torch.zeros_like(bridge_NV, dtype=torch.bool)
     is_kept.scatter_(1, order_NV, likely_NV.cumsum(1) - likely_NV < 1 - UNLIKELY)
     is_kept.scatter_(1, said_N2, True)
-    rows_M, bridges_M = is_kept.nonzero(as_tuple=True)
     given_NV = torch.full_like(bridge_NV, -torch.inf)  # log probability of the answer after each bridge
     size = max(TOKENS // (prompts_NT.shape[1] + answers_NA.shape[1]), 1)
-    for rows, bridges in zip(rows_M.split(size), bridges_M.split(size)):
-        tokens = torch.cat([prompts_NT[rows], bridges[:, None], answers_NA[rows]], 1).to(device)
-        log_p = hooks.run(tokens[:, :-1])[:, prompts_NT.shape[1] :].cpu().double().log_softmax(-1)
-        given_NV[rows, bridges] = log_p.gather(-1, answers_NA[rows][..., None])[..., 0].sum(1)
-    before_N = (bridge_NV + given_NV).logsumexp(1)
+
+    def read(is_wanted_NV: Tensor) -> Tensor:
+        """The log probability of the answers over all bridges that were read, these among them, (n,)."""
+        rows_M, bridges_M = is_wanted_NV.nonzero(as_tuple=True)
+        for rows, bridges in zip(rows_M.split(size), bridges_M.split(size)):
+            tokens = torch.cat([prompts_NT[rows], bridges[:, None], answers_NA[rows]], 1).to(device)
+            log_p = hooks.run(tokens[:, :-1])[:, prompts_NT.shape[1] :].cpu().double().log_softmax(-1)
+            given_NV[rows, bridges] = log_p.gather(-1, answers_NA[rows][..., None])[..., 0].sum(1)
+        return (bridge_NV + given_NV).logsumexp(1)
+
+    before_N = read(is_kept)
+    is_short_N = (bridge_NV.exp() * ~is_kept).sum(1) > SHARE * before_N.exp()
+    if is_short_N.any():
+        before_N = read(is_short_N[:, None] & ~is_kept)
     after_2N = given_NV.gather(1, said_N2).T
     log_p = torch.stack([before_N.repeat(2), after_2N.flatten()])
     return -log_p.numpy(), np.repeat([0, 1], len(pairs))

@@ -125,7 +125,7 @@ def test_zones_leave_sets_that_directions_do_not() -> None:
 def test_walls_leave_sets_that_directions_do_not() -> None:
     corpus = RoomsGrid(**{**SMALL, "beside": 1, "grid": 4, "walls": 3, "train_rows": 400, "questions": ("where",)})
     told = list(facts(build(corpus), "train"))
-    assert {1, 2, 3, 6} <= {len(fact.answer) - 1 for fact in told}
+    assert {1, 2, 3, 5, 7} <= {len(fact.answer) - 1 for fact in told}  # directions alone leave 1, 3 or 9
     words = Counter(word for fact in told for word in fact.prompt)
     assert words["wall"] == 3 * len(told) == words["at"] + words["off"] and words["at"] > 50 < words["off"]
 
