@@ -97,5 +97,5 @@ def _signs(step: Numbers, low: Numbers, high: Numbers, first: Numbers, last: Num
         np.minimum(bound, bound[:, :, [middle]] + bound[:, [middle], :], out=bound)
     rows = np.arange(count)
     below, above = -bound[rows, last, first], bound[rows, first, last]
-    fits = (bound[:, range(n + 1), range(n + 1)] >= 0).all(1)
+    fits = np.all(bound[:, range(n + 1), range(n + 1)] >= 0, axis=1)
     return fits[:, None] & np.stack([below < 0, (below <= 0) & (above >= 0), above > 0], 1)
