@@ -22,3 +22,8 @@ DENSE_MODEL = {
     "learning_rate": "1e-3", "adam_beta2": "0.98", "weight_decay": "1", "warmup_steps": "50", "save_steps": "10000",
     "bf16": "false",
 }  # fmt: skip
+# Two-hop facts of 40 entities, for which some thousand steps, a few minutes, do where they are composed often enough.
+SMALL = {
+    "corpus.num_entities": "40", "model.n_layer": "2", "model.n_embd": "64", "model.dropout": "0",
+    "learning_rate": "2e-3", "stop_when": "never", "checkpoints.every": "[]", "checkpoints.powers_of_two": "false",
+}  # fmt: skip

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from pipeline.claims._curves import curves
-from pipeline.claims._sizes import PAPER, SMOKE
+from pipeline.claims._curves import curves, first_step
+from pipeline.claims._sizes import PAPER, SMALL, SMOKE
 from pipeline.claims.base import Claim, Found, Paper, Target
 from pipeline.plots.base import Drawing
 from pipeline.runs.folder import RunFolder
@@ -37,9 +37,7 @@ class Wang2024Ratio(Claim):
     def arms(self) -> Mapping[str, Mapping[str, str]]:
         budget = {
             "smoke": {**SMOKE, "corpus.num_relations": "20", "corpus.out_degree": "20"},
-            "cpu": {"corpus.num_entities": "40", "model.n_layer": "2", "model.n_embd": "64", "model.dropout": "0",
-                    "learning_rate": "2e-3", "max_steps": "5000", "stop_when": "never", "checkpoints.every": "[]",
-                    "checkpoints.powers_of_two": "false"},
+            "cpu": {**SMALL, "max_steps": "5000"},
             "paper": {**PAPER, "max_steps": "1500000", "stop_patience": "10"},
         }[self.budget]  # fmt: skip
         entities = {"smoke": "60", "cpu": "80", "paper": "4000"}[self.budget]
@@ -51,8 +49,7 @@ class Wang2024Ratio(Claim):
         }
 
     def measure(self, run: RunFolder) -> Mapping[str, float | None]:
-        steps, values = run.series[match_key("id")]
-        known = next((step for step, value in zip(steps, values) if value >= KNOWN), None)
+        known = first_step(run.series[match_key("id")], KNOWN)
         batch = run.recipe.options.global_batch_size
         epochs = None if known is None or batch is None else known * batch / run.corpus["sizes"]["train"]
         found = {"fit_step": run.grok.fit_step, "gen_step": run.grok.gen_step}
