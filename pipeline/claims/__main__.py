@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.claims.base import BUDGETS, Claim
 from pipeline.claims.pages import drawing_of, gallery, sheet_of, write_claim
-from pipeline.claims.record import description, missed, ours, recorded, table, with_table
+from pipeline.claims.record import description, missed, ours, reaching, recorded, table, with_table
 from pipeline.claims.runner import check_missing, default_folder, measured, points_of, run_missing
 from pipeline.config.registry import load, names
 from pipeline.plots.formats import FORMATS, METAVAR, OPTION, pictures, read_formats
@@ -32,6 +32,7 @@ from pipeline.utils.terminal import in_a_line, run_command, say
 
 RESULTS = RECIPES / "results"
 MISSED = RECIPES.parent / "docs" / "what-did-not-work.md"
+REACHING = RECIPES.parent / "docs" / "what-reaches-ood.md"
 
 
 @in_a_line
@@ -71,7 +72,8 @@ def _all(chosen: argparse.Namespace) -> int:
         if getattr(chosen, flag):
             raise RecipeError(f"--{flag}", f"goes with the name of a claim; there are {', '.join(names('claims'))}")
     if chosen.table:
-        for document, written in ((RECIPES / "README.md", table(results)), (MISSED, missed(results))):
+        generated = {RECIPES / "README.md": table(results), MISSED: missed(results), REACHING: reaching(results)}
+        for document, written in generated.items():
             if document.is_file():  # an installed package has no docs/
                 write_text(document, with_table(document.read_text(encoding="utf-8"), written))
                 say(document)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -160,6 +160,35 @@ def missed(results: Mapping[str, Mapping[str, Any]]) -> str:
                 cells = (judged["name"], judged["paper"], judged["holds"], ours(judged), judged["verdict"])
                 lines.append(f"| [{name}](../recipes/README.md#{name}) | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def reaching(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each arm gets right of facts that are never composed in training, as Markdown, for docs/what-reaches-ood.md.
+
+    Arms are those that measure both `ood` and `ood_atomic`; claims of `ood @ ARM` without a record have their command.
+    """
+    lines = ["| claim | arm | steps | `id` | `ood` | `ood_atomic` |", "|---|---|---|---|---|---|"]
+    for name, facts in results.items():
+        for arm, made in facts["arms"].items():
+            values = [run["values"] for run in made["runs"]]
+            if values and all({"ood", "ood_atomic"} <= {*each} for each in values):
+                steps = [run["steps"] for run in made["runs"]]
+                few, many = (f"{end:,}" for end in (min(steps), max(steps)))
+                cells = [_over_seeds([each.get(split) for each in values]) for split in ("id", "ood", "ood_atomic")]
+                told = few if few == many else f"{few} to {many}"
+                lines.append(f"| [{name}](../recipes/README.md#{name}) | {arm} | {told} | {' | '.join(cells)} |")
+    for name in names("claims"):
+        kind: Any = load("claims", name, "claims")
+        arms = [target.name.removeprefix("ood @ ") for target in kind.targets if target.name.startswith("ood @ ")]
+        if name not in results:
+            lines += [f"| {name} | {arm} | | | not run: `python -m pipeline.claims {name}` | |" for arm in arms]
+    return "\n".join(lines)
+
+
+def _over_seeds(values: Sequence[float | None]) -> str:
+    """The median of an arm's seeds with its interval; without one where it is not measured."""
+    middle, low, high, reached, of = interval(values)
+    return ours({"median": middle, "low": low, "high": high, "reached": reached, "of": of})
 
 
 def with_table(text: str, written: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.claims.__main__ import MISSED, RESULTS, main
+from pipeline.claims.__main__ import MISSED, REACHING, RESULTS, main
 from pipeline.claims.pages import gallery
-from pipeline.claims.record import missed, recorded, table, with_table
+from pipeline.claims.record import missed, reaching, recorded, table, with_table
 from pipeline.claims.runner import points_of, recipe_path
 from pipeline.config.registry import load, names
 from pipeline.corpora.store import build
@@ -83,6 +83,36 @@ def test_what_does_not_hold_stands_in_the_log_of_it() -> None:
     assert with_table(text, missed(results)) == text
     verdicts = [judged["verdict"] for facts in results.values() for judged in facts["targets"]]
     assert sum(line.startswith("| [") for line in text.splitlines()) == sum(each != "holds" for each in verdicts)
+
+
+def test_what_reaches_ood_stands_in_its_page_with_the_recorded_numbers() -> None:
+    results, text = recorded(RESULTS), REACHING.read_text()
+    assert with_table(text, reaching(results)) == text
+    for arm, median, least, most in (("silent", "0", "0", "0.00990"), ("said", "0.921", "0.911", "0.980")):
+        runs = results["ood_bridge_said"]["arms"][arm]["runs"]
+        ends = sorted(run["values"]["ood"] for run in runs)
+        assert [float(each) for each in (least, median, most)] == pytest.approx(ends, abs=5e-4)
+        row = next(
+            line for line in text.splitlines() if line.startswith("| [ood_bridge_said]") and f"| {arm} |" in line
+        )
+        assert f"| {median} ({least} to {most}) |" in row and "| 4,000 |" in row
+    assert {"said", "silent"} == {*results["ood_bridge_said"]["arms"]}
+    # Accuracies that no fact stands behind are not shown, and a claim without a record has its command.
+    assert "zhang2024" not in text and (
+        "ood_methods" in results or "not run: `python -m pipeline.claims ood_methods`" in text
+    )
+
+
+def test_what_the_page_on_ood_says_is_recorded() -> None:
+    results, text = recorded(RESULTS), " ".join(REACHING.read_text().split())
+    mechanism = {judged["name"]: judged["median"] for judged in results["wang2024_mechanism"]["targets"]}
+    ood = {judged["name"]: judged["median"] for judged in results["ood_bridge_said"]["targets"]}
+    assert f"`ood` is {ood['ood @ said']:.2f} in the median where the bridge is said" in text
+    assert f"and {ood['ood @ silent']:.0f} where it is silent" in text
+    assert f"a mean reciprocal rank of {mechanism['ood bridge @ composition']:.2f}" in text
+    assert f"is not, with {mechanism['ood tail @ composition']:.2f}" in text
+    for claim in ("ood_methods", "wang2024_looped"):  # the page says that nothing is recorded of them
+        assert claim not in results
 
 
 def test_the_gallery_is_one_page_that_needs_no_network() -> None:
