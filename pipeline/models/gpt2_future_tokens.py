@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pipeline.config.fields import param
 from pipeline.models.base import Family
 from pipeline.models.gpt2 import Gpt2
-from pipeline.utils.errors import ParameterError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,14 +27,8 @@ class Gpt2FutureTokens(Gpt2):
 
     n_future: int = param(8, "tokens that are predicted from each state", ge=2)
     heads: Literal["decoder", "linear"] = param("decoder", "what predicts them from a state")
-    n_pseudo: int = param(8, "tokens that the decoder reads a state as", ge=1)
-    n_decoder_layer: int = param(1, "blocks of the decoder", ge=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("n_pseudo", "n_decoder_layer") if self.heads == "linear" else ():
-            if getattr(self, key) != type(self)().as_dict()[key]:
-                raise ParameterError(key, "changes nothing with heads: linear, which has no decoder")
+    n_pseudo: int = param(8, "tokens that the decoder reads a state as; linear heads have none", ge=1)
+    n_decoder_layer: int = param(1, "blocks of the decoder; linear heads have none", ge=1)
 
     def build(self, vocab_size: int) -> PreTrainedModel:
         from pipeline.models.modeling_gpt2_future_tokens import FutureTokensConfig, FutureTokensLMHeadModel

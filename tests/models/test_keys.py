@@ -59,7 +59,3 @@ def test_keys_that_another_key_makes_idle_are_refused() -> None:
     looped = load("models", "gpt2_looped", "test").tiny()
     with pytest.raises(ParameterError, match="temperature: changes nothing without discrete"):
         dataclasses.replace(looped, temperature=2.0)
-    linear = dataclasses.replace(load("models", "gpt2_future_tokens", "test").tiny(), heads="linear")
-    for key in ("n_pseudo", "n_decoder_layer"):
-        with pytest.raises(ParameterError, match=f"{key}: changes nothing with heads: linear"):
-            dataclasses.replace(linear, **{key: 3})
