@@ -94,7 +94,7 @@ def copying(hooks: Hooks, tokens: Tensor, names: Tensor, top: int) -> Heads:
             added = values_NHE[:, head] @ hooks.out_weight(layer)[head]
             ranks, _ = standing(hooks, hooks.final_norm(added), own[:, None])
             written = (added != 0).any(-1).cpu()  # a head that writes nothing ranks all tokens alike
-            scores[layer, head] = float(((ranks[:, 0] < top) & written).double().mean())
+            scores[layer, head] = float(((ranks[:, 0] < top) & written).cpu().double().mean())
     return scores
 
 

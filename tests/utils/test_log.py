@@ -12,7 +12,14 @@ from pipeline.utils.log import log
 from tests.tiny import ROOT
 
 # Entries print results; `terminal` is what wraps them.
-PRINTING = {"ask/session.py", "utils/exit_status.py", "run.py", "checkpoints.py", "utils/terminal.py"}
+PRINTING = {
+    "ask/session.py",
+    "utils/arguments.py",
+    "utils/exit_status.py",
+    "run.py",
+    "checkpoints.py",
+    "utils/terminal.py",
+}
 
 
 def test_only_entries_print() -> None:
