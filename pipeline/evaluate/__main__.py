@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.circuits.failures import MISTAKES
 from pipeline.config.coerce import convert, fill
 from pipeline.config.registry import load, names, room_name
 from pipeline.config.trust import HELP, OPTION
@@ -27,7 +26,7 @@ from pipeline.hub.repository import HubError
 from pipeline.kernels.host import wait_briefly
 from pipeline.runs.checkpoints import check_steps
 from pipeline.utils.arguments import Parser
-from pipeline.utils.errors import RecipeError
+from pipeline.utils.errors import MISTAKES, RecipeError
 from pipeline.utils.files import write_bytes, writing
 from pipeline.utils.paths import expanded
 from pipeline.utils.suggest import did_you_mean

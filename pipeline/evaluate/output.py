@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.utils.format import MISSING, amount, share
+from pipeline.utils.format import MISSING, amount, no_formula, share
 
 FORMATS = ("text", "csv", "json", "parquet")
 
@@ -46,7 +46,10 @@ def as_bytes(found: Sequence[dict[str, Any]], columns: Sequence[str], form: str)
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(found)
+        writer.writerows(
+            {name: no_formula(value) if isinstance(value, str) else value for name, value in row.items()}
+            for row in found
+        )
         return text.getvalue().encode()
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -12,6 +12,7 @@ from pipeline.plots.seeds import Group, Outcome
 from pipeline.runs.folder import RunFolder
 from pipeline.runs.grokking import match_key
 from pipeline.runs.metrics import Series
+from pipeline.utils.format import no_formula
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -26,7 +27,7 @@ class Sheet(NamedTuple):
     def as_csv(self) -> bytes:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
+        writer.writerow(map(_cell, self.columns))
         writer.writerows([_cell(value) for value in row] for row in self.rows)
         return text.getvalue().encode("utf-8", "replace")
 
@@ -92,7 +93,9 @@ def results_sheet(runs: Sequence[RunFolder], differing: Mapping[str, Sequence[An
 
 
 def _cell(value: Any) -> Any:
-    """A value as CSV has it: booleans as in recipes, lists and blocks as JSON, and nothing for what is not there."""
+    """A value as CSV has it: booleans as in recipes, lists and blocks as JSON, no formulas, nothing for None."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, str):
+        return no_formula(value)
     return json.dumps(value) if isinstance(value, (list, dict)) else value

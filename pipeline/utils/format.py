@@ -63,3 +63,14 @@ def size(count: float) -> str:
 def listed(words: Sequence[str]) -> str:
     """a, b and c"""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def no_formula(text: str) -> str:
+    """Return a text as a cell of a CSV file; before one that a spreadsheet would compute comes an apostrophe."""
+    if text[:1] not in ("=", "+", "-", "@", "\t", "\r") or not any(map(str.isalnum, text)):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text

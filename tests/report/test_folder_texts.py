@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -17,8 +18,10 @@ from pipeline.corpora.__main__ import main as corpora
 from pipeline.corpora.export import write_parquet
 from pipeline.corpora.published import Published
 from pipeline.corpora.store import build
+from pipeline.evaluate.output import as_bytes
 from pipeline.hub import cards
 from pipeline.report import __main__ as report
+from pipeline.report.sheets import Sheet
 from pipeline.runs import __main__ as upkeep
 from pipeline.runs.__main__ import main as checkpoints
 from pipeline.runs.folder import RunFolder
@@ -154,3 +157,28 @@ def test_the_front_matter_of_a_card_is_yaml_whatever_a_folder_says(run: Path) ->
     card = cards.step_card(results, 8, "user/x", "user/data")
     front = yaml.safe_load(card[4 : card.index("\n---\n\n", 4)])
     assert front["tags"][3] == "x\n---\n# Evil\nlicense: mit" and "license" not in front
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("=1+1", "'=1+1"),
+        ('=HYPERLINK("http://x","y")', '\'=HYPERLINK("http://x","y")'),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("+1+cmd|' /C calc'!A0", "'+1+cmd|' /C calc'!A0"),
+        ("-2+3", "'-2+3"),
+        ("\t=1", "'\t=1"),
+        ("=", "="),  # a token of prompts
+        ("->", "->"),
+        ("-1.5e-3", "-1.5e-3"),
+        ("+7", "+7"),
+        ("a=b", "a=b"),
+    ],
+)
+def test_no_cell_of_a_table_is_a_formula(text: str, cell: str) -> None:
+    """In both writers: figures' rows and results of runs, and evaluations."""
+    (row,) = csv.reader(Sheet((text,), [(text,)]).as_csv().decode().splitlines()[1:])
+    (named, *_) = csv.reader(Sheet((text,), []).as_csv().decode().splitlines())
+    assert row == named == [cell]
+    rows = csv.DictReader(as_bytes([{"value": text}], ["value"], "csv").decode().splitlines())
+    assert [found["value"] for found in rows] == [cell]
