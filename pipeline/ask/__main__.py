@@ -15,14 +15,13 @@ from typing import Any
 
 from pipeline.api.run import Run
 from pipeline.ask.session import converse
-from pipeline.circuits.failures import MISTAKES
 from pipeline.config.trust import HELP, OPTION
 from pipeline.evaluate.subject import RunSubject
 from pipeline.hub.repository import HubError
 from pipeline.kernels.host import wait_briefly
 from pipeline.runs.checkpoints import check_steps
 from pipeline.utils.arguments import Parser
-from pipeline.utils.errors import RecipeError
+from pipeline.utils.errors import MISTAKES, RecipeError
 from pipeline.utils.terminal import in_a_line, run_command, say
 
 

@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.ask.corpus import text_of, words_of
-from pipeline.circuits.failures import MISTAKES
 from pipeline.corpora.store import StoredCorpus, cache_home
 from pipeline.utils.draws import Draws
-from pipeline.utils.errors import RecipeError
+from pipeline.utils.errors import MISTAKES, RecipeError
 from pipeline.utils.suggest import did_you_mean
 from pipeline.utils.terminal import say
 

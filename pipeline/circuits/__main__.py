@@ -19,7 +19,6 @@ from pipeline.circuits._file_pairs import FilePairs
 from pipeline.circuits._outside import Revisions, open_model, open_tokenizer, walk
 from pipeline.circuits._pairs import CorpusPairs, Renamed, source_of, translate
 from pipeline.circuits.base import Analysis, Explanation, Source
-from pipeline.circuits.failures import MISTAKES
 from pipeline.circuits.progress import expected, watched
 from pipeline.circuits.runner import explain, with_sources
 from pipeline.circuits.tables import add_step, fingerprint, read_one, read_table, write_table
@@ -35,7 +34,7 @@ from pipeline.runs.folder import RunFolder
 from pipeline.runs.layout import FIGURES, TOKENIZER
 from pipeline.utils.arguments import Parser
 from pipeline.utils.doing import doing
-from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.errors import MISTAKES, ParameterError, RecipeError
 from pipeline.utils.files import write_bytes, writing
 from pipeline.utils.paths import expand_arguments
 from pipeline.utils.suggest import did_you_mean

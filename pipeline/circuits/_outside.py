@@ -10,14 +10,13 @@ from typing import Any
 
 from pipeline.circuits._comparison import TwoModels
 from pipeline.circuits.base import Analysis, Explanation, Overview, Source
-from pipeline.circuits.failures import MISTAKES
 from pipeline.circuits.tables import ALL, add_step, analysis_code, by_step, fingerprint, is_made_of, write_table
 from pipeline.config.trust import runs_code
 from pipeline.kernels.device_names import device
 from pipeline.models.loading import not_finite
 from pipeline.runs.checkpoints import choose_among
 from pipeline.runs.layout import CIRCUITS, RECIPE, TOKENIZER
-from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.errors import MISTAKES, ParameterError, RecipeError, as_mistake, in_one_line
 
 STEP = re.compile(r"step(0|[1-9]\d{0,17})")  # a revision that is named after a step
 
@@ -47,7 +46,7 @@ def open_model(name: str, revision: str | None, granted: bool, where: str | None
     except MISTAKES:
         raise
     except (OSError, ValueError) as error:  # what transformers has against a name or a folder
-        raise RecipeError("--model", " ".join(str(error).split())[:300]) from None
+        raise RecipeError("--model", in_one_line(error, 300)) from None
     if weight := not_finite(model.state_dict()):
         raise RecipeError("--model", f"{path}: its weight {weight} is not finite")
     return model.to(device(where)).eval()
@@ -72,7 +71,7 @@ def open_tokenizer(name: str, revision: str | None, trusted: bool) -> Any:
                 return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted, **extra)
         return None
     except (OSError, ValueError) as error:
-        raise RecipeError("--model", f"its tokenizer: {' '.join(str(error).split())[:300]}") from None
+        raise RecipeError("--model", f"its tokenizer: {in_one_line(error, 300)}") from None
 
 
 def _place(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
@@ -119,12 +118,8 @@ class Revisions:
     def _refs(self) -> dict[int, str]:
         from huggingface_hub import HfApi
 
-        try:
+        with as_mistake(lambda error: RecipeError("--model", in_one_line(error, 300))):
             refs = HfApi().list_repo_refs(self.name)
-        except Exception as error:  # the Hub's are OSErrors, of names ValueErrors, of the network the client library's
-            if not isinstance(error, (OSError, ValueError)) and "httpx" not in type(error).__module__:
-                raise
-            raise RecipeError("--model", " ".join(str(error).split())[:300]) from None
         each = [*refs.tags, *refs.branches]  # a branch goes before a tag of its name
         return {int(match[1]): ref.target_commit for ref in each if (match := STEP.fullmatch(ref.name))}
 

@@ -8,18 +8,16 @@ import traceback
 from pathlib import Path
 
 from pipeline.runs.layout import CIRCUITS
-from pipeline.utils.errors import MismatchError, ParameterError, RecipeError, UnsupportedError
+from pipeline.utils.errors import MISTAKES, in_one_line
 from pipeline.utils.files import REFUSALS, DiskError, write_json
 from pipeline.utils.inside import exists, read_json, remove_file
 
 FAILED = "failed.json"
-# What is a mistake of the user's, and says so in one line; any other error is one of the program.
-MISTAKES = (RecipeError, ParameterError, MismatchError, UnsupportedError)
 
 
 def as_line(error: Exception) -> str:
     """An error on one line; where it is no mistake of the user's, with its class."""
-    words = " ".join(str(error).split())
+    words = in_one_line(error)
     return words if isinstance(error, MISTAKES) else f"{type(error).__name__}: {words}"
 
 

@@ -17,7 +17,7 @@ from pipeline.circuits.base import Explanation, Pairs
 from pipeline.runs.layout import CIRCUITS
 from pipeline.utils.code_hash import code_hash
 from pipeline.utils.drafts import write_inside
-from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.errors import ParameterError, RecipeError, in_one_line
 from pipeline.utils.inside import open_file
 
 ALL = "all"  # the name of a table of all steps
@@ -93,7 +93,7 @@ def read_one(path: Path) -> pa.Table:
             table = pq.ParquetFile(file, page_checksum_verification=True).read()
         written, columns = origin_of(table), _with_columns(table, {})["columns"]
     except (RecipeError, OSError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise TableError(str(path), f"is no whole table: {' '.join(str(error).split())[:200]}") from error
+        raise TableError(str(path), f"is no whole table: {in_one_line(error, 200)}") from error
     is_ours = MADE_OF in (table.schema.metadata or {}) and "step" in columns
     if not is_ours or written.get("columns") not in (None, columns):  # earlier code wrote no columns
         raise TableError(str(path), "is no table of an analysis")
@@ -134,6 +134,4 @@ def read_table(run: Path, analysis: str) -> pa.Table:
     try:
         return pa.concat_tables(tables, promote_options="permissive")  # a column may be null at a step
     except (pa.ArrowException, ValueError) as error:
-        raise TableError(
-            str(folder), f"holds tables of different kinds: {' '.join(str(error).split())[:200]}"
-        ) from None
+        raise TableError(str(folder), f"holds tables of different kinds: {in_one_line(error, 200)}") from None

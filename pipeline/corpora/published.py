@@ -24,7 +24,7 @@ from pipeline.config.fields import param
 from pipeline.config.registry import room_name
 from pipeline.corpora.base import PAD, Corpus, Examples, Ids, count_among, prompt_keys
 from pipeline.corpora.store import StoredCorpus, as_text, build
-from pipeline.utils.errors import ParameterError
+from pipeline.utils.errors import ParameterError, in_one_line
 from pipeline.utils.files import sha256
 from pipeline.utils.paths import expanded
 
@@ -150,7 +150,7 @@ class Published(Corpus):
         try:
             found = json.loads(self._file(name).read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            raise self._error(name, f"cannot be read as JSON: {' '.join(str(error).split())}") from None
+            raise self._error(name, f"cannot be read as JSON: {in_one_line(error)}") from None
         # There is nothing to validate on where a corpus has no OOD probes.
         if not isinstance(found, list) or not (found or name == VALID):
             raise self._error(name, "is empty" if found == [] else "is not a list")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.fields import Parameters, param
 from pipeline.data.sources import content_hash, open_rows
-from pipeline.utils.errors import ParameterError
+from pipeline.utils.errors import ParameterError, as_mistake
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,13 +68,12 @@ class Texts(Parameters):
         """Says in a line why a source cannot be read."""
         if not self.source:
             raise ParameterError("source", "is missing; write a file, a folder or a dataset's name")
-        try:
+        with as_mistake(self._unreadable):
             yield
-        except ParameterError:
-            raise
-        except Exception as error:  # within stand calls of datasets alone, which lets through what any reader raises
-            key = "split" if str(error).startswith("Bad split") else "source"
-            raise ParameterError(key, f"{self.source} {_reason(error)}") from error
+
+    def _unreadable(self, error: Exception) -> ParameterError:
+        key = "split" if str(error).startswith("Bad split") else "source"
+        return ParameterError(key, f"{self.source} {_reason(error)}")
 
     def tokens(
         self, tokenizer: PreTrainedTokenizerBase, place: tuple[int, int] = (0, 0)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from pipeline.utils.errors import in_one_line
 from pipeline.utils.files import REFUSALS, sha256
 from pipeline.utils.log import log
 from pipeline.utils.network import unreachable
@@ -74,7 +75,7 @@ class Remote:
         try:
             validate_repo_id(name)
         except ValueError as error:
-            raise HubError(f"repository {name!r}: {' '.join(str(error).split())}") from None
+            raise HubError(f"repository {name!r}: {in_one_line(error)}") from None
         if constants.is_offline_mode():
             raise HubError(f"{name}: HF_HUB_OFFLINE is set, so the Hub is not asked; unset it")
         if reason := unreachable(HfApi().endpoint):
@@ -240,7 +241,7 @@ class Remote:
                 if status is None and not network and not _is_answer(error):
                     if not isinstance(error, (ValueError, RuntimeError)):  # of its checks, and of Xet; others are bugs
                         raise
-                    raise HubError(f"{self.name}: {' '.join(str(error).split())}") from None
+                    raise HubError(f"{self.name}: {in_one_line(error)}") from None
                 if attempt == ATTEMPTS or (status is not None and status not in PASSING):
                     raise HubError(f"{self.name}: {_reason(status, error, attempt)}") from None
                 if not self.retries:  # said once, and counted

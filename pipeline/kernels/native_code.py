@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from pipeline.corpora.store import cache_home
-from pipeline.utils.errors import RecipeError
+from pipeline.utils.errors import RecipeError, in_one_line
 from pipeline.utils.log import log
 
 SOURCE = Path(__file__).parent / "native"
@@ -62,7 +62,7 @@ def load() -> ctypes.CDLL:
             _compile(path)
             return ctypes.CDLL(str(path))
     except (OSError, RecipeError, subprocess.SubprocessError) as error:
-        raise NotCompiledError(" ".join(str(error).split())) from None
+        raise NotCompiledError(in_one_line(error)) from None
 
 
 def _key() -> str:

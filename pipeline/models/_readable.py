@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.utils.errors import ParameterError
+from pipeline.utils.errors import ParameterError, as_mistake, in_one_line
 
 NO_VOCABULARY = "it has no vocabulary"
 KEY = "model.model_name_or_path"
@@ -19,12 +19,8 @@ def readable(name: str, what: str) -> Iterator[None]:
     from huggingface_hub.utils.logging import set_verbosity_error
 
     set_verbosity_error()  # it warns of every attempt
-    try:
+    with as_mistake(lambda error: ParameterError(KEY, f"{name}: {_reason(what, error)}")):
         yield
-    except ParameterError:
-        raise
-    except Exception as error:  # safetensors, tokenizers, json, the Hub: no class in common; it stays the cause
-        raise ParameterError(KEY, f"{name}: {_reason(what, error)}") from error
 
 
 def usable_generation_config(name: str, config: Any, **where: Any) -> tuple[Any, str | None]:
@@ -47,7 +43,7 @@ def usable_generation_config(name: str, config: Any, **where: Any) -> tuple[Any,
         return None, None
     except (ValueError, TypeError, AttributeError) as error:  # a value of the file that is not allowed, or no such kind
         plain = {key: getattr(config, key, None) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        reason = " ".join(str(error).split())[:160]
+        reason = in_one_line(error, 160)
         return GenerationConfig(
             **plain
         ), f"kept steps have a plain generation_config.json, the base's is not valid: {reason}"
@@ -86,7 +82,7 @@ def _reason(what: str, error: Exception) -> str:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
-    text = " ".join(str(error).split())
+    text = in_one_line(error)
     for kind, words in {
         GatedRepoError: "is gated; ask for access on its page, and log in with hf auth login",
         RevisionNotFoundError: "has no such revision; its page on the Hub lists them",

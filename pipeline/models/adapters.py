@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.config.fields import Parameters, param
-from pipeline.utils.errors import ParameterError
+from pipeline.utils.errors import ParameterError, in_one_line
 from pipeline.utils.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Peft(Parameters):
         try:
             inject_adapter_in_model(config, model, NAME)
         except (ValueError, NotImplementedError) as error:  # no such module, or a kind of layer without adapters
-            reason = " ".join(str(error).split())[:200]
+            reason = in_one_line(error, 200)
             raise ParameterError(
                 "peft.targets", f"{', '.join(targets)}: peft has no adapter for that ({reason})"
             ) from None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.runs.checkpoints import choose_steps
 from pipeline.runs.folder import RunFolder
-from pipeline.utils.errors import MismatchError, ParameterError, RecipeError
+from pipeline.utils.errors import MismatchError, RecipeError, as_mistake, in_one_line
 from pipeline.utils.inside import MEGABYTE, exists, read_bytes, refuse_links
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def shape_of(step: Path, granted: bool) -> PreTrainedModel:
 
     from pipeline.config.trust import runs_code
 
-    with _said_as(lambda said: MismatchError(f"{step}: config.json is of no model: {said}")):
+    with as_mistake(lambda error: MismatchError(f"{step}: config.json is of no model: {in_one_line(error, 200)}")):
         trusted = runs_code(str(step), granted)
         config = AutoConfig.from_pretrained(step, trust_remote_code=trusted)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -79,20 +78,9 @@ def tokenizer_of(folder: Path) -> PreTrainedTokenizerBase:
     for name in TOKENIZER_FILES:  # which transformers would read whatever they are
         if exists(folder, name):
             read_bytes(folder, name, MOST_BYTES)
-    with _said_as(lambda said: RecipeError(str(folder), f"is no tokenizer: {said}")):
+    with as_mistake(lambda error: RecipeError(str(folder), f"is no tokenizer: {in_one_line(error, 200)}")):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     return tokenizer
-
-
-@contextmanager
-def _said_as(mistake: Callable[[str], Exception]) -> Iterator[None]:
-    """Raises, for what libraries make of files that they cannot read, a mistake with their words in one line."""
-    try:
-        yield
-    except ParameterError:
-        raise
-    except Exception as error:  # transformers, tokenizers, torch, json: no class in common
-        raise mistake(" ".join(str(error).split())[:200]) from error
 
 
 def load_weights(model: Any, folder: Path) -> None:

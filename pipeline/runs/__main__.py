@@ -13,7 +13,6 @@ import errno
 import sys
 from pathlib import Path
 
-from pipeline.circuits.failures import MISTAKES
 from pipeline.config.recipe import read_kept_recipe
 from pipeline.config.trust import HELP, OPTION
 from pipeline.runs.checkpoints import check_steps, choose_steps, remove, unlisted
@@ -25,7 +24,7 @@ from pipeline.runs.manifest import MANIFEST, REBUILD, Manifest
 from pipeline.runs.rebuild import rebuild
 from pipeline.runs.verify import verify
 from pipeline.utils.arguments import Parser
-from pipeline.utils.errors import RecipeError
+from pipeline.utils.errors import MISTAKES, RecipeError
 from pipeline.utils.files import DiskError
 from pipeline.utils.inside import exists
 from pipeline.utils.terminal import run_command, say

@@ -11,7 +11,7 @@ from pipeline.config.deepspeed import filled_deepspeed
 from pipeline.config.outside import uses_cpu
 from pipeline.config.trainer_keys import keys
 from pipeline.config.trainer_policy import FIXED, OURS
-from pipeline.utils.errors import ParameterError
+from pipeline.utils.errors import ParameterError, in_one_line
 from pipeline.utils.launcher import processes
 from pipeline.utils.paths import expanded
 
@@ -83,6 +83,6 @@ def _refusals_of(what: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, ImportError) as error:
-        text = " ".join(str(error).split())
+        text = in_one_line(error)
         named = [word for word in re.findall(r"\w+", text) if word in keys()]
         raise ParameterError(named[0] if named else what, text) from None

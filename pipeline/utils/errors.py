@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 LONGEST = 1000  # characters of a message
 
 
@@ -38,3 +41,30 @@ class MismatchError(ValueError):
 
 class UnsupportedError(TypeError):
     """A model of a kind that is not known here, in one line."""
+
+
+# What is a mistake of the user's, and says so in one line; any other error is one of the program.
+MISTAKES = (RecipeError, ParameterError, MismatchError, UnsupportedError)
+
+
+def in_one_line(error: BaseException, most: int = LONGEST) -> str:
+    """Return what an error says, in one line of at most so many characters."""
+    return " ".join(str(error).split())[:most]
+
+
+@contextmanager
+def as_mistake(mistake: Callable[[Exception], Exception]) -> Iterator[None]:
+    """Raises, for whatever a library makes of what it was given to read, a mistake of the user's with it as its cause.
+
+    Within stand calls of libraries alone: safetensors, tokenizers, datasets, transformers, json and the Hub's client
+    have no class in common.
+
+    Args:
+        mistake: Makes it from the library's error.
+    """
+    try:
+        yield
+    except MISTAKES:
+        raise
+    except Exception as error:  # no class in common, as said above
+        raise mistake(error) from error

@@ -122,8 +122,8 @@ def free_space(path: Path) -> int:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns a failure to write `path`, by whatever library, into a DiskError.
+def writing(path: Path | None = None) -> Iterator[None]:
+    """Turns a failure to write `path`, or whatever the error names, by whatever library, into a DiskError.
 
     Libraries in C++ and Rust have exceptions of their own: torch says only that writing failed, safetensors gives the
     system's words.
@@ -133,10 +133,10 @@ def writing(path: Path) -> Iterator[None]:
     except DiskError:
         raise
     except Exception as error:  # theirs have no class in common; what is not the disk's goes on as it came
-        reason = refusal(error, path)
+        reason = refusal(error, path or Path())
         if reason is None:
             raise
-        raise DiskError(f"{getattr(error, 'filename', None) or path}: {reason}") from error
+        raise DiskError(f"{getattr(error, 'filename', None) or path or 'a file'}: {reason}") from error
 
 
 def refusal(error: BaseException, path: Path) -> str | None:

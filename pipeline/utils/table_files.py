@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.utils.errors import RecipeError
+from pipeline.utils.errors import RecipeError, in_one_line
 from pipeline.utils.suggest import did_you_mean
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -66,7 +66,7 @@ def _text_of(path: Path, content: bytes | None, most: int) -> str:
             with gzip.GzipFile(fileobj=io.BytesIO(content)) as packed:
                 content = packed.read(most if most < 0 else most + 1)
     except (OSError, EOFError, zlib.error) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        reason = getattr(error, "strerror", None) or in_one_line(error)
         raise RecipeError(str(path), f"cannot be read: {reason}") from None
     if 0 <= most < len(content):
         raise RecipeError(str(path), f"has more than {most >> 20} MB, which is the most")

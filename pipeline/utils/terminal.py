@@ -12,10 +12,9 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TextIO, cast
 
-from pipeline.utils.files import DiskError, refusal
+from pipeline.utils.files import DiskError, writing
 from pipeline.utils.launcher import is_under_launcher
 
 P = ParamSpec("P")
@@ -128,14 +127,10 @@ def in_a_line(main: Callable[P, int]) -> Callable[P, int]:
     @functools.wraps(main)
     def command(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
-            return main(*args, **kwargs)
+            with writing():
+                return main(*args, **kwargs)
         except DiskError as error:
             print(error, file=sys.stderr)
-        except Exception as error:  # libraries in C++ and Rust have exceptions of their own
-            reason = refusal(error, Path.cwd())
-            if reason is None:
-                raise
-            print(f"{getattr(error, 'filename', None) or 'a file'}: {reason}", file=sys.stderr)
-        return 1
+            return 1
 
     return command
