@@ -89,7 +89,6 @@ LISTED: dict[str, Callable[[], bool]] = {
     "_foreach_norm": lambda: torch._foreach_norm([torch.tensor([3.0, 4.0])])[0].item() == 5,
     "_foreach_add_": lambda: foreach("_foreach_add_", [torch.ones(1)], 1) == 2,
     "_foreach_lerp_": lambda: foreach("_foreach_lerp_", [torch.full((1,), 3.0)], 0.5) == 2,
-    "_opt_called": lambda: "_opt_called" in inspect.getsource(torch.optim.lr_scheduler.LRScheduler.step),
     "_optimizer_step_pre_hooks": has(torch.optim.Optimizer([torch.ones(1)], {}), "_optimizer_step_pre_hooks"),
     "_optimizer_step_post_hooks": has(torch.optim.Optimizer([torch.ones(1)], {}), "_optimizer_step_post_hooks"),
     "_linear_pointwise": lambda: (

@@ -115,7 +115,10 @@ class Stacked:
     @torch.no_grad()
     def _take_in(self, run: int) -> int:
         """Lets a run's weights and state lie in the stack; returns how many steps it has made."""
-        state, steps = self.optimizers[run].state, 0
+        optimizer = self.optimizers[run]
+        optimizer.zero_grad()
+        optimizer.step()  # changes nothing without gradients; schedules warn where it was never called
+        state, steps = optimizer.state, 0
         for weight, (start, end) in zip(self.parts[run], self.spans.values()):
             for tensor, all_RP in ((weight.data, self.weights_RP), *self._moments(state.get(weight))):
                 all_RP[run, start:end] = tensor.flatten()
@@ -127,8 +130,7 @@ class Stacked:
                 "exp_avg": self.means_RP[run, start:end].view_as(weight),
                 "exp_avg_sq": self.squares_RP[run, start:end].view_as(weight),
             }
-        self.inside[run] = self.optimizers[run].register_state_dict_post_hook(_copied)
-        self.optimizers[run]._opt_called = True  # type: ignore[attr-defined]  # for schedules, which warn otherwise
+        self.inside[run] = optimizer.register_state_dict_post_hook(_copied)
         return steps
 
     def _moments(self, known: Any) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -169,7 +169,7 @@ class Stack:
         self._go_on([(member, None) for member in self.members])
         while live := [member for member in self.members if member.request is not None]:
             self._stack(live)
-            if asking := [member for member in live if isinstance(member.request, Sums)]:
+            if asking := [(member, request) for member in live if isinstance(request := member.request, Sums)]:
                 self._measure(asking)
             else:
                 self._update(live)
@@ -253,18 +253,17 @@ class Stack:
                 answers.append((member, (losses_RS[run].unbind(), norms_R[run], rates[run])))
         self._go_on(answers)
 
-    def _measure(self, asking: Sequence[Member]) -> None:
+    def _measure(self, asking: Sequence[tuple[Member, Sums]]) -> None:
         """Measures runs, those of one corpus in one pass."""
         assert self._stacked is not None
-        stacked, objective = self._stacked, asking[0].trainer.recipe.objective
+        stacked, objective = self._stacked, asking[0][0].trainer.recipe.objective
+        corpora = [(member.trainer.recipe.corpus, len(request.rows)) for member, request in asking]
         asked: dict[int, list[Member]] = {}
-        corpora = [(member.trainer.recipe.corpus, len(member.request.rows)) for member in asking]  # type: ignore[union-attr]
-        for member, corpus in zip(asking, corpora):
+        for (member, _), corpus in zip(asking, corpora):
             asked.setdefault(corpora.index(corpus), []).append(member)
         answers: list[tuple[Member, Any]] = []
-        for members in asked.values():
-            request = members[0].request
-            assert isinstance(request, Sums)
+        for first, members in asked.items():
+            request = asking[first][1]
             runs = [self._inside.index(member) for member in members]
             place = Place(self.args.device, max(1, self.args.eval_batch_size // len(runs)))
 

@@ -51,10 +51,11 @@ CASES = SIZED | {name: (name, {}, None, None) for name in names("corpora") if na
 
 def published(folder: Path) -> dict[str, Any]:
     """Files of Wang et al. 2024 as this package writes them, of the default graph."""
+    from pipeline.corpora.composition import Composition
     from pipeline.corpora.published import write_published
     from pipeline.corpora.store import build
 
-    write_published(build(load("corpora", "composition", "corpus")()), folder)  # type: ignore[arg-type]
+    write_published(build(Composition()), folder)
     return {"path": str(folder)}
 
 

@@ -18,6 +18,7 @@ from pipeline.run import main as train
 from pipeline.utils.shipped import RECIPES
 
 CLAIMS = names("claims")
+KINDS: dict[str, Any] = {claim: load("claims", claim, "") for claim in CLAIMS}
 
 
 def result_of(claim: str, folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
@@ -28,7 +29,7 @@ def result_of(claim: str, folder: Path, capsys: pytest.CaptureFixture[str], *wor
 
 def train_here(claim: str, folder: Path) -> None:
     """Trains a claim's runs in this process, which has imported torch; the claim then finds them finished."""
-    kind: Any = load("claims", claim, "")
+    kind = KINDS[claim]
     for arm in points_of(kind(budget="smoke", seeds=(0,)), folder).values():
         for point in arm:
             assert train([*point.command, "--callbacks.console.style=off"]) == 0
@@ -42,7 +43,7 @@ def test_the_smallest_budget_runs_once_and_is_written(
         train_here(claim, tmp_path / "out")
     status, said = result_of(claim, tmp_path / "out", capsys)
     assert status == 0, said
-    kind: Any = load("claims", claim, "")
+    kind = KINDS[claim]
     facts = json.loads((tmp_path / "out" / "claim.json").read_text())
     made = kind.tiny()
     assert set(facts["arms"]) == set(made.arms())
@@ -60,7 +61,7 @@ def test_the_smallest_budget_runs_once_and_is_written(
 
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_every_budget_is_a_recipe_that_can_be_read(claim: str, tmp_path: Path) -> None:
-    kind: Any = load("claims", claim, "")
+    kind = KINDS[claim]
     for budget in ("smoke", *kind.costs):
         made = kind(budget=budget)
         points = points_of(made, tmp_path)
@@ -74,7 +75,7 @@ def test_what_is_recorded_stands_in_the_recipes_document() -> None:
     assert with_table(text, table(recorded(RESULTS))) == text
     # What is not recorded stands there too, with the command that would.
     for claim in CLAIMS:
-        kind: Any = load("claims", claim, "")
+        kind = KINDS[claim]
         assert f"python -m pipeline.claims {claim}" in text and all(target.name in text for target in kind.targets)
 
 
@@ -124,7 +125,7 @@ def test_the_gallery_is_one_page_that_needs_no_network() -> None:
 @pytest.mark.parametrize("claim", [claim for claim in CLAIMS if (RESULTS / f"{claim}.json").is_file()])
 def test_a_record_is_of_the_claim_as_it_is(claim: str) -> None:
     facts = recorded(RESULTS)[claim]
-    kind: Any = load("claims", claim, "")
+    kind = KINDS[claim]
     made = kind(budget=facts["budget"], seeds=tuple(facts["seeds"]))
     arms = {name: arm["overrides"] for name, arm in facts["arms"].items()}
     assert arms == {name: dict(arm) for name, arm in made.arms().items()}
@@ -168,9 +169,9 @@ def test_what_the_runs_would_take_is_said_and_nothing_is_run(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("claim", [claim for claim in CLAIMS if "paper" in load("claims", claim, "").costs])  # type: ignore[attr-defined]
+@pytest.mark.parametrize("claim", [claim for claim, kind in KINDS.items() if "paper" in kind.costs])
 def test_corpora_models_and_batches_of_the_paper_s_size_fit_together(claim: str, tmp_path: Path) -> None:
-    kind: Any = load("claims", claim, "")
+    kind = KINDS[claim]
     built: dict[str, tuple[int, int]] = {}
     for points in points_of(kind(budget="paper", seeds=(0,)), tmp_path).values():
         recipe = points[0].recipe
