@@ -59,6 +59,7 @@ class Faithfulness(Attribution, OverSplits):
     shares: tuple[float, ...] = param((), "of all edges, to measure circuits of; []: those of MIB, 0.001 to 1")
 
     needs_float32: ClassVar[bool] = True
+    unused: ClassVar[tuple[str, ...]] = ("level",)  # circuits are of edges
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -14,10 +14,11 @@ from pipeline.circuits._splits import SPLIT, OverSplits, joined
 from pipeline.circuits.base import Columns, Pairs, Source
 from pipeline.config.fields import param
 from pipeline.plots.base import Drawing
-from pipeline.utils.errors import ParameterError
+from pipeline.utils.errors import MismatchError, ParameterError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from transformers import PreTrainedModel
 
     from pipeline.circuits.hooks import Hooks
     from pipeline.plots.style import Mark
@@ -51,6 +52,12 @@ class Loops(OverSplits):
         except ParameterError:
             found = source.pairs(split, self.pairs, self.seed, True, "any")
         return found.take(np.sort(np.unique(found.clean, axis=0, return_index=True)[1]))
+
+    def check(self, model: PreTrainedModel, pairs: Pairs) -> None:
+        super().check(model, pairs)
+        if (self.most or self.discrete) and not hasattr(model.config, "n_loops"):
+            key = "most" if self.most else "discrete"
+            raise MismatchError(f"{key} would change nothing in {type(model).__name__}, whose blocks run once")
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         import numpy as np
