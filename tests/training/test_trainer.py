@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from pipeline.config.recipe import read_recipe
 from pipeline.data.rows import Rows
 from pipeline.training.decoding import ExactMatch, decode_greedily
-from pipeline.training.evaluation import Evaluation
+from pipeline.training.evaluation import group_sums
 from pipeline.training.session import prepare, train
 from pipeline.training.trainer import GrokTrainer
 from tests.tiny import COMPOSITION, RECIPE, write_recipe
@@ -136,8 +136,7 @@ def test_any_number_of_processes_counts_every_row_once_in_as_many_batches(
         for rank in range(ranks):
             batches.append(0)
             args = SimpleNamespace(world_size=ranks, process_index=rank, eval_batch_size=batch, device="cpu")
-            evaluation = SimpleNamespace(trainer=SimpleNamespace(args=args), splits=sizes, _judge=judge)
-            total_S4 += Evaluation._sums(evaluation, rows, split_N)
+            total_S4 += group_sums(judge, rows, split_N, len(sizes), args)
     assert total_S4.tolist() == [[size] * 4 for size in sizes]
     assert len(set(batches)) == 1
 
