@@ -177,7 +177,7 @@ class Cluster:
             if time.monotonic() > deadline:
                 logs = [f"{path.name}: {path.read_text()[-800:]}" for path in self.home.glob("*.log")]
                 raise TimeoutError("\n".join([*logs, *(path.read_text()[-800:] for path in self.home.glob("*.out"))]))
-            time.sleep(0.1)
+            time.sleep(0.3)  # each look is a process of Slurm's
 
 
 if __name__ == "__main__":

@@ -28,9 +28,9 @@ HISTORY = HERE / "results" / "history.jsonl"
 SLOWER = 0.97  # of the ratio that was recorded last
 # script -> its words, and those of a quick look; None where a quick look leaves it out
 SCRIPTS: dict[str, tuple[list[str], list[str] | None]] = {
-    "step": (["--rounds", "3"], ["--rounds", "3", "--seconds", "0.3", "--only", "x 128", "--without", "reference"]),
-    "run": ([], ["startup", "loading", "overhead"]),
-    "circuits": ([], ["ig"]),
+    "step": (["--rounds", "3"], ["--rounds", "3", "--seconds", "0.3", "--only", "2 x 128", "--without", "reference"]),
+    "run": ([], ["startup", "overhead", "--rounds", "3"]),
+    "circuits": ([], ["ig", "--rounds", "2"]),
     "corpora": ([], ["composition", "comparison"]),
     "saving": ([], None),
     "stack": (["--runs", "1,4"], None),

@@ -1,6 +1,6 @@
 """What a run does beside steps: start-up, evaluation, saving, the Trainer's own overhead, and memory.
 
-    python tests/benchmarks/bench_run.py [CASE ...]
+    python tests/benchmarks/bench_run.py [CASE ...] [--rounds 9]
 
 Each case is measured in a process of its own: CPU seconds of one thread, or wall-clock seconds on a GPU.
 
@@ -18,6 +18,7 @@ Each case is measured in a process of its own: CPU seconds of one thread, or wal
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import statistics
@@ -100,7 +101,7 @@ def loading() -> dict[str, float]:
     }  # fmt: skip
 
 
-def overhead() -> dict[str, float]:
+def overhead(rounds: int) -> dict[str, float]:
     from baselines import Ours, Setting, Size
     from machine import device
 
@@ -115,7 +116,7 @@ def overhead() -> dict[str, float]:
         name: lambda args, state, control: control for name in ("on_pre_optimizer_step", "on_optimizer_step")
     }
     shares, steps = [], 60
-    for _ in range(9):
+    for _ in range(rounds):
         whole = ours.window(steps)
         events.__dict__.update(silent)
         rows = [order.update_rows(step) for step in range(steps)]
@@ -257,15 +258,27 @@ def memory() -> dict[str, float]:
 
 
 ROOT = Path(__file__).parent.parent.parent
-CASES = {case.__name__: case for case in (startup, loading, overhead, evaluation, mixed, saving, memory)}
+CASES: dict[str, Any] = {
+    case.__name__: case for case in (startup, loading, overhead, evaluation, mixed, saving, memory)
+}
 
 
-def main(wanted: list[str]) -> int:
+def main() -> int:
+    parser = argparse.ArgumentParser(description="What a run does beside steps.")
+    parser.add_argument("cases", nargs="*", metavar="case", help=", ".join(CASES))
+    parser.add_argument("--rounds", type=int, default=9, help="windows of overhead")
+    parser.add_argument("--measure", choices=CASES, help="measure this case in this process, and print it as JSON")
+    chosen = parser.parse_args()
+    if chosen.measure:
+        case = CASES[chosen.measure]
+        print(json.dumps(case(chosen.rounds) if case is overhead else case()))
+        return 0
+    if unknown := [name for name in chosen.cases if name not in CASES]:
+        parser.error(f"no case {unknown[0]}; there are: {', '.join(CASES)}")
     found, broken = {}, 0
-    for name in wanted or CASES:
-        result = subprocess.run(
-            [sys.executable, __file__, "--measure", name], stdout=subprocess.PIPE, text=True, check=True
-        )
+    for name in chosen.cases or CASES:
+        command = [sys.executable, __file__, "--rounds", str(chosen.rounds), "--measure", name]
+        result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found[name] = json.loads(result.stdout.splitlines()[-1])
         words = ", ".join(f"{key} {value:.4g}" for key, value in found[name].items())
         over = [
@@ -285,7 +298,4 @@ def main(wanted: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        print(json.dumps(CASES[sys.argv[2]]()))
-    else:
-        sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
