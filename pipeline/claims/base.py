@@ -97,6 +97,21 @@ class Found:
         """How many times as large a number is in one arm as in another, by seed."""
         return [None if not one or not two else one / two for one, two in self.pairs(key, first, second)]
 
+    def slower(self, key: str, slow: str, fast: str, least: float) -> list[float | None]:
+        """How many times as many steps one arm needs as another to come to something, by seed.
+
+        A run that had not come there when it ended needs more steps than it took: their ratio is told where it is
+        `least` already, and else nothing is known.
+        """
+        others = {one.seed: one.values[key] for one in self.arms[fast]}
+        found: list[float | None] = []
+        for one in self.arms[slow]:
+            if one.seed in others:
+                step, other = one.values[key], others[one.seed]
+                ratio = (step or one.run.last_step) / other if other else None
+                found.append(None if ratio is None or (not step and ratio < least) else ratio)
+        return found
+
 
 @dataclass(frozen=True)
 class Claim(Parameters, abc.ABC):

@@ -61,10 +61,7 @@ class Wang2024Ratio(Claim):
         if target.name.startswith("id"):
             ends = found.pairs("id", "18", "9")
             return [None if one is None or other is None else one - other for one, other in ends]
-        # What was not known by the end took longer than its run: the ratio is at least this.
-        slow = [one.values["known_step"] or one.run.last_step for one in found.arms["9"]]
-        fast = found.values("known_step", "18")
-        return [None if not few else many / few for many, few in zip(slow, fast)]
+        return found.slower("known_step", "9", "18", target.low or 0)
 
     def draw(self, found: Found) -> Drawing:
         words = "Exact match on held-out compositions over training steps, by the ratio of trained ones to facts."

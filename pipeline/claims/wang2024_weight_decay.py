@@ -53,10 +53,7 @@ class Wang2024WeightDecay(Claim):
         if target.name.startswith("id"):
             ends = found.pairs("id", most, least)
             return [None if one is None or other is None else one - other for one, other in ends]
-        # What was not known by the end took longer than its run: the ratio is at least this.
-        slow = [one.values["known_step"] or one.run.last_step for one in found.arms[least]]
-        fast = found.values("known_step", most)
-        return [None if not few else many / few for many, few in zip(slow, fast)]
+        return found.slower("known_step", least, most, target.low or 0)
 
     def draw(self, found: Found) -> Drawing:
         words = "Exact match on held-out compositions over training steps, by weight decay."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
-from pipeline.claims.base import Interval, Target, interval, verdict
+from pipeline.claims.base import Found, Interval, Measured, Target, interval, verdict
 
 
 def test_below_five_seeds_the_interval_is_the_range() -> None:
@@ -46,3 +49,14 @@ def test_bounds_are_said_and_kept() -> None:
     both = Target("x", "", low=0.1, high=0.3)
     assert both.bounds == ">= 0.1 and <= 0.3"
     assert [both.is_met(value) for value in (0.05, 0.1, 0.3, 0.31)] == [False, True, True, False]
+
+
+def test_a_run_that_did_not_come_there_bounds_how_much_slower_it_is() -> None:
+    def runs(*steps: float | None) -> list[Measured]:
+        ended: Any = SimpleNamespace(last_step=4000)
+        return [Measured(seed, ended, {"known": step}) for seed, step in enumerate(steps)]
+
+    found = Found({"slow": runs(3000.0, None, None, 100.0, None), "fast": runs(1000.0, 1000.0, 4000.0, None)}, 5)
+    # The second took four times as many at least; the third is not known to need more; the fifth has no counterpart.
+    assert found.slower("known", "slow", "fast", 1.5) == [3.0, 4.0, None, None]
+    assert found.slower("known", "slow", "fast", 5.0) == [3.0, None, None, None]
