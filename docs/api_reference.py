@@ -81,9 +81,28 @@ def _signature(node: Definition) -> str:
     )
     if isinstance(node, ast.ClassDef):
         bases = ", ".join(map(ast.unparse, [*node.bases, *(word.value for word in node.keywords)]))
-        return f"class {node.name}({bases})" if bases else f"class {node.name}"
+        takes = _constructor(node)
+        return f"class {node.name}{f'({bases})' * bool(bases)}{f'{chr(10)}{node.name}({takes})' * (takes is not None)}"
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
     return f"{marks}{node.name}({ast.unparse(node.args)}){returns}"
+
+
+def _constructor(node: ast.ClassDef) -> str | None:
+    """What is written between the parentheses to make one: the arguments of `__init__`, or fields that are no keys."""
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            return ast.unparse(each.args).removeprefix("self").removeprefix(", ")
+    if next(_parameters(node), None) or {ast.unparse(base) for base in node.bases} - {"NamedTuple"}:
+        return None  # keys have their table, and a base has fields of its own
+    if not node.bases and not any(ast.unparse(mark).startswith("dataclass") for mark in node.decorator_list):
+        return None
+    fields = [
+        each for each in node.body if isinstance(each, ast.AnnAssign) and "ClassVar" not in ast.unparse(each.annotation)
+    ]
+    told = [ast.unparse(each) for each in fields if not ast.unparse(each.target).startswith("_")]
+    return (
+        ", ".join(re.sub(r" = field\(default_factory=(\w+).*\)", r" = \1()", text) for text in told) if told else None
+    )
 
 
 def _parameters(node: ast.ClassDef) -> Iterator[str]:

@@ -67,7 +67,8 @@ def run(tmp_path: Path, server: HubServer) -> Callable[[list[str]], str]:
 
 @pytest.mark.parametrize("room", ["corpora", "models", "objectives", "optim", "collators", "circuits"])
 def test_it_names_everything_that_a_recipe_can(room: str) -> None:
-    assert not [name for name in names(room) if f"`{name}`" not in README]
+    missing = [name for name in names(room) if f"`{name}`" not in README]
+    assert not missing, f"name in README.md: {', '.join(missing)}"
 
 
 def test_the_commands_work_one_after_the_other(tmp_path: Path, run: Callable[[list[str]], str]) -> None:

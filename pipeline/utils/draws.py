@@ -35,6 +35,7 @@ class Draws:
         return (self.uniform(*shape) * bound).astype(np.int64)
 
     def permutation(self, n: int) -> Numbers:
+        """Return the numbers in [0, n) in random order."""
         return np.argsort(self._raw(n), kind="stable")
 
     def choose(self, n: int, k: int) -> Numbers:

@@ -132,7 +132,7 @@ def test_it_is_drawn_with_one_step_and_with_many(name: str, corpora: list[Stored
 
     for table in (tables[0], pa.concat_tables(tables, promote_options="permissive")):
         drawings = analysis.draw(table)
-        assert drawings
+        assert drawings, f"{name}.draw gives no figure for the steps {sorted(set(table['step'].to_pylist()))}"
         for drawing in drawings.values():
             assert drawing.figure.axes and drawing.alt and drawing.caption.endswith(".")
             drawing.figure.draw_without_rendering()

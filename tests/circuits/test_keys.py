@@ -80,7 +80,8 @@ def test_each_key_changes_the_table(name: str, key: str, many: list[StoredCorpus
     before = table(analysis)
     value = VALUES.get((name, key))
     found: Any = list(turned(analysis, key)) if value is None else [dataclasses.replace(analysis, **{key: value})]
-    assert found and any(not table(other).equals(before) for other in found)
+    changed = any(not table(other).equals(before) for other in found)
+    assert changed, f"{name}.{key} changes no number of the tiny table: give it another value in VALUES"
 
 
 def test_keys_of_loops_are_refused_for_a_model_without_them(corpora: list[StoredCorpus]) -> None:

@@ -168,4 +168,4 @@ def test_code_of_this_package_needs_no_trust_and_changed_code_does(
 def test_every_modeling_file_is_listed_as_released() -> None:
     """Add the hash of a file that was changed: steps that were kept with the one before are then still known."""
     for file in (ROOT / "pipeline" / "models").glob("modeling_*.py"):
-        assert sha256(file) in trust.RELEASED[file.stem], f"add to RELEASED: {file.stem} {sha256(file)}"
+        assert sha256(file) in trust.RELEASED.get(file.stem, ()), f"add to RELEASED: {file.stem} {sha256(file)}"

@@ -109,4 +109,5 @@ def test_each_key_changes_the_run(room: str, name: str, key: str, tmp_path: Path
     found = [{**base.as_dict(), key: value}] if value is not None else [one.as_dict() for one in turned(base, key)]
     assert found, "no other value"
     traces = (trace(tmp_path / f"turned{number}", room, name, values) for number, values in enumerate(found))
-    assert any(one is not None and one != before[at] for one in traces)
+    changed = any(one is not None and one != before[at] for one in traces)
+    assert changed, f"{name}.{key} changes nothing that six steps train or log: see TEXTS, BESIDE and VALUES"
