@@ -123,7 +123,7 @@ def _file_text(path: Path) -> str:
 
 
 def _recipes(folder: Path) -> list[str]:
-    return sorted(str(file) for file in folder.glob("*.yaml")) if folder.is_dir() else []
+    return sorted(str(file) for file in folder.glob("[!.]*.yaml")) if folder.is_dir() else []
 
 
 def parse(text: str, source: str, line_numbers: bool = True) -> Node:

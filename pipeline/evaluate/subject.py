@@ -15,6 +15,7 @@ from pipeline.corpora.store import StoredCorpus
 from pipeline.runs.checkpoints import choose_among
 from pipeline.runs.layout import RECIPE
 from pipeline.utils.errors import ParameterError, RecipeError
+from pipeline.utils.paths import is_path
 from pipeline.utils.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -171,11 +172,12 @@ def open_subject(text: str, revision: str | None = None, trusted: bool = False) 
     path = Path(text).expanduser()
     if path.is_dir() and path.parent.name == "steps" and (path.parent.parent / RECIPE).is_file() and revision is None:
         return RunSubject(Run(f"{path.parent.parent}@{path.name}", trust_remote_code=trusted))
-    name, at, step = ("", "", "") if path.exists() else text.rpartition("@")
-    bare = name if at else text
+    bare, at, step = (text, "", "") if path.exists() or "@" not in text else text.rpartition("@")
     place = Path(bare).expanduser()
     if place.exists():
-        if (place / RECIPE).is_file() or not (place / "config.json").is_file():
+        if not any((place / name).is_file() for name in (RECIPE, "config.json")):
+            raise RecipeError(bare, f"is no folder of a run, with {RECIPE}, nor of a model, with config.json")
+        if (place / RECIPE).is_file():
             if revision is not None:
                 raise RecipeError("--revision", f"is for a model of the Hub; write {bare}@STEP for a step of a run")
             return RunSubject(Run(text, trust_remote_code=trusted))
@@ -183,4 +185,6 @@ def open_subject(text: str, revision: str | None = None, trusted: bool = False) 
             raise RecipeError(text, f"{place} is the folder of one model, which has no steps")
     elif nearest_run(place) or (revision is None and HUB_NAME.fullmatch(bare) and is_run(bare)):
         return RunSubject(Run(text, trust_remote_code=trusted))
+    elif is_path(bare):
+        raise RecipeError(bare, "there is no such folder")
     return ModelSubject(bare, revision or step or None, trusted)

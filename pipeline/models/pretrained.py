@@ -18,7 +18,7 @@ from pipeline.models.families import edges_of, forward_of, longest
 from pipeline.runs.manifest import Manifest
 from pipeline.runs.stages import choose_kept
 from pipeline.utils.errors import ParameterError
-from pipeline.utils.paths import expanded
+from pipeline.utils.paths import expanded, is_path
 from pipeline.utils.suggest import did_you_mean
 
 if TYPE_CHECKING:
@@ -108,6 +108,8 @@ class Pretrained(Architecture):
                 raise ParameterError("model.revision", f"{path} is the folder of one model, which has no revisions")
             if path.is_dir() and not (path / "config.json").is_file():
                 raise ParameterError(KEY, f"{path} is no folder of a model: it has no config.json, and no recipe.yaml")
+            if not path.is_dir() and (path.is_absolute() or is_path(self.model_name_or_path)):
+                raise ParameterError(KEY, f"{path}: there is no such folder")
             return (str(path) if path.is_dir() else self.model_name_or_path), self.revision
         try:
             manifest = Manifest.load(path)

@@ -73,3 +73,8 @@ def folder_name(values: Mapping[str, str]) -> str:
     while len(safe.encode()) > LONGEST_NAME:
         safe = safe[:-1]
     return f"{safe}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
+
+
+def is_path(name: str) -> bool:
+    """Return whether a model's name can be none on the Hub: it begins as a path does, or has more than one slash."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1

@@ -207,6 +207,8 @@ def test_names_on_the_hub(kept_run: Path, server: HubServer, tmp_path: Path) -> 
     ("words", "said"),
     [
         (["{run}m"], "there is no such folder; did you mean {run}?"),
+        (["{base}-not"], "{base}-not: there is no such folder"),
+        (["{run}/steps"], "is no folder of a run, with recipe.yaml, nor of a model, with config.json"),
         (["{run}@3"], "step 3 was not kept; kept are 0, 1, 2, 4"),
         (["{run}", "--steps", "3"], "steps: step 3 was not kept"),
         (["{run}", "--steps", "some"], "--steps: 'some' is not all, last, log, or numbers such as 0,1000"),

@@ -73,6 +73,7 @@ def _lacking(folder: Path) -> None:
     [
         (_without_tokenizer, "its tokenizer cannot be read: it has no tokenizer.json, nor vocab.json and merges.txt"),
         (_empty, "is no folder of a model: it has no config.json, and no recipe.yaml"),
+        (shutil.rmtree, "broken: there is no such folder"),
         (_shard_missing, "its weights cannot be read"),
         (_shard_torn, "its weights cannot be read"),
         (_unknown, "its architecture is none that transformers knows"),
