@@ -41,7 +41,7 @@ class Wang2024Looped(Claim):
         Target(f"ood_atomic @ {SHARED}", "1.0", low=0.97),
     )
     costs: ClassVar = {
-        "cpu": "15 runs of 1,600 steps with five seeds, 25 minutes on one CPU core",
+        "cpu": "15 runs of 1,600 steps with five seeds, an hour on one CPU core",
         "paper": "15 runs of 1.5 million steps with five seeds, on GPUs",
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,14 @@ def test_what_the_page_on_ood_says_is_recorded() -> None:
     assert f"and {ood['ood @ silent']:.0f} where it is silent" in text
     assert f"a mean reciprocal rank of {mechanism['ood bridge @ composition']:.2f}" in text
     assert f"is not, with {mechanism['ood tail @ composition']:.2f}" in text
-    for claim in ("ood_methods", "wang2024_looped"):  # the page says that nothing is recorded of them
-        assert claim not in results
+    looped = {arm: found["runs"] for arm, found in results["wang2024_looped"]["arms"].items()}
+    hops, shared, own = (
+        statistics.median(run["values"]["ood"] for run in looped[arm])
+        for arm in ("shared, hops trained", "shared", "unshared")
+    )
+    assert len(looped["shared"]) == 5 and f"`ood` comes to {hops:.2f} in the median over five seeds" in text
+    assert f"without such a target stay at {shared:.2f} at this size, and blocks of their own at {own:.2f}" in text
+    assert "ood_methods" not in results  # the page says that nothing is recorded of it
 
 
 def test_the_gallery_is_one_page_that_needs_no_network() -> None:
