@@ -90,7 +90,7 @@ class Fourier(Analysis):
         rows += [(f"{name} loss", NO_FREQUENCY, value) for name, value in losses.items()]
         rows += [("excluded loss of one", k, loss(logits - part, trained)) for k, part in parts.items()]
         embed: Any = hooks.model.get_input_embeddings()
-        embedding = embed.weight[:n].cpu().double()
+        embedding = embed(torch.arange(n, device=hooks.model.device)).cpu().double()
         norm = getattr(hooks.final_norm, "weight", None)
         out = hooks.head.weight[:n] if norm is None else hooks.head.weight[:n] * norm
         to_logits = out @ linear_weight(hooks.part(hooks.n_layer - 1, "mlp_out"))

@@ -69,6 +69,8 @@ class Representations(Analysis):
         return [name for name, cosine in likeness.items() if cosine > self.least]
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
+        import torch
+
         table = ProductTable(pairs)
         logits, neurons = table.outputs(hooks)
         likeness = table.likeness(logits)
@@ -84,8 +86,9 @@ class Representations(Analysis):
         rows += [(f"{name} loss", ALL, value) for name, value in losses.items()]
 
         embed: Any = hooks.model.get_input_embeddings()
-        for name, weight in {"embedding": embed.weight, "unembedding": hooks.head.weight}.items():
-            power = weight[: table.m].cpu().double().numpy()
+        elements = torch.arange(table.m, device=hooks.model.device)
+        for name, rows_MD in {"embedding": embed(elements), "unembedding": hooks.head.weight[elements]}.items():
+            power = rows_MD.cpu().double().numpy()
             rows += table.shares(name, power, float(np.square(power).sum()))
         variance = float(np.square(neurons - mean).sum())
         for name, means in table.means(neurons - mean).items():

@@ -27,6 +27,7 @@ RELEASED = {
         "0c33757107407bcfccd6ae8a3d91be32a3a9dc056ee760e30e3fa2c991897d22",
     ),
     "modeling_gpt2_bilinear": ("d0aceb978643173f2f97609e10ae9611cb8f91cf234740ddaea0493395c11c0b",),
+    "modeling_gpt2_factorized": ("a6f836f0d3f665b752f686c301017702ef4e0e277bfcde3f6ec2745f10473847",),
     "modeling_gpt2_future_tokens": ("4adfc57335368d9444f03dd06f9723d6728ce83d3a2cb36b108d5edd0c78a94f",),
     "modeling_gpt2_kv_shift": ("995496f46a7e12bc251761f32e674614f3fddc524d2235c184bf37891f009385",),
     "modeling_gpt2_looped": (

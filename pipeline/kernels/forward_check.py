@@ -42,6 +42,7 @@ class StockModel(NamedTuple):
     """A class of transformers, and below it the modules whose forward is replaced, by patterns of their names."""
 
     model: type[PreTrainedModel]
+    embedding: str  # of tokens, called on all of a row in the short forward too
     stack: str  # of the blocks
     replaced: dict[str, type[nn.Module]]
 
@@ -49,6 +50,7 @@ class StockModel(NamedTuple):
 STOCK = {
     "gpt2": StockModel(
         GPT2LMHeadModel,
+        "transformer.wte",
         "transformer.h",
         {
             r"transformer": gpt2.GPT2Model,
@@ -61,6 +63,7 @@ STOCK = {
     ),
     "gpt_neox": StockModel(
         GPTNeoXForCausalLM,
+        "gpt_neox.embed_in",
         "gpt_neox.layers",
         {
             r"gpt_neox": gpt_neox.GPTNeoXModel,
@@ -117,12 +120,13 @@ def other_code(model: Any, family: StockModel) -> str | None:
     if hooked is not None:
         return f"{hooked or type(model).__name__} has a hook"
     stack = model.get_submodule(family.stack)
-    # A stack of the modeling file itself is what the architecture declares.
-    if type(stack) is not nn.ModuleList and type(stack).__module__ != type(model).__module__:
+    # A stack or an embedding of the modeling file itself is what the architecture declares.
+    home = type(model).__module__
+    if type(stack) is not nn.ModuleList and type(stack).__module__ != home:
         return f"{family.stack} is a {type(stack).__name__}"
     called = re.compile(r"^$")
     for name, module in model.named_modules():
-        if called.match(name):  # inside an adapter, which is called as a whole
+        if called.match(name):  # inside what is called as a whole
             continue
         if "forward" in vars(module):
             return f"the forward of {name or type(model).__name__} is replaced"
@@ -134,7 +138,9 @@ def other_code(model: Any, family: StockModel) -> str | None:
                 return f"{name} is a {type(module).__name__}, not {kind.__name__}"
             if kind.forward.__module__ != kind.__module__:
                 return f"the forward of {kind.__name__} is replaced"
-        elif type(module).__module__.startswith("peft."):
+        elif type(module).__module__.startswith("peft.") or (
+            name == family.embedding and type(module).__module__ == home
+        ):
             called = re.compile(rf"^{re.escape(name)}\.")
         elif name not in ("", family.stack) and type(module) not in POSITIONWISE and _is_used(name, family):
             return f"{name} is a {type(module).__name__}, which may mix positions"

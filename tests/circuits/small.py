@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "bare": ("gpt2_bare", {}),
     "shifted": ("gpt2_kv_shift", {}),
     "relu": ("gpt2_relu_attention", {}),
+    "factorized": ("gpt2_factorized", {"rank": 20}),
 }
 
 

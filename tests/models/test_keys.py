@@ -22,12 +22,18 @@ BESIDE = {
     ("gpt2_looped", "temperature"): {"discrete": 1.0},
     ("pythia", "preset"): {"n_embd": None, "n_head": None},
 }
-for variant in ("gpt2_bilinear", "gpt2_future_tokens", "gpt2_kv_shift", "gpt2_looped", "gpt2_relu_attention"):
-    BESIDE[variant, "preset"] = BESIDE["gpt2", "preset"]
+for variant in ("bilinear", "factorized", "future_tokens", "kv_shift", "looped", "relu_attention"):
+    BESIDE[f"gpt2_{variant}", "preset"] = BESIDE["gpt2", "preset"]
 BESIDE["pythia_kv_shift", "preset"] = BESIDE["pythia", "preset"]
 
-MODELS = [name for name in names("models") if name != "pretrained"]  # whose keys say where a model comes from
-KEYS = [(name, field.name) for name in MODELS for field in parameters_of(load("models", name, "test"))]
+# Keys that say where a model comes from.
+ORIGIN = {field.name for field in parameters_of(load("models", "pretrained", "test"))}
+KEYS = [
+    (name, field.name)
+    for name in names("models")
+    for field in parameters_of(load("models", name, "test"))
+    if field.name not in ORIGIN
+]
 
 
 def built(architecture: Architecture) -> str:

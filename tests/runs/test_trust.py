@@ -72,12 +72,13 @@ def test_a_library_that_asks_for_pickled_code_does_not_get_it(tmp_path: Path) ->
 # Whose code runs is decided in these places alone, all of them by the command line.
 TRUSTING = {
     "config/trust.py", "config/recipe.py", "circuits/_outside.py", "runs/__main__.py", "models/loading.py",
-    "data/words.py", "models/pretrained.py", "evaluate/subject.py", "evaluate/__main__.py", "ask/__main__.py",
+    "data/words.py", "models/pretrained.py", "models/gpt2_factorized.py", "evaluate/subject.py",
+    "evaluate/__main__.py", "ask/__main__.py",
     "api/run.py",  # whose caller says it
     "hub/space.py", "hub/live_app.py",  # in a Space, whose owner has pushed the weights and their code
 }  # fmt: skip
 # from_pretrained gets one of these, and never what a recipe or a folder says.
-GIVEN = {"False", "trusted", "chosen.trust_remote_code", "self._runs_code"}
+GIVEN = {"False", "trusted", "chosen.trust_remote_code", "self.trust_remote_code", "self._runs_code"}
 # Of classes that are here already: they read numbers, and look for no code.
 KNOWN = {"GenerationConfig.from_pretrained", "type(model.config).from_pretrained"}
 RUNNING = {"eval", "exec", "compile", "__import__"}  # builtins that run text

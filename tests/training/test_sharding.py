@@ -106,6 +106,7 @@ VARIANTS = [
     "gpt2_kv_shift",
     "pythia_kv_shift",
     "gpt2_bilinear",
+    "gpt2_factorized",
     "gpt2_relu_attention",
     "memory_mosaics",
     "gpt2_future_tokens",
