@@ -53,6 +53,13 @@ def module_at(module: nn.Module, path: str) -> Any:
     return found
 
 
+def token_rows(embedding: Any, count: int) -> Tensor:
+    """The first rows of a token embedding as they enter the stream, (count, D); a factorized one has a projection."""
+    rows: Tensor = embedding.weight[:count]
+    projection = getattr(embedding, "projection", None)
+    return rows if projection is None else projection(rows)
+
+
 def linear_weight(module: Any) -> Tensor:
     """The weight of a linear map as (out, in), also of GPT-2's Conv1D, which stores it the other way round."""
     return module.weight if isinstance(module, nn.Linear) else module.weight.T

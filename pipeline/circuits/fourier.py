@@ -70,7 +70,7 @@ class Fourier(Analysis):
         import torch
         from torch.nn import functional as F
 
-        from pipeline.circuits._architectures import linear_weight
+        from pipeline.circuits._architectures import linear_weight, token_rows
 
         n, answer = int(pairs.notes["modulus"][0]), torch.from_numpy(pairs.answers[:, 0]).long()
         trained = torch.from_numpy(pairs.notes["trained"]).bool()
@@ -89,8 +89,7 @@ class Fourier(Analysis):
         losses |= {"restricted": loss(logits.mean(0) + key, everything), "excluded": loss(logits - key, trained)}
         rows += [(f"{name} loss", NO_FREQUENCY, value) for name, value in losses.items()]
         rows += [("excluded loss of one", k, loss(logits - part, trained)) for k, part in parts.items()]
-        embed: Any = hooks.model.get_input_embeddings()
-        embedding = embed(torch.arange(n, device=hooks.model.device)).cpu().double()
+        embedding = token_rows(hooks.model.get_input_embeddings(), n).cpu().double()
         norm = getattr(hooks.final_norm, "weight", None)
         out = hooks.head.weight[:n] if norm is None else hooks.head.weight[:n] * norm
         to_logits = out @ linear_weight(hooks.part(hooks.n_layer - 1, "mlp_out"))

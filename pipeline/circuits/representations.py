@@ -69,7 +69,7 @@ class Representations(Analysis):
         return [name for name, cosine in likeness.items() if cosine > self.least]
 
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
-        import torch
+        from pipeline.circuits._architectures import token_rows
 
         table = ProductTable(pairs)
         logits, neurons = table.outputs(hooks)
@@ -85,9 +85,8 @@ class Representations(Analysis):
         losses["excluded"] = table.loss(table.outputs(hooks, neurons - key)[0], table.trained)
         rows += [(f"{name} loss", ALL, value) for name, value in losses.items()]
 
-        embed: Any = hooks.model.get_input_embeddings()
-        elements = torch.arange(table.m, device=hooks.model.device)
-        for name, rows_MD in {"embedding": embed(elements), "unembedding": hooks.head.weight[elements]}.items():
+        embedding = token_rows(hooks.model.get_input_embeddings(), table.m)
+        for name, rows_MD in {"embedding": embedding, "unembedding": hooks.head.weight[: table.m]}.items():
             power = rows_MD.cpu().double().numpy()
             rows += table.shares(name, power, float(np.square(power).sum()))
         variance = float(np.square(neurons - mean).sum())

@@ -87,12 +87,17 @@ class Gpt2Factorized(Gpt2):
     def _built(self, vocab_size: int, rank: int) -> PreTrainedModel:
         from torch import nn
 
-        from pipeline.models.modeling_gpt2_factorized import FactorizedGPT2Config, FactorizedGPT2LMHeadModel
+        from pipeline.models.modeling_gpt2_factorized import (
+            FactorizedEmbedding,
+            FactorizedGPT2Config,
+            FactorizedGPT2LMHeadModel,
+        )
 
         FactorizedGPT2Config.register_for_auto_class()
         FactorizedGPT2LMHeadModel.register_for_auto_class("AutoModelForCausalLM")
         model = FactorizedGPT2LMHeadModel(FactorizedGPT2Config(embedding_rank=rank, **self.config(vocab_size)))
-        width, wte = self.sizes["n_embd"], model.transformer.wte
+        width, wte = self.sizes["n_embd"], model.get_input_embeddings()
+        assert isinstance(wte, FactorizedEmbedding)
         nn.init.normal_(wte.projection.weight, std=width**-0.5)
         nn.init.normal_(wte.weight, std=self.initializer_range * (width / rank) ** 0.5)
         return model

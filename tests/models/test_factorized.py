@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from transformers import GPT2LMHeadModel
 
+from pipeline.circuits._architectures import token_rows
 from pipeline.corpora.group import Group
 from pipeline.corpora.store import build
 from pipeline.data.tokenizer import build_tokenizer
@@ -113,6 +114,13 @@ def test_the_short_forward_computes_it_and_the_compiled_update_leaves_it_alone()
     torch.manual_seed(0)
     model = Gpt2Factorized(**SIZES, rank=5).build(24)
     assert fast_logits(model, "gpt2", rows())[1] is None
+
+
+def test_analyses_read_the_product() -> None:
+    model: Any = Gpt2Factorized(**SIZES, rank=5).build(24)
+    rows = token_rows(model.get_input_embeddings(), 7)
+    torch.testing.assert_close(rows, plain(model).transformer.wte.weight[:7], atol=1e-6, rtol=1e-5)
+    assert token_rows(plain(model).transformer.wte, 7).shape == (7, 32)
 
 
 def test_a_word_that_the_other_model_lacks_is_a_mistake(weak: Path) -> None:
