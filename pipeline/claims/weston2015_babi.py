@@ -51,7 +51,7 @@ class Weston2015Babi(Claim):
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
         budget = {
-            "smoke": {"corpus.questions": "10", "corpus.test_questions": "5", "max_steps": "2",
+            "smoke": {"corpus.questions": "20", "corpus.test_questions": "5", "max_steps": "2",
                       "eval_steps": "2", "global_batch_size": "16", "model.n_layer": "1"},
             "cpu": {"max_steps": "5000", "eval_steps": "500", "model.n_embd": "64", "model.dropout": "0",
                     "learning_rate": "2e-3", "warmup_steps": "100", "save_steps": "10000"},
