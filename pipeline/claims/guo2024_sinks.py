@@ -54,7 +54,7 @@ class Guo2024Sinks(Claim):
         Target("copy risk @ 1 layer, ReLU", "0: copies are learned", high=0.1),
         Target("copy risk @ 3 layers, SGD", "0: copies are learned", high=0.1),
     )
-    costs: ClassVar = {"cpu": "15 runs, 6 minutes on one CPU core", "paper": "15 runs of 10,000 steps, on a GPU"}
+    costs: ClassVar = {"cpu": "15 runs, 15 minutes on one CPU core", "paper": "15 runs of 10,000 steps, on a GPU"}
 
     def arms(self) -> Mapping[str, Mapping[str, str]]:
         found = {}

@@ -24,11 +24,6 @@ ARMS = {
     "S1 sft": (1, ", sft: 0.1"),
 }
 
-# Chains of two facts, the entity between said, of which a policy knows some; and pairs of them with one token changed.
-CHAIN = "{name: composition, num_entities: 30, num_relations: 6, out_degree: 4, ratio: 3, bridge: said}"
-CHAIN_POLICY = "chain policy"
-CHAINS = {"chain": "", "chain sft": ", sft: 0.1"}
-
 
 @dataclass(frozen=True)
 class Yan2024Dpo3d(Claim):
@@ -36,7 +31,6 @@ class Yan2024Dpo3d(Claim):
 
     Both responses of a pair are likely at first (S1), or the preferred one is not (S2), the rejected one (S3), neither
     (S4); then with a smaller beta for the rejected ones (flex), and with the likelihood of the preferred ones (sft).
-    Then chains of two facts against ones that are wrong in one token (chain).
     """
 
     paper: ClassVar = Paper(
@@ -52,10 +46,6 @@ class Yan2024Dpo3d(Claim):
         Target("unseen @ S4", "0.80", low=0.15),
         Target("end @ S1 flex", "0.96", low=0.9),
         Target("end @ S1 sft", "0.999", low=0.98),
-        Target("rejected @ chain", "collapses: below 1e-30 in the toy", high=1e-3),
-        Target("fall @ chain", "> 0: preferred answers rise, and fall", low=0.1),
-        Target("unseen @ chain", "> 0: what it takes goes to answers in no pair", low=0.15),
-        Target("end @ chain sft", "keeps the preferred answers", low=0.9),
     )
     costs: ClassVar = {"cpu": "21 runs of 400 and 500 steps, 6 minutes on one CPU core"}
 
@@ -70,24 +60,6 @@ class Yan2024Dpo3d(Claim):
                 "callbacks": "{preference_dynamics: {}}", "circuits": "{}", "global_batch_size": "4",
                 "max_steps": "500", "eval_steps": "10", "learning_rate": "1e-3", "warmup_steps": "0",
                 "lr_scheduler_type": "constant", **short,
-            }  # fmt: skip
-        if self.budget == "smoke":
-            return found
-        model = "{name: gpt2, n_layer: 2, n_embd: 64, n_head: 4, n_positions: 8, dropout: 0}"
-        found[CHAIN_POLICY] = {
-            "corpus": CHAIN,
-            "model": model,
-            "circuits": "{}",
-            "max_steps": "100",
-            "global_batch_size": "128",
-        }
-        for arm, words in CHAINS.items():
-            found[arm] = {
-                "corpus": CHAIN, "model": f"{{model_name_or_path: '{{{CHAIN_POLICY}}}', vocabulary: tokens}}",
-                "objective": f"{{name: preference, rejected: changed{words}}}",
-                "callbacks": "{preference_dynamics: {}}", "circuits": "{}", "global_batch_size": "128",
-                "max_steps": "500", "eval_steps": "10", "learning_rate": "1e-3", "warmup_steps": "0",
-                "lr_scheduler_type": "constant",
             }  # fmt: skip
         return found
 
