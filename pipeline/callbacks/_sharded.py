@@ -88,7 +88,7 @@ def whole(weight: nn.Parameter) -> Tensor:
     from torch.distributed.tensor import DTensor
 
     if isinstance(weight, DTensor):
-        return weight.detach().full_tensor().clone()
+        return weight.full_tensor().detach().clone()
     if hasattr(weight, "ds_id") or hasattr(weight, "get_full_hp_param"):
         from deepspeed.utils import safe_get_full_fp32_param
 
