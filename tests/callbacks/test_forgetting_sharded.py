@@ -19,16 +19,19 @@ from transformers import TrainerCallback
 
 from pipeline.callbacks._sharded import check_replaceable, check_whole, forget, replace, whole
 from pipeline.config.recipe import read_recipe
+from pipeline.runs.metrics import read_history
 from pipeline.training.session import prepare, train
 from pipeline.utils.errors import ParameterError
 from tests.kills import PRELOAD, Runner, join, launcher_environment
-from tests.tiny import COMPOSITION, ROOT, free_port, run_here, write_recipe
+from tests.tiny import COMPOSITION, RECIPE, ROOT, free_port, run_here, write_recipe
 
 CONFIGS = ROOT / "accelerate_configs"
 MODELS = {
     "tied": "{name: gpt2, n_layer: 1, n_embd: 15, n_head: 3, n_positions: 8, dropout: 0.0}",
     "untied": "{name: pythia, n_layer: 1, n_embd: 16, n_head: 2, n_inner: 32, n_positions: 8}",
 }
+MEASURED = ("forced_", "opposing_")
+POS = "pos_icl, vocabulary_size: 40, unseen: 6, train_rows: 400, eval_rows: 40}"
 CLOSE: dict[str, Any] = {"rtol": 1e-3, "atol": 2e-5}
 # A bias of keys changes no attention: its gradient is rounding alone, whose sign Adam steps by.
 IDLE = ("c_attn.bias stepped", "c_attn.bias computed", "key_value.bias stepped", "key_value.bias computed")
@@ -176,6 +179,24 @@ def test_another_number_of_processes_goes_on_with_what_was_forgotten(tmp_path: P
     Runner(recipe, 1, ("--max_steps", "9"), config=CONFIGS / "zero2.yaml").run(two)
     one, other = (load_file(run / "steps" / "step9" / "model.safetensors") for run in (tmp_path / "run", two))
     assert_close({f"{key} stepped": value for key, value in one.items()}, {f"{key} stepped": other[key] for key in one})
+
+
+def test_what_measures_whole_weights_finds_the_same_under_zero2(tmp_path: Path) -> None:
+    """By forward passes, by rows that are replaced for a moment, and by gradients of functions of the weights."""
+    text = RECIPE.replace("group, group: Z11, train_fraction: 0.5, template: a b = c}", POS)
+    watching = {"forced_choice": {}, "opposing_signals": {"every": 2, "rows": 64, "top": 8, "iterations": 3}}
+    text = text.replace("{console: {style: plain, seconds: 0}}", json.dumps(watching)).replace("0.1}", "0.0}")
+    recipe = write_recipe(tmp_path, text + "data_seed: 0\nper_device_train_batch_size: 8\n")
+    words = ("--max_steps", "6")
+    assert run_here(recipe, *words, "--per_device_train_batch_size", "16") == 0
+    Runner(recipe, 2, words, config=CONFIGS / "zero2.yaml").run(tmp_path / "two")
+    alone, two = (
+        [(key, line[key]) for line in read_history(tmp_path / run) for key in line if key.startswith(MEASURED)]
+        for run in ("run", "two")
+    )
+    assert [key for key, _ in alone] == [key for key, _ in two]
+    assert {"forced_choice_unseen", "opposing_cosine", "opposing_sharpness"} <= {key for key, _ in alone}
+    assert [value for _, value in two] == pytest.approx([value for _, value in alone], rel=1e-2, abs=1e-4)
 
 
 def divided(folder: Path, environment: dict[str, str], log: Path) -> None:

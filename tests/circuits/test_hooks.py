@@ -124,9 +124,8 @@ def test_a_hook_that_fails_leaves_the_model_as_it_was() -> None:
 
 def test_what_is_unknown_is_named() -> None:
     bloom = BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=2))
-    with pytest.raises(
-        TypeError, match=r"BloomForCausalLM is no model .* GPT-2 has wte; GPT-NeoX has embed_in, .*; Llama has embed_tokens"
-    ):
+    lacks = r"BloomForCausalLM is no model .* GPT-2 has wte; GPT-NeoX has embed_in, .*; Llama has embed_tokens"
+    with pytest.raises(TypeError, match=lacks):
         Hooks(bloom)
     gpt2 = random_model("gpt2")
     del gpt2.transformer.h[0].mlp.c_fc
