@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from pipeline.circuits.hooks import Hooks
+from pipeline.circuits._architectures import Layout
 
 
 class HookPoint(NamedTuple):
@@ -27,7 +26,24 @@ class HookPoint(NamedTuple):
     put: Callable[[Tensor, Any, Any], Any]
 
 
-def points_of(hooks: Hooks) -> dict[str, HookPoint]:
+class Parts(Protocol):
+    """What `Hooks` knows of a model: its blocks, heads and groups, and where their modules are."""
+
+    model: Any
+    family: Layout
+    blocks: list[Any]
+    final_norm: Any
+    n_layer: int
+    n_head: int
+    n_group: int
+    d_head: int
+
+    def part(self, layer: int, name: str) -> Any: ...
+
+    def out_weight(self, layer: int) -> Tensor: ...
+
+
+def points_of(hooks: Parts) -> dict[str, HookPoint]:
     """The points of a model by name, in the order in which they are passed."""
     points: dict[str, HookPoint] = {}
     calls: Counter[tuple[nn.Module, str]] = Counter()
@@ -74,42 +90,42 @@ def points_of(hooks: Hooks) -> dict[str, HookPoint]:
     return points
 
 
-def split_heads(hooks: Hooks, output: Tensor) -> Tensor:
+def split_heads(hooks: Parts, output: Tensor) -> Tensor:
     """What a fused projection gives as queries, keys and values by head, (..., 3, H, E)."""
     if hooks.family.name == "GPT-NeoX":  # whose heads have theirs side by side
         return output.unflatten(-1, (hooks.n_head, 3, hooks.d_head)).transpose(-2, -3)
     return output.unflatten(-1, (3, hooks.n_head, hooks.d_head))
 
 
-def _qkv(hooks: Hooks, inputs: Any, output: Tensor) -> Tensor:
+def _qkv(hooks: Parts, inputs: Any, output: Tensor) -> Tensor:
     return split_heads(hooks, output)
 
 
-def _put_qkv(hooks: Hooks, value: Tensor, inputs: Any, output: Any) -> Tensor:
+def _put_qkv(hooks: Parts, value: Tensor, inputs: Any, output: Any) -> Tensor:
     return (value.transpose(-2, -3) if hooks.family.name == "GPT-NeoX" else value).flatten(-3)
 
 
-def _one(hooks: Hooks, which: int, inputs: Any, output: Tensor) -> Tensor:
+def _one(hooks: Parts, which: int, inputs: Any, output: Tensor) -> Tensor:
     return split_heads(hooks, output)[..., which, :, :]
 
 
-def _put_one(hooks: Hooks, which: int, value: Tensor, inputs: Any, output: Tensor) -> Tensor:
+def _put_one(hooks: Parts, which: int, value: Tensor, inputs: Any, output: Tensor) -> Tensor:
     parts = list(split_heads(hooks, output).unbind(-3))
     parts[which] = value
     return _put_qkv(hooks, torch.stack(parts, -3), inputs, output)
 
 
-def _result(hooks: Hooks, layer: int, inputs: Any, output: Tensor) -> Tensor:
+def _result(hooks: Parts, layer: int, inputs: Any, output: Tensor) -> Tensor:
     z = inputs[0].unflatten(-1, (hooks.n_head, -1))
     return torch.einsum("...he,hed->...hd", z, hooks.out_weight(layer))
 
 
-def _put_result(hooks: Hooks, layer: int, value: Tensor, inputs: Any, output: Tensor) -> Tensor:
+def _put_result(hooks: Parts, layer: int, value: Tensor, inputs: Any, output: Tensor) -> Tensor:
     bias = hooks.part(layer, "proj").bias
     return value.sum(-2) if bias is None else value.sum(-2) + bias
 
 
-def separate(hooks: Hooks) -> None:
+def separate(hooks: Parts) -> None:
     """Gives each head a key and a value of its own, which are those of its group; the model is changed."""
     times, config = hooks.n_head // hooks.n_group, hooks.model.config
     config.num_key_value_heads = hooks.n_group = hooks.n_head
