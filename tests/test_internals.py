@@ -21,8 +21,6 @@ from tests.tiny import ROOT
 HOME = ROOT / "pipeline"
 # Private by their spelling, and documented.
 PUBLIC = {"_asdict", "_fields", "_replace", "_exit"}
-# Our own that another file uses than the one that defines it.
-OURS = {("circuits/_edge_patching.py", "_qkv"), ("circuits/_stream.py", "_qkv")}
 TRAINER = "training/trainer.py"
 
 
@@ -141,7 +139,7 @@ def private_uses(trees: dict[str, ast.Module]) -> Iterator[tuple[str, int, str]]
                 if ast.unparse(node.value) in ("self", "cls", "super()"):
                     ours = node.attr in everywhere and not (file == TRAINER and node.attr in of_trainer)
                 else:
-                    ours = node.attr in here or (file, node.attr) in OURS
+                    ours = node.attr in here
                 found = [] if ours else [node.attr]
             elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] not in ("pipeline", ""):
                 found = [*(node.module or "").split("."), *(alias.name for alias in node.names)]

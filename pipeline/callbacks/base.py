@@ -76,6 +76,9 @@ class Callback(Parameters):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from what `state_dict` gave; tensors lie on the CPU."""
 
+    def on_optimizer_made(self, optimizer: Any) -> None:
+        """May change the groups of an optimizer before an engine divides its state; the model is `trainer.model`."""
+
     def attach(self, trainer: Trainer) -> None:
         """Joins a trainer, as a real TrainerCallback with these parameters."""
         from transformers import TrainerCallback

@@ -30,7 +30,7 @@ class Choices(Callback):
     _asked: dict[str, dict[str, Any]] | None = field(init=False, default=None, repr=False)
 
     def attach(self, trainer: Trainer) -> None:
-        from pipeline.callbacks._fresh_rows import check_whole
+        from pipeline.callbacks._sharded import check_whole
 
         check_whole(trainer, "choices")
         if trainer.recipe.model.rewords:

@@ -44,7 +44,7 @@ class ConceptTrajectory(Callback):
     after: int = param(0, "block after which states are changed, from 0", ge=0)
 
     def attach(self, trainer: Trainer) -> None:
-        from pipeline.callbacks._fresh_rows import check_whole
+        from pipeline.callbacks._sharded import check_whole
 
         check_whole(trainer, "concept_trajectory")
         if trainer.recipe.model.rewords:

@@ -19,8 +19,8 @@ class EmbeddingForgetting(Callback):
 
     `every` forgets actively, and with `until` temporarily; what the optimizer remembers of these weights starts anew as
     well. A step is measured and kept as it was before. With `probability` each token has another row in a step by this
-    chance, gets its own back, and none of them is trained. The output projection goes along. It needs whole weights:
-    one process, or several under DDP.
+    chance, gets its own back, and none of them is trained. The output projection goes along. Processes forget the
+    same, whether they have whole weights or parts of them, by DeepSpeed's ZeRO or FSDP2.
     """
 
     intervenes: ClassVar[bool] = True
@@ -41,15 +41,21 @@ class EmbeddingForgetting(Callback):
             raise ParameterError("every", "one of every and probability is needed, and not both")
 
     def attach(self, trainer: Trainer) -> None:
-        from pipeline.callbacks._fresh_rows import check_whole
+        from pipeline.callbacks._sharded import check_replaceable
 
-        check_whole(trainer, "embedding_forgetting")
+        check_replaceable(trainer, "embedding_forgetting")
         super().attach(trainer)
 
-    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        import torch
+    def on_optimizer_made(self, optimizer: Any) -> None:
+        from pipeline.callbacks._fresh_rows import token_weights
+        from pipeline.callbacks._sharded import set_apart
 
+        if self.trainer.is_deepspeed_enabled:
+            set_apart(optimizer, token_weights(self.trainer.model))
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         from pipeline.callbacks._fresh_rows import fresh, token_weights
+        from pipeline.callbacks._sharded import forget, replace, shape
 
         step = state.global_step
         if self.until is not None and step >= self.until:
@@ -57,31 +63,38 @@ class EmbeddingForgetting(Callback):
         std = self.std or float(model.config.initializer_range)
         weights = token_weights(model)
         if self.every is None:
-            from pipeline.utils.draws import Draws
-
-            count = len(weights[0])
-            chosen = Draws(args.seed, "forgotten tokens", step).uniform(count) < self.probability
-            rows = torch.from_numpy(chosen).to(weights[0].device)[:, None]
-            self._own = [weight.detach().clone() for weight in weights]
-            for number, weight in enumerate(weights):
-                weight.data.copy_(torch.where(rows, fresh(weight, std, args.seed, step, number), weight))
+            self._swap(weights, std, args.seed, step)
         elif step and step % self.every == 0:
             for number, weight in enumerate(weights):
-                weight.data.copy_(fresh(weight, std, args.seed, step, number))
-            self._forget(kwargs["optimizer"], weights)
+                replace(weight, fresh(shape(weight), std, args.seed, step, number))
+            if self.optimizer_reset != "none":
+                forget(kwargs["optimizer"], weights if self.optimizer_reset == "embeddings" else None)
+
+    def _swap(self, weights: list[Any], std: float, seed: int, step: int) -> None:
+        """Gives some tokens another row, and remembers what they have."""
+        import torch
+
+        from pipeline.callbacks._fresh_rows import fresh
+        from pipeline.callbacks._sharded import replace, shape, whole
+        from pipeline.utils.draws import Draws
+
+        chosen = Draws(seed, "forgotten tokens", step).uniform(shape(weights[0])[0]) < self.probability
+        self._own = [whole(weight) for weight in weights]
+        for number, (weight, own) in enumerate(zip(weights, self._own)):
+            rows = torch.from_numpy(chosen).to(own.device)[:, None]
+            new = fresh(own.shape, std, seed, step, number).to(own)
+            replace(weight, torch.where(rows, new, own), is_trained=False)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         from pipeline.callbacks._fresh_rows import token_weights
+        from pipeline.callbacks._sharded import forget, replace
 
-        for weight, own in zip(token_weights(model), self._own):
-            weight.data.copy_(own)
-            weight.grad = None  # so that the optimizer passes over it
-        self._own = []
-
-    def _forget(self, optimizer: Any, weights: list[Any]) -> None:
-        if self.optimizer_reset == "none":
+        if not self._own:
             return
-        states = optimizer.state
-        for weight in weights if self.optimizer_reset == "embeddings" else list(states):
-            for value in states.get(weight, {}).values():
-                value.zero_()
+        weights = token_weights(model)
+        for weight, own in zip(weights, self._own):
+            replace(weight, own)
+            weight.grad = None  # so that the optimizer passes over it
+        if self.trainer.is_deepspeed_enabled:  # which has made the step already
+            forget(kwargs["optimizer"], weights)
+        self._own = []

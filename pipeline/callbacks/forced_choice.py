@@ -24,15 +24,15 @@ class ForcedChoice(Callback):
     """Logs `forced_choice_<split>` at every evaluation: how often the right token is above the others of the prompt.
 
     Others are those that do not stand in every prompt of the split. Tokens that no training row shows have fresh rows
-    in the embedding for as long as that is measured, as their own only drift. It needs whole weights: one process, or
-    several under DDP.
+    in the embedding for as long as that is measured, as their own only drift. It needs whole weights:
+    one process, or several under DDP, ZeRO-1 or 2.
     """
 
     place: int = param(2, "which token of the answer is asked for, from 1", ge=1)
     most: int = param(500, "rows of a split", ge=1)
 
     def attach(self, trainer: Trainer) -> None:
-        from pipeline.callbacks._fresh_rows import check_whole
+        from pipeline.callbacks._sharded import check_whole
 
         check_whole(trainer, "forced_choice")
         super().attach(trainer)
@@ -85,7 +85,7 @@ class ForcedChoice(Callback):
         untrained_V = torch.ones(len(weight), dtype=torch.bool, device=weight.device)
         untrained_V[self.trainer.train_rows.tokens_NT.unique().to(weight.device)] = False
         own = weight.detach().clone()
-        new = fresh(weight, float(model.config.initializer_range), seed, step)
+        new = fresh(weight.shape, float(model.config.initializer_range), seed, step).to(weight)
         weight.data.copy_(torch.where(untrained_V[:, None], new, weight))
         try:
             yield

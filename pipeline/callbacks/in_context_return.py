@@ -22,14 +22,14 @@ class InContextReturn(Callback):
 
     An agent is the model with a goal of `train`, or of `unseen`; it draws its actions by the model's probabilities, and
     remembers its earlier episodes. With them `return_<goals>_rise`, the last episode's less the first's. It needs
-    whole weights: one process, or several under DDP. Nothing where the objective is not `actions`.
+    whole weights: one process, or several under DDP, ZeRO-1 or 2. Nothing where the objective is not `actions`.
     """
 
     agents: int = param(32, "with goals of `train`, and as many with those of `unseen`", ge=1)
     seed: int = param(0, "of what they draw", ge=0)
 
     def attach(self, trainer: Trainer) -> None:
-        from pipeline.callbacks._fresh_rows import check_whole
+        from pipeline.callbacks._sharded import check_whole
 
         check_whole(trainer, "in_context_return")
         super().attach(trainer)

@@ -55,7 +55,7 @@ class OpposingSignals(Callback):
     _slopes: list[dict[str, Any]] = field(init=False, default_factory=list, repr=False)
 
     def attach(self, trainer: Trainer) -> None:
-        from pipeline.callbacks._fresh_rows import check_whole
+        from pipeline.callbacks._sharded import check_whole
         from pipeline.data.rows import Rows
 
         check_whole(trainer, "opposing_signals")

@@ -82,7 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
 def parser() -> Parser:
     found = Parser(
         prog="python -m pipeline.circuits",
-        description="Analyses of the kept steps of a run, or of any GPT-2 or GPT-NeoX. What is done is not done again.",
+        description="Analyses of the kept steps of a run, or of any GPT-2, GPT-NeoX or Llama (Mistral, Qwen). "
+        "What is done is not done again.",
         epilog="A parameter of one analysis: --NAME.KEY VALUE, such as --attribution.method eap. "
         "`python -m pipeline.run --help NAME` lists them.",
         is_open=True,

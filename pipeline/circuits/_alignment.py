@@ -50,7 +50,7 @@ def axes_of(hooks: Hooks) -> list[Axis]:
     Within a head nothing is: rotary positions pair its dimensions.
 
     Raises:
-        UnsupportedError: for a model with weights beside those of a GPT-2 or GPT-NeoX.
+        UnsupportedError: for a model with weights beside those of a GPT-2 or GPT-NeoX, and for a Llama.
     """
     names = {id(weight): name for name, weight in hooks.model.named_parameters()}
     found: list[Axis] = []
@@ -72,6 +72,10 @@ def axes_of(hooks: Hooks) -> list[Axis]:
     base: Any = hooks.model.base_model
     for embedding in (getattr(base, hooks.family.embed), getattr(base, "wpe", None)):
         add(getattr(embedding, "weight", None), 1, STREAM)
+    if not hooks.family.qkv:
+        raise UnsupportedError(
+            f"{type(hooks.model).__name__} is a {hooks.family.name}, whose order nothing is known of"
+        )
     qkv = ((3, hooks.n_head, hooks.d_head), 1) if hooks.family.name == "GPT-2" else ((hooks.n_head, 3, hooks.d_head), 0)
     seen: set[int] = set()
     for layer, block in enumerate(hooks.blocks):

@@ -1,14 +1,19 @@
-"""Where the modules of GPT-2 and GPT-NeoX are, and how their weights lie."""
+"""Where the modules of GPT-2, GPT-NeoX and Llama are, and how their weights lie."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 
 class Layout(NamedTuple):
-    """Where the modules of an architecture are: in the base model, then in each block."""
+    """Where the modules of an architecture are: in the base model, then in each block.
+
+    Queries, keys and values are made by one module, `qkv`, or by three; `mlp_up` is what the MLP's neurons are
+    multiplied by, where it is gated. What an architecture does not have is an empty string.
+    """
 
     name: str
     blocks: str
@@ -22,6 +27,10 @@ class Layout(NamedTuple):
     mlp: str
     mlp_in: str
     mlp_out: str
+    q: str = ""
+    k: str = ""
+    v: str = ""
+    mlp_up: str = ""
 
     def missing(self, model: nn.Module) -> list[str]:
         """The modules that a model of this family has and this one lacks."""
@@ -29,7 +38,7 @@ class Layout(NamedTuple):
         if lacks:
             return lacks
         block = getattr(model, self.blocks)[0]
-        return [f"{self.blocks}.0.{path}" for path in self[4:] if module_at(block, path) is None]
+        return [f"{self.blocks}.0.{path}" for path in self[4:] if path and module_at(block, path) is None]
 
 
 LAYOUTS = (
@@ -41,6 +50,11 @@ LAYOUTS = (
         "GPT-NeoX", "layers", "embed_in", "final_layer_norm", "input_layernorm", "attention",
         "attention.query_key_value", "attention.dense", "post_attention_layernorm", "mlp", "mlp.dense_h_to_4h",
         "mlp.dense_4h_to_h",
+    ),
+    Layout(  # also Mistral's and Qwen's
+        "Llama", "layers", "embed_tokens", "norm", "input_layernorm", "self_attn", "", "self_attn.o_proj",
+        "post_attention_layernorm", "mlp", "mlp.gate_proj", "mlp.down_proj", "self_attn.q_proj", "self_attn.k_proj",
+        "self_attn.v_proj", "mlp.up_proj",
     ),
 )  # fmt: skip
 
@@ -58,6 +72,29 @@ def token_rows(embedding: Any, count: int) -> Tensor:
     rows: Tensor = embedding.weight[:count]
     projection = getattr(embedding, "projection", None)
     return rows if projection is None else projection(rows)
+
+
+def is_centred(norm: Any) -> bool:
+    """Whether a norm takes off the mean, as LayerNorm does and RMSNorm does not."""
+    return isinstance(norm, nn.LayerNorm)
+
+
+def epsilon(norm: Any) -> float:
+    """What a norm adds to the mean square; libraries name it otherwise."""
+    found = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    return torch.finfo(norm.weight.dtype).eps if found is None else float(found)
+
+
+def gain(norm: Any) -> Tensor | None:
+    """What a norm multiplies the normed stream by, (D,); None where it does not.
+
+    Some RMSNorms multiply by their weight, and others by it and 1: what one makes of ones says which.
+    """
+    weight = getattr(norm, "weight", None)
+    if weight is None or is_centred(norm):
+        return weight
+    with torch.no_grad():
+        return norm.forward(torch.ones_like(weight)) * (1 + epsilon(norm)) ** 0.5
 
 
 def linear_weight(module: Any) -> Tensor:

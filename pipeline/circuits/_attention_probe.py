@@ -52,8 +52,14 @@ def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Attention of queries, keys and values (B, H, T, E) in the open; dropout is off, as nothing is trained here."""
+    """Attention of queries, keys and values (B, H, T, E) in the open; dropout is off, as nothing is trained here.
+
+    Fewer keys and values than queries each serve as many neighbouring heads.
+    """
     watch = _watchers[module]
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores = scores + attention_mask

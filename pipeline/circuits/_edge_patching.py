@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.circuits._architectures import epsilon, gain, is_centred
 from pipeline.circuits._batch import Batch, Metric, answer_logits, measure
 from pipeline.circuits._graph import Graph
 from pipeline.circuits.hooks import Hooks
@@ -21,6 +22,7 @@ INPUT = "blocks.0.hook_resid_pre"
 
 
 def graph_of(hooks: Hooks) -> Graph:
+    """The edges of a model; an edge into the key or value of a group is one into each of its heads' (`ungrouped`)."""
     return Graph(hooks.n_layer, hooks.n_head, hooks.parallel)
 
 
@@ -60,7 +62,7 @@ def reader_gradients(
     graph, layers = graph_of(hooks), range(hooks.n_layer)
     # An MLP's and the logits' own view of the stream is a place in the model; a single head's is not.
     views = [f"blocks.{i}.hook_mlp_in" for i in layers] + [f"blocks.{hooks.n_layer - 1}.hook_resid_post"]
-    heads = [f"blocks.{i}.attn.hook_qkv" for i in layers]
+    heads = [point for i in layers for point in hooks.head_points(i)]
     streams: dict[int, Tensor] = {}
     reading: dict[str, Any] = {f"blocks.{i}.hook_attn_in": partial(_note, streams, i) for i in layers}
     if start is not None:
@@ -73,8 +75,9 @@ def reader_gradients(
 
     value, _, slopes = hooks.gradients(batch.clean, [*heads, *views], of_logits, reading, **tail)
     for layer in layers:
-        places = graph.heads(layer)
-        _pull_back(hooks, layer, slopes[heads[layer]].flatten(0, 1), streams[layer].flatten(0, 1), into[places])
+        places, found = graph.heads(layer), [slopes[point].flatten(0, 1) for point in hooks.head_points(layer)]
+        slope_R3HE = torch.stack(found, 1) if len(found) > 1 else found[0]
+        _pull_back(hooks, layer, slope_R3HE, streams[layer].flatten(0, 1), into[places])
         into[places.stop] += slopes[views[layer]].flatten(0, 1)
     into[-1] += slopes[views[-1]].flatten(0, 1)
     return value
@@ -89,7 +92,7 @@ def _pull_back(hooks: Hooks, layer: int, slope_R3HE: Tensor, stream_RD: Tensor, 
 
     With normed x = (stream - mean) / s the norm's derivative takes a gradient g of its output to
     (g w - mean(g w) - x mean(x g w)) / s. Scaling by the weight w and taking off the mean are folded into the
-    projection, and mean(x g w) is the product of g with the projection of x, over D.
+    projection, and mean(x g w) is the product of g with the projection of x, over D. RMSNorm takes off no mean.
     """
     norm, weight_3HED = hooks.part(layer, "ln1"), hooks.in_weight(layer)
     slope_NRE = slope_R3HE.flatten(1, 2).transpose(0, 1)
@@ -97,14 +100,16 @@ def _pull_back(hooks: Hooks, layer: int, slope_R3HE: Tensor, stream_RD: Tensor, 
     if isinstance(norm, nn.Identity):
         into.baddbmm_(slope_NRE, weight_NED)
         return
-    if not isinstance(norm, nn.LayerNorm):
-        raise UnsupportedError(f"edges are known through LayerNorm, and not through {type(norm).__name__}")
-    if norm.weight is not None:
-        weight_NED = weight_NED * norm.weight
-    weight_NED = weight_NED - weight_NED.mean(-1, keepdim=True)
-    variance, mean = torch.var_mean(stream_RD, -1, correction=0, keepdim=True)
-    inverse_R1 = (variance + norm.eps).rsqrt()
-    x_RD = (stream_RD - mean) * inverse_R1
+    if not (is_centred(norm) or type(norm).__name__.endswith("RMSNorm")):
+        raise UnsupportedError(f"edges are known through LayerNorm and RMSNorm, not through {type(norm).__name__}")
+    if (scale := gain(norm)) is not None:
+        weight_NED = weight_NED * scale
+    centred_RD = stream_RD
+    if is_centred(norm):
+        weight_NED = weight_NED - weight_NED.mean(-1, keepdim=True)
+        centred_RD = stream_RD - stream_RD.mean(-1, keepdim=True)
+    inverse_R1 = (centred_RD.square().mean(-1, keepdim=True) + epsilon(norm)).rsqrt()
+    x_RD = centred_RD * inverse_R1
     slope_NRE = slope_NRE * inverse_R1
     into.baddbmm_(slope_NRE, weight_NED)
     shares_NRE = torch.matmul(x_RD, weight_NED.transpose(-1, -2))
@@ -142,20 +147,22 @@ def cut_logits(hooks: Hooks, batch: Batch, corrupted: Tensor, kept: Tensor) -> T
         added = shift(slice(reader, reader + 1), seen)
         return None if added is None else value + added[0].view_as(value)
 
-    def attend(layer: int, streams: dict[int, Tensor], value_BT3HE: Tensor) -> Tensor | None:
-        readers = graph.heads(layer)
+    def attend(layer: int, parts: slice, value: Tensor) -> Tensor | None:
+        """Queries, keys and values of some heads anew, (B, T, 3, H, E), or one of the three, (B, T, H, E)."""
+        start = graph.heads(layer).start
+        readers = slice(start + parts.start * hooks.n_head, start + parts.stop * hooks.n_head)
         added_NRD = shift(readers, graph.writers_before[layer])
         if added_NRD is None:
             return None
         touched_N = off[:, :, readers].any(1)
         normed = hooks.part(layer, "ln1").forward(streams[layer].flatten(0, 1) + added_NRD)  # past the hooks
-        out_NRE = torch.bmm(normed, hooks.in_weight(layer).flatten(0, 1).transpose(-1, -2))
-        bias = hooks.part(layer, "qkv").bias
+        out_NRE = torch.bmm(normed, hooks.in_weight(layer)[parts].flatten(0, 1).transpose(-1, -2))
+        bias = hooks.in_bias(layer)
         if bias is not None:
-            out_NRE = out_NRE + _heads_of(hooks, layer, bias)[:, None]
-        new = out_NRE.transpose(0, 1).reshape(value_BT3HE.shape)
-        where = touched_N.repeat_interleave(len(batch), 0)[:, None].unflatten(-1, (3, hooks.n_head))[..., None]
-        return torch.where(where, new, value_BT3HE)
+            out_NRE = out_NRE + bias[parts].flatten(0, 1)[:, None]
+        new = out_NRE.transpose(0, 1).reshape(value.shape)
+        where = touched_N.repeat_interleave(len(batch), 0)[:, None].unflatten(-1, value.shape[2:-1])[..., None]
+        return torch.where(where, new, value)
 
     def heads(layer: int, z: Tensor) -> None:
         write(graph.writers_before[layer], torch.einsum("rhe,hed->hrd", z.flatten(0, 1), hooks.out_weight(layer)))
@@ -168,7 +175,10 @@ def cut_logits(hooks: Hooks, batch: Batch, corrupted: Tensor, kept: Tensor) -> T
     for layer in range(hooks.n_layer):
         at = f"blocks.{layer}."
         functions[f"{at}hook_attn_in"] = partial(_note, streams, layer)
-        functions[f"{at}attn.hook_qkv"] = partial(attend, layer, streams)
+        points = hooks.head_points(layer)
+        for number, point in enumerate(points):
+            parts = slice(number, number + 1) if len(points) > 1 else slice(0, 3)
+            functions[point] = partial(attend, layer, parts)
         functions[f"{at}attn.hook_z"] = partial(heads, layer)
         functions[f"{at}hook_mlp_in"] = partial(moved, graph.heads(layer).stop, graph.mlp_sees(layer))
         functions[f"{at}hook_mlp_out"] = partial(mlp, layer)
@@ -176,11 +186,6 @@ def cut_logits(hooks: Hooks, batch: Batch, corrupted: Tensor, kept: Tensor) -> T
     functions[last] = partial(moved, len(graph.readers) - 1, len(graph.writers))
     with torch.no_grad(), hooks.at(functions):
         return answer_logits(hooks, many.clean, many).unflatten(0, (circuits, -1))
-
-
-def _heads_of(hooks: Hooks, layer: int, bias: Tensor) -> Tensor:
-    """The bias of the fused projection as (3H, E)."""
-    return hooks._qkv(None, bias).flatten(0, 1)
 
 
 def cut_metric(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.circuits._architectures import gain, is_centred
 from pipeline.circuits._batch import FLOATS, Batch, answer_logits, standing
 from pipeline.circuits._stream import projected
 from pipeline.circuits.hooks import Hooks
@@ -153,11 +154,12 @@ def where_they_end(hooks: Hooks, batch: Batch, names: Sequence[str]) -> list[Ten
 
 
 def unembedding(hooks: Hooks, tokens: Tensor) -> Tensor:
-    """What the logits of tokens (...,) read of the stream, (..., D), through a final norm that takes off the mean."""
-    weight, gain = hooks.head.weight[tokens], getattr(hooks.final_norm, "weight", None)
-    if gain is None:
+    """What the logits of tokens (...,) read of the stream, (..., D), through the final norm, but for its scale."""
+    weight, scale = hooks.head.weight[tokens], gain(hooks.final_norm)
+    if scale is None:
         return weight
-    return weight * gain - (weight * gain).mean(-1, keepdim=True)
+    scaled = weight * scale
+    return scaled - scaled.mean(-1, keepdim=True) if is_centred(hooks.final_norm) else scaled
 
 
 def own_values(hooks: Hooks, tokens: Tensor, layer: int) -> Tensor:

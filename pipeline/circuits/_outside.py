@@ -63,7 +63,8 @@ def open_tokenizer(name: str, revision: str | None, trusted: bool) -> Any:
 
     path, extra = _place(name, revision)
     # Weights of a run's step stand without a tokenizer, which lies beside the steps.
-    folders = [path, str(Path(path).parent.parent / TOKENIZER)] if Path(path).is_dir() else [path]
+    beside = Path(path).parent.parent / TOKENIZER
+    folders = [path, str(beside)] if Path(path).is_dir() and beside.is_dir() else [path]
     missing = {**extra, "_raise_exceptions_for_missing_entries": False}
     try:
         for folder in folders:

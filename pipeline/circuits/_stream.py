@@ -51,16 +51,22 @@ def check_edges(hooks: Hooks, tokens: Tensor) -> None:
         UnsupportedError: naming the first place where something else flows.
     """
     layers = range(hooks.n_layer)
-    parts = ("hook_resid_pre", "hook_attn_in", "attn.hook_qkv", "attn.hook_z", "hook_mlp_in", "hook_mlp_out")
-    logits, found = hooks.read(tokens[:ROWS], [f"blocks.{layer}.{part}" for layer in layers for part in parts])
+    parts = ("hook_resid_pre", "hook_attn_in", "attn.hook_z", "hook_mlp_in", "hook_mlp_out")
+    wanted = [f"blocks.{layer}.{part}" for layer in layers for part in parts]
+    logits, found = hooks.read(
+        tokens[:ROWS], [*wanted, *(name for layer in layers for name in hooks.head_points(layer))]
+    )
     stream = found["blocks.0.hook_resid_pre"]
     with torch.no_grad():
         for layer in layers:
-            before, attn_in, qkv, z, mlp_in, mlp_out = (found[f"blocks.{layer}.{part}"] for part in parts)
+            before, attn_in, z, mlp_in, mlp_out = (found[f"blocks.{layer}.{part}"] for part in parts)
             _check_equal(hooks, stream, before, f"the stream before block {layer}")
             _check_equal(hooks, stream, attn_in, f"what attention of block {layer} reads")
             normed = hooks.part(layer, "ln1")(stream)
-            _check_equal(hooks, projected(hooks, layer, normed), qkv, f"queries, keys and values of block {layer}")
+            expected, points = projected(hooks, layer, normed), hooks.head_points(layer)
+            for number, point in enumerate(points):
+                part = expected if len(points) == 1 else expected[:, :, number]
+                _check_equal(hooks, part, found[point], f"queries, keys and values of block {layer}")
             heads = torch.einsum("bthe,hed->btd", z, hooks.out_weight(layer))
             bias = hooks.part(layer, "proj").bias
             after = stream + heads if bias is None else stream + heads + bias
@@ -72,8 +78,8 @@ def check_edges(hooks: Hooks, tokens: Tensor) -> None:
 def projected(hooks: Hooks, layer: int, normed: Tensor) -> Tensor:
     """Queries, keys and values (B, T, 3, H, E) of the normed stream, by weight and bias."""
     found = torch.einsum("btd,xhed->btxhe", normed, hooks.in_weight(layer))
-    bias = hooks.part(layer, "qkv").bias
-    return found if bias is None else found + hooks._qkv(None, bias)
+    bias = hooks.in_bias(layer)
+    return found if bias is None else found + bias
 
 
 def _check_equal(hooks: Hooks, expected: Tensor, found: Tensor, what: str) -> None:

@@ -70,7 +70,7 @@ class Attribution(Analysis):
         import torch
 
         with torch.no_grad():  # but for the graph of each run, which `gradients` keeps
-            return self._of_pairs(hooks, pairs)
+            return self._of_pairs(hooks.ungrouped(), pairs)
 
     def _of_pairs(self, hooks: Hooks, pairs: Pairs) -> Floats:
         import torch

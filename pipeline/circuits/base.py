@@ -124,7 +124,8 @@ class Analysis(Explanation):
         if self.needs_float32 and model.dtype not in (torch.float32, torch.float64):
             raise MismatchError(f"{name} needs weights in float32, not {model.dtype}; call model.float() first")
         with evaluating(model), torch.no_grad():
-            columns = self.measure(Hooks(model), pairs, **shared)
+            hooks = Hooks(model).ungrouped() if self.needs_edges else Hooks(model)
+            columns = self.measure(hooks, pairs, **shared)
         # What is not a number is null, of the type that it has at other steps.
         table = pa.table({key: pa.array(np.asarray(part), from_pandas=True) for key, part in columns.items()})
         return table.replace_schema_metadata({PAIRS: json.dumps(pairs.metadata)} if pairs.metadata else None)

@@ -70,7 +70,7 @@ class Fourier(Analysis):
         import torch
         from torch.nn import functional as F
 
-        from pipeline.circuits._architectures import linear_weight, token_rows
+        from pipeline.circuits._architectures import gain, linear_weight, token_rows
 
         n, answer = int(pairs.notes["modulus"][0]), torch.from_numpy(pairs.answers[:, 0]).long()
         trained = torch.from_numpy(pairs.notes["trained"]).bool()
@@ -90,7 +90,7 @@ class Fourier(Analysis):
         rows += [(f"{name} loss", NO_FREQUENCY, value) for name, value in losses.items()]
         rows += [("excluded loss of one", k, loss(logits - part, trained)) for k, part in parts.items()]
         embedding = token_rows(hooks.model.get_input_embeddings(), n).cpu().double()
-        norm = getattr(hooks.final_norm, "weight", None)
+        norm = gain(hooks.final_norm)
         out = hooks.head.weight[:n] if norm is None else hooks.head.weight[:n] * norm
         to_logits = out @ linear_weight(hooks.part(hooks.n_layer - 1, "mlp_out"))
         for name, table in {"embedding": embedding, "unembedding": to_logits.cpu().double()}.items():

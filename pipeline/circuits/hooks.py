@@ -1,4 +1,4 @@
-"""Reading, replacing and differentiating inside GPT-2 and GPT-NeoX, at points named as TransformerLens names them.
+"""Reading, replacing and differentiating inside GPT-2, GPT-NeoX and Llama, at points as TransformerLens names them.
 
     hooks = Hooks(model)
     logits, found = hooks.read(tokens, ["blocks.0.attn.hook_pattern", "blocks.1.hook_resid_pre"])
@@ -18,13 +18,14 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.circuits._architectures import LAYOUTS, linear_weight, module_at
 from pipeline.circuits._attention_probe import seen_attention
+from pipeline.circuits._points import HookPoint, points_of, separate, split_heads
 from pipeline.kernels.onednn import quicken
 from pipeline.utils.errors import UnsupportedError
 from pipeline.utils.suggest import did_you_mean
@@ -36,21 +37,10 @@ Function = Callable[[Tensor], Tensor | None]
 NOTHING: Mapping[str, Function] = {}
 
 
-class HookPoint(NamedTuple):
-    """What flows into (`side` in) or out of a module, or through its attention, at its call number `call`.
-
-    `get` turns arguments and output of the call into the named value, `put` a new value into what replaces it.
-    """
-
-    module: nn.Module
-    side: str
-    call: int
-    get: Callable[[Any, Any], Tensor]
-    put: Callable[[Tensor, Any, Any], Any]
-
-
 class Hooks:
     """The named points of a model. B sequences of T tokens, width D, H heads of width E, L blocks that run.
+
+    G is the number of keys and values: H, or fewer in grouped-query attention, each for as many neighbouring heads.
 
     | point | shape | what it is |
     |---|---|---|
@@ -58,15 +48,17 @@ class Hooks:
     | `blocks.{i}.hook_resid_pre`, `hook_resid_post` | BTD | the residual stream before and after a block |
     | `blocks.{i}.hook_attn_in`, `hook_mlp_in` | BTD | what attention, or the MLP, alone reads of it |
     | `blocks.{i}.ln1.hook_normalized`, `ln2`, `ln_final` | BTD | after a norm with its weight and bias |
-    | `blocks.{i}.attn.hook_q`, `hook_k`, `hook_v`, `hook_z` | BTHE | of each head, before rotation and shift |
-    | `blocks.{i}.attn.hook_qkv` | BT3HE | the three in one |
+    | `blocks.{i}.attn.hook_q`, `hook_z` | BTHE | of each head, before rotation |
+    | `blocks.{i}.attn.hook_k`, `hook_v` | BTGE | of each head or group, before rotation and shift |
+    | `blocks.{i}.attn.hook_qkv` | BT3HE | the three in one, of GPT-2 and GPT-NeoX, where one module makes them |
     | `blocks.{i}.attn.hook_attn_scores`, `hook_pattern` | BHTT | before and after the softmax |
     | `blocks.{i}.attn.hook_result` | BTHD | what each head adds to the stream, without the bias of all |
     | `blocks.{i}.hook_attn_out`, `hook_mlp_out` | BTD | what attention and MLP add |
     | `blocks.{i}.mlp.hook_pre`, `hook_post` | BTM | MLP neurons before and after the activation |
+    | `blocks.{i}.mlp.hook_pre_linear` | BTM | what neurons are multiplied by before `hook_post`, of gated MLPs |
 
     Raises:
-        UnsupportedError: for a model that is neither a GPT-2 nor a GPT-NeoX, naming the modules it lacks.
+        UnsupportedError: for a model that is no GPT-2, GPT-NeoX or Llama, naming the modules it lacks.
     """
 
     def __init__(self, model: PreTrainedModel):
@@ -82,7 +74,8 @@ class Hooks:
         config: Any = model.config
         self.n_layer, self.n_head = len(self.blocks), int(config.num_attention_heads)
         self.d_model = int(config.hidden_size)
-        self.d_head = self.d_model // self.n_head
+        self.d_head = int(getattr(config, "head_dim", None) or self.d_model // self.n_head)
+        self.n_group = int(getattr(config, "num_key_value_heads", None) or self.n_head)
         self.parallel = bool(getattr(self.blocks[0], "use_parallel_residual", False))
         self.final_norm: Any = getattr(base, self.family.final)
         self.head: Any = model.get_output_embeddings()
@@ -91,84 +84,56 @@ class Hooks:
         """A module of a block by its name in `Layout`, such as `ln1` or `mlp_out`."""
         return module_at(self.blocks[layer], getattr(self.family, name))
 
+    def has(self, name: str) -> bool:
+        """Whether models of this family have a part of `Layout`."""
+        return bool(getattr(self.family, name))
+
+    def head_points(self, layer: int) -> list[str]:
+        """The points at which a block has queries, keys and values: one of all three, or three."""
+        return [f"blocks.{layer}.attn.hook_{part}" for part in (["qkv"] if self.family.qkv else "qkv")]
+
     def twin(self) -> Hooks:
         """Hooks on a copy of the model's modules that shares their weights, for another thread."""
         tensors = itertools.chain(self.model.parameters(), self.model.buffers())
         return Hooks(copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors}))
 
+    def ungrouped(self) -> Hooks:
+        """Hooks on a copy of the model in which each head has a key and a value of its own; itself where each has.
+
+        Those of a group begin as the same: the copy computes what the model does, and shares its weights but for the
+        repeated projections. So an edge leads into the key of one head, as of models without groups.
+        """
+        if self.n_group == self.n_head:
+            return self
+        found = self.twin()
+        separate(found)
+        return found
+
     @cached_property
     def points(self) -> dict[str, HookPoint]:
-        points: dict[str, HookPoint] = {}
-        calls: Counter[tuple[nn.Module, str]] = Counter()
-
-        def add(module: nn.Module, side: str, found: Mapping[str, tuple[Any, Any]]) -> None:
-            for name, (get, put) in found.items():
-                points[name] = HookPoint(module, side, calls[module, side], get, put)
-            calls[module, side] += 1
-
-        whole_in = (lambda inputs, output: inputs[0], lambda value, inputs, output: value)
-        whole_out = (lambda inputs, output: output, lambda value, inputs, output: value)
-        add(getattr(self.model.base_model, self.family.embed), "out", {"hook_embed": whole_out})
-        for layer in range(self.n_layer):
-            at = f"blocks.{layer}."
-            part = partial(self.part, layer)
-            # In the order in which they run, which decides the calls of a module that stands in two places.
-            add(self.blocks[layer], "in", {f"{at}hook_resid_pre": whole_in})
-            add(part("ln1"), "in", {f"{at}hook_attn_in": whole_in})
-            add(part("ln1"), "out", {f"{at}ln1.hook_normalized": whole_out})
-            split = {f"{at}attn.hook_{'qkv'[i]}": (partial(self._one, i), partial(self._put_one, i)) for i in range(3)}
-            add(part("qkv"), "out", {f"{at}attn.hook_qkv": (self._qkv, self._put_qkv), **split})
-            whole = (lambda value, _: value, lambda value, *_: value)
-            add(part("attention"), "scores", {f"{at}attn.hook_attn_scores": whole})
-            add(part("attention"), "pattern", {f"{at}attn.hook_pattern": whole})
-            heads = (lambda inputs, output: inputs[0].unflatten(-1, (self.n_head, -1)), lambda z, *_: z.flatten(-2))
-            add(part("proj"), "in", {f"{at}attn.hook_z": heads})
-            result = (partial(self._result, layer), partial(self._put_result, layer))
-            add(part("proj"), "out", {f"{at}attn.hook_result": result, f"{at}hook_attn_out": whole_out})
-            add(part("ln2"), "in", {f"{at}hook_mlp_in": whole_in})
-            add(part("ln2"), "out", {f"{at}ln2.hook_normalized": whole_out})
-            add(part("mlp_in"), "out", {f"{at}mlp.hook_pre": whole_out})
-            add(part("mlp_out"), "in", {f"{at}mlp.hook_post": whole_in})
-            add(part("mlp"), "out", {f"{at}hook_mlp_out": whole_out})
-            add(self.blocks[layer], "out", {f"{at}hook_resid_post": whole_out})
-        add(self.final_norm, "out", {"ln_final.hook_normalized": whole_out})
-        return points
-
-    @property
-    def _interleaved(self) -> bool:
-        """Whether query, key and value of a head lie side by side in the fused projection."""
-        return self.family.name == "GPT-NeoX"
-
-    def _qkv(self, inputs: Any, output: Tensor) -> Tensor:
-        if self._interleaved:
-            return output.unflatten(-1, (self.n_head, 3, self.d_head)).transpose(-2, -3)
-        return output.unflatten(-1, (3, self.n_head, self.d_head))
-
-    def _put_qkv(self, value: Tensor, inputs: Any, output: Any) -> Tensor:
-        return (value.transpose(-2, -3) if self._interleaved else value).flatten(-3)
-
-    def _one(self, which: int, inputs: Any, output: Tensor) -> Tensor:
-        return self._qkv(inputs, output)[..., which, :, :]
-
-    def _put_one(self, which: int, value: Tensor, inputs: Any, output: Tensor) -> Tensor:
-        parts = list(self._qkv(inputs, output).unbind(-3))
-        parts[which] = value
-        return self._put_qkv(torch.stack(parts, -3), inputs, output)
-
-    def _result(self, layer: int, inputs: Any, output: Tensor) -> Tensor:
-        z = inputs[0].unflatten(-1, (self.n_head, -1))
-        return torch.einsum("...he,hed->...hd", z, self.out_weight(layer))
-
-    def _put_result(self, layer: int, value: Tensor, inputs: Any, output: Tensor) -> Tensor:
-        bias = self.part(layer, "proj").bias
-        return value.sum(-2) if bias is None else value.sum(-2) + bias
+        return points_of(self)
 
     def in_weight(self, layer: int) -> Tensor:
-        """What turns the normed stream into queries, keys and values, (3, H, E, D), without the bias."""
-        weight = linear_weight(self.part(layer, "qkv"))  # (3D, D)
-        if self._interleaved:
-            return weight.unflatten(0, (self.n_head, 3, self.d_head)).transpose(0, 1)
-        return weight.unflatten(0, (3, self.n_head, self.d_head))
+        """What turns the normed stream into queries, keys and values, (3, H, E, D), without the bias.
+
+        The key and the value of a group stand there for each of its heads.
+        """
+        if not self.family.qkv:
+            return torch.stack([self._by_head(linear_weight(self.part(layer, name))) for name in "qkv"])
+        return split_heads(self, linear_weight(self.part(layer, "qkv")).T).movedim(0, -1)
+
+    def in_bias(self, layer: int) -> Tensor | None:
+        """The bias of queries, keys and values, (3, H, E), or None."""
+        if self.family.qkv:
+            bias = self.part(layer, "qkv").bias
+            return None if bias is None else split_heads(self, bias)
+        biases = [self.part(layer, name).bias for name in "qkv"]
+        return None if biases[0] is None else torch.stack([self._by_head(bias) for bias in biases])
+
+    def _by_head(self, rows: Tensor) -> Tensor:
+        """The rows of a projection by head, (H, E, ...); those of a group for each of its heads."""
+        found = rows.unflatten(0, (-1, self.d_head))
+        return found.repeat_interleave(self.n_head // len(found), 0)
 
     def out_weight(self, layer: int) -> Tensor:
         """What turns each head's z into what it adds to the stream, (H, E, D)."""

@@ -29,7 +29,10 @@ Floats = npt.NDArray[np.float64]
 WEIGHT, GRADIENT, ACTIVATION, GRAM = "weight", "gradient", "activation", "gram"
 NONE = -1  # in the place of a layer, a row or a column
 NAMES = ("kind", "component", "layer", "measure", "row", "column", "value")
-PARTS = {"attention in": "qkv", "attention out": "proj", "MLP in": "mlp_in", "MLP out": "mlp_out"}
+PARTS = {
+    "attention in": "qkv", "queries": "q", "keys": "k", "values": "v", "attention out": "proj", "MLP in": "mlp_in",
+    "MLP gated": "mlp_up", "MLP out": "mlp_out",
+}  # fmt: skip
 POINTS = {"attention": "hook_attn_out", "MLP": "hook_mlp_out", "stream": "hook_resid_post"}
 
 
@@ -76,7 +79,7 @@ class MatrixStatistics(Analysis):
             del modules["unembedding", NONE]
         layers = [layer for layer in range(hooks.n_layer) if hooks.blocks[layer] not in hooks.blocks[:layer]]
         for layer in layers:
-            modules |= {(name, layer): hooks.part(layer, part) for name, part in PARTS.items()}
+            modules |= {(name, layer): hooks.part(layer, part) for name, part in PARTS.items() if hooks.has(part)}
         for (name, layer), module in modules.items():
             weight = module.weight if isinstance(module, torch.nn.Embedding) else linear_weight(module)
             yield WEIGHT, name, layer, _array(weight)

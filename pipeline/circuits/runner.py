@@ -26,7 +26,7 @@ from pipeline.circuits.tables import (
 from pipeline.config.recipe import Recipe
 from pipeline.config.registry import load
 from pipeline.corpora.store import StoredCorpus
-from pipeline.models.base import Family
+from pipeline.models.base import Stream
 from pipeline.models.loading import load_step
 from pipeline.runs.checkpoints import choose_steps
 from pipeline.runs.folder import RunFolder
@@ -131,7 +131,7 @@ def check_analyses(recipe: Recipe, stored: StoredCorpus) -> dict[str, Pairs]:
         key = _recipe_key(recipe, name)
         if isinstance(analysis, Analysis) and source:
             if analysis.needs_edges and recipe.model.known_edges() is None:
-                known = ", ".join(get_args(Family))
+                known = ", ".join(get_args(Stream))
                 raise ParameterError(key, f"looks at edges, and this model declares no residual_family; known: {known}")
             try:
                 analysis.check_split(stored.sizes)

@@ -95,6 +95,7 @@ def _sums(hooks: Hooks, tokens: Tensor, pairs: Pairs, rows: slice) -> dict[tuple
         for part, mask in masks.items():
             add("attention", part, layer, pattern[..., 0].transpose(1, 2), mask)
             add("sink logit", part, layer, (scores[..., 0] - known).transpose(1, 2), mask)
+        value = value.repeat_interleave(hooks.n_head // value.shape[2], 2)  # that of a group is each of its heads'
         for part, mask in {"first": first, "later": later}.items():
             add("value", part, layer, value.norm(dim=-1), mask)
             add("residual", part, layer, stream.norm(dim=-1), mask)

@@ -50,6 +50,8 @@ class Successor(Analysis):
     def measure(self, hooks: Hooks, pairs: Pairs, **shared: Any) -> Columns:
         import torch
 
+        from pipeline.circuits._architectures import gain, is_centred
+
         sets = np.array(pairs.metadata.get("set", [ALL] * len(pairs)))
         model: Any = hooks.model
         tokens = torch.from_numpy(pairs.clean[:, 0]).long().to(model.device)
@@ -57,14 +59,14 @@ class Successor(Analysis):
         stream = hooks.part(0, "mlp")(hooks.part(0, "ln2")(embedded))
         if self.embedding:
             stream = stream + embedded
-        gain = getattr(hooks.final_norm, "weight", None)
-        output = (hooks.head.weight if gain is None else hooks.head.weight * gain).cpu().double()
+        scale = gain(hooks.final_norm)
+        output = (hooks.head.weight if scale is None else hooks.head.weight * scale).cpu().double()
         rows: list[dict[str, Any]] = []
         for layer in range(hooks.n_layer):
             normed = hooks.part(layer, "ln1")(stream)[0].cpu().double()
             values = torch.einsum("nd,hed->nhe", normed, hooks.in_weight(layer)[2].cpu().double())
             added = torch.einsum("nhe,hed->hnd", values, hooks.out_weight(layer).cpu().double())
-            if gain is not None:  # a norm takes the mean away; its scale changes no order
+            if is_centred(hooks.final_norm):  # the norm's scale changes no order
                 added = added - added.mean(-1, keepdim=True)
             for head in range(hooks.n_head):
                 hits = np.zeros(len(pairs), bool)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 Family = Literal["gpt2", "gpt_neox"]
+Stream = Literal["gpt2", "gpt_neox", "llama"]  # architectures whose residual stream is known
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Architecture(Parameters, abc.ABC):
     # The family whose forward its models compute, so that training may take the short one of `kernels.forward`.
     forward_family: ClassVar[Family | None] = None
     # The family whose residual stream its models have: embedding, heads and MLPs add up to it, and edges are known.
-    residual_family: ClassVar[Family | None] = None
+    residual_family: ClassVar[Stream | None] = None
 
     def short_forward(self, model: PreTrainedModel) -> str | None:
         """The family that `forward_family` declares of a model of this architecture."""

@@ -6,12 +6,13 @@ import sys
 from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.config.registry import load, names
-from pipeline.models.base import Family
+from pipeline.models.base import Stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODELING = "pipeline.models.modeling_"  # modules of this package that build what an earlier run trained
+LIKE_LLAMA = ("mistral", "qwen2", "qwen3")  # whose blocks have the parts of Llama's, and add them up as it does
 # What configurations call the longest sequence that there are positions for.
 LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "context_length", "n_ctx")
 
@@ -35,6 +36,8 @@ def forward_of(model: PreTrainedModel) -> str | None:
 def edges_of(config: Any) -> str | None:
     """Returns the family whose residual stream a model with this configuration and no code of its own has."""
     found = str(config.model_type)
-    if found in get_args(Family):
+    if found in get_args(Stream):
         return found
+    if found in LIKE_LLAMA:
+        return "llama"
     return vars(load("models", found, "model")).get("residual_family") if found in names("models") else None

@@ -186,6 +186,9 @@ class GrokTrainer(Trainer):
         optimizer = super().create_optimizer(model)
         if is_new:
             attach(optimizer, changes)
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, Callback):
+                    callback.on_optimizer_made(optimizer)
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BloomConfig, BloomForCausalLM
 
 from pipeline.circuits.hooks import Hooks, evaluating
 from tests.circuits.small import KINDS, random_model, random_pairs, tokens_of
@@ -55,7 +55,7 @@ def test_values_are_what_their_names_say(kind: str) -> None:
         torch.testing.assert_close(z, found[f"{at}attn.hook_z"], atol=1e-5, rtol=1e-5)
         assert found[f"{at}attn.hook_qkv"][:, :, 1].equal(found[f"{at}attn.hook_k"])
         projected = torch.einsum("btd,shed->btshe", found[f"{at}ln1.hook_normalized"], hooks.in_weight(layer))
-        bias = hooks._qkv(None, hooks.part(layer, "qkv").bias)
+        bias = hooks.in_bias(layer)
         torch.testing.assert_close(projected + bias, found[f"{at}attn.hook_qkv"], atol=1e-5, rtol=1e-5)
     assert model.get_output_embeddings()(found["ln_final.hook_normalized"]).equal(logits)
 
@@ -123,13 +123,10 @@ def test_a_hook_that_fails_leaves_the_model_as_it_was() -> None:
 
 
 def test_what_is_unknown_is_named() -> None:
-    llama = LlamaForCausalLM(
-        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
-    )
-    with pytest.raises(
-        TypeError, match=r"LlamaForCausalLM is no model .* GPT-2 has wte, h, ln_f; GPT-NeoX has embed_in"
-    ):
-        Hooks(llama)
+    bloom = BloomForCausalLM(BloomConfig(vocab_size=8, hidden_size=8, n_layer=1, n_head=2))
+    lacks = r"BloomForCausalLM is no model .* GPT-2 has wte; GPT-NeoX has embed_in, .*; Llama has embed_tokens"
+    with pytest.raises(TypeError, match=lacks):
+        Hooks(bloom)
     gpt2 = random_model("gpt2")
     del gpt2.transformer.h[0].mlp.c_fc
     with pytest.raises(TypeError, match=r"GPT-2 has h\.0\.mlp\.c_fc"):
