@@ -36,7 +36,7 @@ def trained(path: Path, folder: Path, seed: int, base: Path, is_small: bool) -> 
     recipe = read_recipe(path)
     values = {**SHORT, "max_steps": 20, "eval_strategy": "no", "circuits": "{}"}
     is_continued = room_name(recipe.model) == "pretrained"
-    if is_continued:
+    if "model_name_or_path" in recipe.model.as_dict():
         values |= stand_ins(path, base)
     if is_small:
         values |= {f"corpus.{key}": value for key, value in CORPORA.get(room_name(recipe.corpus), {}).items()}
