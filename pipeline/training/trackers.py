@@ -7,14 +7,15 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.config.coerce import untyped
 from pipeline.config.identity import decides
 from pipeline.config.yaml_nodes import Block
-from pipeline.utils.errors import RecipeError
+from pipeline.utils.errors import RecipeError, in_one_line
 from pipeline.utils.files import write_text
 from pipeline.utils.inside import exists, read_text, refuse_links
 from pipeline.utils.log import log
@@ -83,14 +84,26 @@ def _shielded(callback: Any, act: Callable[..., Any]) -> Callable[..., Any]:
     def try_to(*args: Any, **kwargs: Any) -> Any:
         if getattr(callback, "has_failed", False):
             return None
-        try:
-            return act(*args, **kwargs)
-        except Exception as error:  # whatever it is, a bug of the tracker's too, training does not end for what watches
-            callback.has_failed = True
-            log.info(f"{type(callback).__name__} has failed and is left out: {error}; metrics.jsonl goes on")
-            return None
+        callback.has_failed = True  # until it has come back
+        with _surviving(type(callback).__name__, "and is left out", "metrics.jsonl goes on"):
+            found = act(*args, **kwargs)
+            callback.has_failed = False
+            return found
+        return None
 
     return try_to
+
+
+@contextmanager
+def _surviving(who: str, how: str, what_stays: str) -> Iterator[None]:
+    """Says in a line that a tracker has failed: what only watches a run does not end it, nor keep others from theirs.
+
+    Trackers raise what their libraries do: of the network, of threads that have died, bugs of their own.
+    """
+    try:
+        yield
+    except Exception as error:  # no class in common, as said above
+        log.info(f"{who} has failed {how}: {in_one_line(error)}; {what_stays}")
 
 
 def _run_id(folder: Path) -> str:
@@ -142,51 +155,75 @@ def finish_trackers(
 ) -> None:
     """Gives the trackers what is known at the end: fit, gen and grok step, final numbers, the figures of the report.
 
-    send_steps: also every kept step, as an artifact of wandb's. A tracker that fails leaves the run finished.
-    `callbacks` are those of the training; what trackers have put off is done last.
+    send_steps: also every kept step, as an artifact of wandb's. A tracker that fails leaves the run finished, and the
+    others what is theirs. `callbacks` are those of the training; what trackers have put off is done last.
     """
-    try:
-        _finish(trackers, results, name, project, send_steps)
-        for end in filter(None, (getattr(callback, "at_end", None) for callback in callbacks)):
-            end()
-        if "trackio" in trackers:
+    given: dict[str, Callable[[_Results], None]] = {
+        "wandb": partial(_to_wandb, name=name, send_steps=send_steps),
+        "tensorboard": _to_tensorboard,
+        "trackio": partial(_to_trackio, name=name, project=project),
+    }
+    found = _Results.of(results)
+    for tracker in filter(given.__contains__, trackers):
+        with _surviving(tracker, "at the end", "the report has everything"):
+            given[tracker](found)
+    for callback in callbacks:
+        if end := getattr(callback, "at_end", None):
+            with _surviving(type(callback).__name__, "at the end", "the report has everything"):
+                end()
+    if "trackio" in trackers:
+        with _surviving("trackio", "at the end", "the report has everything"):
             import trackio
 
             if trackio.context_vars.current_run.get() is not None:  # as after an end without training
                 trackio.finish()
-    except Exception as error:  # whatever it is: the run is trained and reported, and is finished without the tracker
-        log.info(f"a tracker has failed: {error}; the report has everything")
 
 
-def _finish(trackers: list[str], results: RunFolder, name: str, project: str, send_steps: bool) -> None:
-    step = results.last_step
-    found = results.grok.summary()
-    facts = {key: value for key, value in found.items() if value is not None}
-    facts |= {key: series.values[-1] for key, series in results.series.items() if key.startswith("final_")}
-    pictures = sorted((results.path / "figures").glob("*.png"))
-    if "wandb" in trackers:
-        import wandb
+class _Results(NamedTuple):
+    """What trackers are given at the end: the run, its numbers, those that are known alone, and its figures."""
 
-        if wandb.run is not None:
-            wandb.run.summary.update({**found, **facts})  # null takes the place of what an earlier start has sent
-            wandb.run.log({f"figures/{picture.stem}": wandb.Image(str(picture)) for picture in pictures})
-            for number, entry in results.manifest.kept.items() if send_steps else ():
-                artifact = wandb.Artifact(f"{name}-step{number}".replace("=", "-"), "model", metadata=entry.metrics)
-                artifact.add_dir(str(results.path / entry.path))
-                wandb.run.log_artifact(artifact)
-    if "tensorboard" in trackers:
-        from matplotlib.image import imread
-        from torch.utils.tensorboard import SummaryWriter
+    run: RunFolder
+    numbers: dict[str, Any]
+    known: dict[str, Any]
+    figures: list[Path]
 
-        with SummaryWriter(os.environ["TENSORBOARD_LOGGING_DIR"]) as writer:
-            for key, value in facts.items():
-                writer.add_scalar(f"summary/{key}", value, step)
-            for picture in pictures:
-                writer.add_image(f"figures/{picture.stem}", imread(picture)[..., :3], step, dataformats="HWC")
-    if "trackio" in trackers:
-        import trackio
+    @classmethod
+    def of(cls, run: RunFolder) -> _Results:
+        numbers: dict[str, Any] = dict(run.grok.summary())
+        numbers |= {key: series.values[-1] for key, series in run.series.items() if key.startswith("final_")}
+        known = {key: value for key, value in numbers.items() if value is not None}
+        return cls(run, numbers, known, sorted((run.path / "figures").glob("*.png")))
 
-        if trackio.context_vars.current_run.get() is None:
-            trackio.init(project=project, name=name, resume="allow", embed=False)
-        images = {f"figures/{picture.stem}": trackio.Image(str(picture)) for picture in pictures}
-        trackio.log({**{f"summary/{key}": value for key, value in facts.items()}, **images}, step=step)
+
+def _to_wandb(found: _Results, name: str, send_steps: bool) -> None:
+    import wandb
+
+    if wandb.run is None:
+        return
+    wandb.run.summary.update(found.numbers)  # null takes the place of what an earlier start has sent
+    wandb.run.log({f"figures/{picture.stem}": wandb.Image(str(picture)) for picture in found.figures})
+    for number, entry in found.run.manifest.kept.items() if send_steps else ():
+        artifact = wandb.Artifact(f"{name}-step{number}".replace("=", "-"), "model", metadata=entry.metrics)
+        artifact.add_dir(str(found.run.path / entry.path))
+        wandb.run.log_artifact(artifact)
+
+
+def _to_tensorboard(found: _Results) -> None:
+    from matplotlib.image import imread
+    from torch.utils.tensorboard import SummaryWriter
+
+    step = found.run.last_step
+    with SummaryWriter(os.environ["TENSORBOARD_LOGGING_DIR"]) as writer:
+        for key, value in found.known.items():
+            writer.add_scalar(f"summary/{key}", value, step)
+        for picture in found.figures:
+            writer.add_image(f"figures/{picture.stem}", imread(picture)[..., :3], step, dataformats="HWC")
+
+
+def _to_trackio(found: _Results, name: str, project: str) -> None:
+    import trackio
+
+    if trackio.context_vars.current_run.get() is None:
+        trackio.init(project=project, name=name, resume="allow", embed=False)
+    images = {f"figures/{picture.stem}": trackio.Image(str(picture)) for picture in found.figures}
+    trackio.log({**{f"summary/{key}": value for key, value in found.known.items()}, **images}, step=found.run.last_step)

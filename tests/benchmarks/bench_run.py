@@ -47,7 +47,7 @@ BESIDE = {
 
 
 def startup() -> dict[str, float]:
-    from baselines import Setting, Size
+    from baselines import Ours, Setting, Size
     from machine import device
 
     from transformers import TrainerCallback  # isort: skip
@@ -61,17 +61,11 @@ def startup() -> dict[str, float]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             found.setdefault("seconds_to_first_step", time.process_time() - BEGAN[0])
 
-    trainer = _paper(Setting.of(Size(8, 768, 12, 64), device()))
+    trainer = Ours(Setting.of(Size(8, 768, 12, 64), device())).trainer
     trainer.add_callback(Watch())
     trainer.args.max_steps = 1
     trainer.train()
     return found
-
-
-def _paper(setting: Any, *words: str) -> Any:
-    from baselines import Ours
-
-    return Ours(setting, *words).trainer
 
 
 def loading() -> dict[str, float]:
@@ -273,8 +267,8 @@ def main() -> int:
         case = CASES[chosen.measure]
         print(json.dumps(case(chosen.rounds) if case is overhead else case()))
         return 0
-    if unknown := [name for name in chosen.cases if name not in CASES]:
-        parser.error(f"no case {unknown[0]}; there are: {', '.join(CASES)}")
+    if unknown := {*chosen.cases} - {*CASES}:
+        parser.error(f"no case {min(unknown)}; there are: {', '.join(CASES)}")
     found, broken = {}, 0
     for name in chosen.cases or CASES:
         command = [sys.executable, __file__, "--rounds", str(chosen.rounds), "--measure", name]

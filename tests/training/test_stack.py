@@ -153,7 +153,7 @@ def test_dropout_of_a_run_is_its_own_whoever_stands_beside_it(tmp_path: Path) ->
     assert len({*losses, curve(tmp_path / "calm" / "a")[40]["loss"]}) == 3 and calm.updates == 50
 
 
-def test_a_stack_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> None:
+def test_a_stack_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words, runs = (*CALM, "--model.dropout", "0.1"), {"a": ("--seed", "1"), "b": ("--seed", "2")}
     trained(tmp_path / "straight", RECIPE, words, runs)
     stack = stack_of(tmp_path / "stopped", RECIPE, words, runs)
@@ -166,12 +166,12 @@ def test_a_stack_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) -> No
             REQUEST.number = 15
         return usual(self, *inputs)
 
-    try:
-        Stacked.update = stops  # type: ignore[method-assign]
-        stack.run()
-    finally:
-        Stacked.update = usual  # type: ignore[method-assign]
-        REQUEST.forget()
+    with monkeypatch.context() as patched:
+        patched.setattr(Stacked, "update", stops)
+        try:
+            stack.run()
+        finally:
+            REQUEST.forget()
     assert ["SIGTERM after step 31" in member.ending() for member in stack.members] == [True, True]
     assert all(max(Manifest.load(tmp_path / "stopped" / name).resumable) == 31 for name in runs)
     trained(tmp_path / "stopped", RECIPE, words, runs)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pipeline.config.recipe import read_recipe
-from pipeline.training.trackers import prepare_trackers, tracked_name
+from pipeline.runs.folder import RunFolder
+from pipeline.training.trackers import finish_trackers, prepare_trackers, tracked_name
 from tests.hub_server import CLOSED, HubServer
-from tests.tiny import run_process, write_recipe
+from tests.tiny import run_here, run_process, write_recipe
 
 SHORT = ("--max_steps", "6", "--callbacks.console.style", "off")
 
@@ -130,3 +133,24 @@ def test_a_tracker_that_dies_does_not_take_the_run_with_it(tmp_path: Path, capsy
     assert trainer.state.global_step == 6
     said = capsys.readouterr().out
     assert said.count("TensorBoardCallback has failed and is left out: Connection lost; metrics.jsonl goes on") == 1
+
+
+def test_what_fails_at_the_end_does_not_keep_other_trackers_from_theirs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert run_here(write_recipe(tmp_path), *SHORT) == 0
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    wandb = SimpleNamespace(run=SimpleNamespace())  # which has no summary
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    ended: list[str] = []
+    callbacks = [
+        SimpleNamespace(at_end=end) for end in (lambda: ended.append("one"), lambda: 1 / 0, lambda: ended.append("two"))
+    ]
+    capsys.readouterr()
+    finish_trackers(["wandb", "tensorboard"], RunFolder(tmp_path / "run"), "name", "project", False, callbacks)
+    assert "summary/final_id_exact_match" in EventAccumulator(str(tmp_path / "board")).Reload().Tags()["scalars"]
+    assert ended == ["one", "two"]
+    said = capsys.readouterr().out
+    assert said.count("wandb has failed at the end: ") == 1 and said.count("; the report has everything") == 2
