@@ -68,10 +68,9 @@ def module_at(module: nn.Module, path: str) -> Any:
 
 
 def token_rows(embedding: Any, count: int) -> Tensor:
-    """The first rows of a token embedding as they enter the stream, (count, D); a factorized one has a projection."""
-    rows: Tensor = embedding.weight[:count]
-    projection = getattr(embedding, "projection", None)
-    return rows if projection is None else projection(rows)
+    """What the first tokens are embedded as, (count, D), also where that is more than a row of a table."""
+    rows: Tensor = embedding.forward(torch.arange(count, device=embedding.weight.device))  # past the hooks
+    return rows
 
 
 def is_centred(norm: Any) -> bool:

@@ -17,6 +17,7 @@ from pipeline.models.loading import not_finite
 from pipeline.runs.checkpoints import choose_among
 from pipeline.runs.layout import CIRCUITS, RECIPE, TOKENIZER
 from pipeline.utils.errors import MISTAKES, ParameterError, RecipeError, as_mistake, in_one_line
+from pipeline.utils.paths import is_path
 
 STEP = re.compile(r"step(0|[1-9]\d{0,17})")  # a revision that is named after a step
 
@@ -77,6 +78,8 @@ def open_tokenizer(name: str, revision: str | None, trusted: bool) -> Any:
 
 def _place(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """What `from_pretrained` is to be asked for: a folder, or a name and its revision."""
+    if is_path(name) and not Path(name).is_dir():
+        raise RecipeError("--model", f"{name}: there is no such folder")
     kept = Path(name) / "steps" / (revision or "")
     if revision and kept.is_dir():
         return str(kept), {}

@@ -84,11 +84,9 @@ def _shielded(callback: Any, act: Callable[..., Any]) -> Callable[..., Any]:
     def try_to(*args: Any, **kwargs: Any) -> Any:
         if getattr(callback, "has_failed", False):
             return None
-        callback.has_failed = True  # until it has come back
         with _surviving(type(callback).__name__, "and is left out", "metrics.jsonl goes on"):
-            found = act(*args, **kwargs)
-            callback.has_failed = False
-            return found
+            return act(*args, **kwargs)
+        callback.has_failed = True  # only what has failed comes here
         return None
 
     return try_to

@@ -96,6 +96,7 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, capsys: pytest.Capture
         lens[1:]: "name a RUN, or a model with --model",
         (*lens[1:], "--model", str(tmp_path)): "--model: ",
         (*lens[1:], "--model", *kept, "step3"): "has no steps/step3",
+        (*lens[1:], "--model", str(tmp_path / "not")): f"--model: {tmp_path / 'not'}: there is no such folder",
         (*lens[1:], "--model", *kept, "step2"): "pairs are needed: --data FILE",
     }.items():
         assert main(list(words)) == 2
